@@ -1,0 +1,411 @@
+"""The Brain whose ``fit_batch`` is one iteration of PTLOC.
+
+Source: X. Cui, A. F. M. Saif, B. Kingsbury, T. Chen, "Heterogeneous Self-Supervised
+Acoustic Pre-Training with Local Constraints", arXiv:2508.19990, Algorithm 1.
+"""
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from .bilevel import LocalSolver
+from .monitor import DomainMonitor
+from .rng import derive_seed
+from .settings import BRAIN_SETTINGS, check_settings
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class DomainBatch:
+    """What one domain contributes to a global batch.
+
+    Attributes
+    ----------
+    domain : str
+        Name of the domain D_i.
+    batches : tuple
+        One batch, used at both levels (the paper), or K+1 fresh ones: local step k
+        takes ``batches[k % len(batches)]``, the hypergradient ``batches[-1]``.
+    """
+
+    domain: str
+    batches: tuple
+
+
+class NonFiniteDomain(ArithmeticError):
+    """The loss or the gradient of a domain is not finite."""
+
+    def __init__(self, domain, loss, norm):
+        super().__init__(f"domain {domain}: loss {loss:.4g}, gradient norm {norm:.4g}")
+        self.loss_is_finite = math.isfinite(loss)
+
+
+class HeteroBrain(sb.Brain):
+    """Pre-trains any model on batches of several domains, by CSSL or PTLOC.
+
+    Subclasses write ``compute_forward`` and ``compute_objectives`` on ordinary
+    batches, exactly as for ``sb.Brain``; the train loader yields global batches, i.e.
+    sequences of :class:`DomainBatch`. All arguments are those of ``sb.Brain``; the
+    settings of the bilevel update are read from ``hparams``:
+
+    ``local_steps`` : int
+        K, local steps from θ on each domain. 0 (default) is CSSL.
+    ``local_optimizer`` : callable
+        Factory of the local optimizer, with its ``lr`` α; needed when K > 0.
+    ``local_optimizer_state`` : str
+        ``fresh`` (default) for every solve, or kept ``per_domain``.
+    ``hypergradient`` : str
+        ``first_order`` (default; eq. 10) or ``exact`` (through the K steps).
+    ``domain_weights`` : dict
+        Weight of each domain in the mean; equal by default.
+    ``lr_schedule`` : callable
+        (epoch, iteration) → factor on all learning rates, local and global.
+    ``log_interval``, ``cosine_interval`` : int
+        Iterations between two log entries (100), and between two measurements of the
+        cosines between the domains' hypergradients (0: never; M gradients in memory).
+    ``loggers`` : list
+        SpeechBrain train loggers that get every entry.
+    ``seed`` : int
+        If given, the randomness of an iteration (dropout) is drawn from (seed,
+        iteration, domain), so that any iteration can be replayed alone.
+
+    Raises
+    ------
+    ValueError
+        Naming every key in ``hparams`` with a wrong or misspelt setting.
+
+    Example
+    -------
+    >>> class Mean(HeteroBrain):
+    ...     def compute_forward(self, batch, stage):
+    ...         return self.modules.model(batch)
+    ...
+    ...     def compute_objectives(self, predictions, batch, stage):
+    ...         return (predictions - 1).square().mean()
+    >>> brain = Mean(
+    ...     {"model": torch.nn.Linear(3, 1)},
+    ...     opt_class=lambda p: torch.optim.SGD(p, lr=0.1),
+    ...     hparams={
+    ...         "local_steps": 1,
+    ...         "local_optimizer": lambda p: torch.optim.SGD(p, lr=0.1),
+    ...     },
+    ...     run_opts={"device": "cpu"},
+    ... )
+    >>> brain.init_optimizers()
+    >>> loss = brain.fit_batch([DomainBatch("en", (torch.rand(4, 3),))])
+    """
+
+    def __init__(
+        self,
+        modules=None,
+        opt_class=None,
+        hparams=None,
+        run_opts=None,
+        checkpointer=None,
+    ):
+        settings = check_settings(hparams or {}, BRAIN_SETTINGS)
+        super().__init__(modules, opt_class, hparams or {}, run_opts, checkpointer)
+        vars(self).update(settings)
+        if self.grad_accumulation_factor != 1:
+            raise ValueError(
+                f"grad_accumulation_factor is {self.grad_accumulation_factor}; an "
+                "iteration accumulates over its domains already. Raise the seconds of "
+                "a global batch instead."
+            )
+        if self.distributed_launch:
+            raise ValueError(
+                "HeteroBrain runs in one process; start it with python, not torchrun."
+            )
+        if self.local_steps > 0 and self.local_optimizer is None:
+            raise ValueError(
+                f"local_optimizer: needed with local_steps: {self.local_steps}, e.g. "
+                "!name:torch.optim.SGD with its lr"
+            )
+        self.monitor = DomainMonitor()
+        self.epoch = 1
+        self.progress = None
+        self.overflowed = False
+
+    # ------------------------------------------------------------- Algorithm 1
+
+    def fit_batch(self, global_batch):
+        """One iteration of PTLOC (Algorithm 1): θ ← θ − β (1/M) Σ_i ∇ℓ_i(φ_K^i).
+
+        Arguments
+        ---------
+        global_batch : sequence of DomainBatch
+            The batches of the M domains of this iteration.
+
+        Returns
+        -------
+        torch.Tensor
+            Detached loss on the CPU, averaged over domains at φ_K; NaN when the loss
+            or the gradient of no domain was finite.
+        """
+        self.anneal()
+        self.on_fit_batch_start(global_batch, True)
+        finite = []
+        for part, divisor in zip(global_batch, self.divisors(global_batch)):
+            with self.local_solve(part) as phi:  # φ_0 = θ here, and θ again behind it
+                for k in range(self.local_steps):
+                    _, grads, _ = self.gradient(part, k)
+                    phi.step(grads, partial(self.loss, part, k))  # φ_{k+1}: eq. 6
+                loss, grads, outputs = self.gradient(part, self.local_steps, divisor)
+                self.accumulate(phi.hypergradient(grads))  # g += ∇ℓ_i(φ_K)/M: eq. 10
+                finite.append((1 / divisor, loss, outputs))
+        self.global_step(sum(share for share, _, _ in finite))  # θ ← θ − β g: eq. 12
+        loss = mean_loss(finite)
+        self.on_fit_batch_end(global_batch, [out for _, _, out in finite], loss, True)
+        self.log_iteration(loss)
+        return loss
+
+    @contextmanager
+    def local_solve(self, part):
+        """The local solve of one domain; a domain that is not finite drops out of it.
+
+        All passes of a solve start from one random state, so that ℓ_i is one function
+        at both levels, dropout included. θ is back when the block is left.
+        """
+        if self.seed is not None:
+            torch.manual_seed(derive_seed(self.seed, self.iteration, part.domain))
+        self.random_state = self._get_random_state()
+        try:
+            with self.local_solver.solve(part.domain) as phi:
+                yield phi
+        except NonFiniteDomain as fault:
+            logger.warning(f"iteration {self.iteration}: {fault}; domain left out.")
+            self.monitor.drop(part.domain)
+            if self.scaler.is_enabled() and fault.loss_is_finite:
+                self.overflowed = True  # of fp16: the scale is to blame, and lowered
+            else:
+                self.check_loss_isfinite(torch.tensor(math.nan))  # counts patience
+
+    def forward_pass(self, part, k):
+        """ℓ_i at the current weights, on the batch of local step k.
+
+        Returns
+        -------
+        outputs : any
+            What ``compute_forward`` returned.
+        loss : torch.Tensor
+            Scalar, with its graph.
+        """
+        last = k == self.local_steps
+        batch = part.batches[-1 if last else k % len(part.batches)]
+        self._set_random_state(self.random_state)
+        with self.training_ctx:
+            outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+            loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+        return outputs, loss
+
+    def loss(self, part, k):
+        """The loss of :meth:`forward_pass`."""
+        return self.forward_pass(part, k)[1]
+
+    def gradient(self, part, k, divisor=1):
+        """Value of ℓ_i and the gradient of ℓ_i / divisor at the current weights.
+
+        ``torch.autograd.grad`` leaves every ``.grad`` alone. Under fp16 the loss is
+        scaled for the backward pass and the gradient unscaled behind it.
+
+        Returns
+        -------
+        loss : float
+            ℓ_i, undivided.
+        grads : list of torch.Tensor or None
+            Aligned with ``local_solver.params``.
+        outputs : any
+            What ``compute_forward`` returned.
+
+        Raises
+        ------
+        NonFiniteDomain
+            The loss or the norm of the gradient is not finite.
+        """
+        outputs, loss = self.forward_pass(part, k)
+        params = self.local_solver.params
+        scaled = self.scaler.scale(loss / divisor)
+        grads = torch.autograd.grad(scaled, params, allow_unused=True)
+        if self.scaler.is_enabled():
+            scale = self.scaler.get_scale()
+            grads = [None if g is None else g / scale for g in grads]
+        present = [g for g in grads if g is not None]
+        norm = torch.nn.utils.get_total_norm(present) * divisor
+        loss, norm = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise NonFiniteDomain(part.domain, loss, norm)
+        self.observe(part, k, loss, norm, grads, outputs)
+        return loss, grads, outputs
+
+    def observe(self, part, k, loss, norm, grads, outputs):
+        """Note what local step k tells; called once a pass, with a finite gradient.
+
+        Override, calling ``super()``, to add figures of an objective to the log with
+        ``self.monitor.add(domain, name=value)``.
+        """
+        if k == 0:
+            self.loss_at_theta = loss
+        if k == self.local_steps:
+            self.monitor.add(
+                part.domain,
+                loss_at_theta=self.loss_at_theta,
+                loss_at_phi=loss,
+                local_gain=self.loss_at_theta - loss,
+                hypergradient_norm=norm,
+            )
+            if self._is_due(self.cosine_interval):
+                self.monitor.keep_gradient(part.domain, grads, self.local_solver.params)
+
+    def divisors(self, global_batch):
+        """What each domain's loss is divided by, so that the sum is the mean.
+
+        M for equal weights, as sb.Brain divides by its accumulation factor; Σ_j w_j/w_i
+        for ``domain_weights``.
+        """
+        if self.domain_weights is None:
+            return [len(global_batch)] * len(global_batch)
+        if missing := {p.domain for p in global_batch} - set(self.domain_weights):
+            raise ValueError(f"domain_weights: no weight for {sorted(missing)}")
+        weights = [self.domain_weights[part.domain] for part in global_batch]
+        return [sum(weights) / weight for weight in weights]
+
+    def accumulate(self, grads):
+        """Add a domain's share of the hypergradient to ``.grad``, as backward does."""
+        scale = self.scaler.get_scale()  # 1 but in fp16; undone by optimizers_step
+        for param, grad in zip(self.local_solver.params, grads):
+            if grad is not None:
+                grad = grad if scale == 1 else grad * scale
+                param.grad = grad if param.grad is None else param.grad.add_(grad)
+
+    def global_step(self, used):
+        """SpeechBrain's optimizer step on the mean over the domains that were finite.
+
+        Arguments
+        ---------
+        used : float
+            Sum of their shares. When it is 0, θ and the optimizer stay as they are.
+        """
+        scale = self.scaler.get_scale()
+        if used == 0:
+            self.zero_grad(set_to_none=True)
+            self.optimizer_step += 1
+        else:
+            if not math.isclose(used, 1):
+                for param in self.local_solver.params:
+                    if param.grad is not None:
+                        param.grad.div_(used)
+            self.optimizers_step()
+        if self.overflowed:
+            self.scaler.update(scale * self.scaler.get_backoff_factor())
+            self.overflowed = False
+
+    # ------------------------------------------------- what stands around it
+
+    @property
+    def iteration(self):
+        """Iterations done since the phase began: updates of θ, dropped ones too."""
+        return self.optimizer_step
+
+    @cached_property
+    def local_solver(self):
+        """The :class:`LocalSolver` of this model."""
+        # With K = 0 no step is taken: any optimizer will do, the plainest is SGD.
+        optimizer = self.local_optimizer or partial(torch.optim.SGD, lr=0.0)
+        solver = LocalSolver(
+            self.modules, optimizer, self.local_optimizer_state, self.hypergradient
+        )
+        if self.checkpointer is not None and solver.keep_state:
+            self.checkpointer.add_recoverable("local_solver", solver)
+        return solver
+
+    def _wrap_distributed(self):
+        """Called by ``on_fit_start`` once modules are final, before recovery."""
+        super()._wrap_distributed()
+        self.local_solver  # created here, so that a kept state is recovered
+
+    def anneal(self):
+        """Set local and global learning rates for this iteration, in step."""
+        if self.lr_schedule is None:
+            return
+        factor = self.lr_schedule(self.epoch, self.iteration)
+        optimizers = self.optimizers_dict or {"optimizer": self.optimizer}
+        for optimizer in [*optimizers.values(), self.local_solver.optimizer]:
+            for group in optimizer.param_groups:
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = group["initial_lr"] * factor
+
+    def on_stage_start(self, stage, epoch=None):
+        """Remember the epoch, for the learning rates."""
+        if stage == sb.Stage.TRAIN:
+            self.epoch = epoch
+
+    def _fit_train(self, train_set, epoch, enable):
+        """As SpeechBrain's, under a progress bar that also shows the local gain, and
+        started at this iteration where the loader can be."""
+        if hasattr(sampler := getattr(train_set, "sampler", None), "start_at"):
+            sampler.start_at(self.iteration)
+        bar = tqdm(train_set, initial=self.step, dynamic_ncols=True, disable=not enable)
+        with bar as self.progress:
+            super()._fit_train(self.progress, epoch, enable=False)
+        self.progress = None
+
+    def evaluate_batch(self, batch, stage):
+        """Evaluate a batch, or that of a :class:`DomainBatch`, noted for its domain."""
+        if not isinstance(batch, DomainBatch):
+            return super().evaluate_batch(batch, stage)
+        loss = super().evaluate_batch(batch.batches[-1], stage)
+        self.monitor.add(batch.domain, loss=loss.item())
+        return loss
+
+    def log_iteration(self, loss):
+        """Progress bar always, loggers once an interval."""
+        if self.progress is not None:
+            gain = self.monitor.mean("local_gain")
+            self.progress.set_postfix(loss=f"{loss:.4f}", gain=f"{gain:.4f}")
+        if self._is_due(self.cosine_interval, done=True):
+            self.log(train_stats=self.monitor.cosines())
+        if self._is_due(self.log_interval, done=True):
+            self.log(train_stats=self.interval_stats())
+
+    def interval_stats(self):
+        """Figures since the last entry, ``name/domain`` → float; starts them anew."""
+        return self.monitor.pop()
+
+    def log(self, **stats):
+        """Give an entry to every logger, with epoch, iteration and learning rates."""
+        meta = {"epoch": self.epoch, "iteration": self.iteration}
+        meta["lr"] = self.optimizer.param_groups[0]["lr"]
+        if self.local_steps:
+            meta["local_lr"] = self.local_solver.optimizer.param_groups[0]["lr"]
+        for train_logger in self.loggers:
+            train_logger.log_stats(meta, **stats)
+
+    def _is_due(self, interval, done=False):
+        """Whether an interval ends with this iteration (counted already if done)."""
+        return interval and (self.iteration + (not done)) % interval == 0
+
+    def _get_random_state(self):
+        if self.device_type == "cpu":
+            return torch.get_rng_state(), None
+        device = torch.get_device_module(self.device)
+        return torch.get_rng_state(), device.get_rng_state()
+
+    def _set_random_state(self, state):
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.get_device_module(self.device).set_rng_state(state[1])
+
+
+def mean_loss(finite):
+    """Weighted mean of (share, loss, …) triples as a CPU tensor; NaN of none."""
+    if not finite:
+        return torch.tensor(math.nan)
+    used = sum(share for share, _, _ in finite)
+    return torch.tensor(sum(share * loss for share, loss, _ in finite) / used)

@@ -1,0 +1,332 @@
+"""Manifests to loaders of global batches.
+
+Global batch t is ``GlobalBatches(...)[t]``: a function of t alone, so that a run starts
+at any iteration without reading what came before.
+"""
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.logger import get_logger
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .brain import DomainBatch
+from .plan import Plan
+from .rng import generator
+
+logger = get_logger(__name__)
+
+
+class BadAudio(ValueError):
+    """A recording that cannot be used; the message names the file and the reason."""
+
+
+def read_audio(row, sample_rate, max_seconds=None, rng=None):
+    """Read the audio of a manifest row.
+
+    Channels are averaged and other rates resampled. A recording longer than
+    ``max_seconds`` gives a window of that length, drawn from ``rng``.
+
+    Arguments
+    ---------
+    row : dict
+        With ``wav``, ``start``, ``stop`` and ``duration``.
+    sample_rate : int
+        Hz, of what is returned.
+    max_seconds : float
+        Longest window; None for no limit.
+    rng : numpy.random.Generator
+        Draws the window.
+
+    Returns
+    -------
+    torch.Tensor
+        (samples,), float32.
+
+    Raises
+    ------
+    BadAudio
+        The file is gone, not audio, empty, digitally silent, or ends before 90 % of
+        what the manifest says.
+    """
+    try:
+        with soundfile.SoundFile(row["wav"]) as file:
+            start, stop = row["start"] or 0, row["stop"]
+            expected = (
+                round(row["duration"] * file.samplerate) if stop is None else stop - start
+            )
+            available = min(expected, file.frames - start)
+            if available < 0.9 * expected or available < 1:
+                raise BadAudio(
+                    f"{row['wav']}: {max(0, available)} samples where the manifest "
+                    f"has {expected}"
+                )
+            if max_seconds and available > (longest := int(max_seconds * file.samplerate)):
+                start += int(rng.integers(available - longest + 1))
+                available = longest
+            file.seek(start)
+            audio = file.read(available, dtype="float32", always_2d=True)
+            rate = file.samplerate
+    except (OSError, soundfile.LibsndfileError) as fault:
+        raise BadAudio(f"{row['wav']}: {fault}") from fault
+    if len(audio) < 0.9 * available:
+        raise BadAudio(f"{row['wav']}: cut short, {len(audio)} of {available} samples")
+    if not np.any(audio) or not np.all(np.isfinite(audio)):
+        raise BadAudio(f"{row['wav']}: silent, or not finite")
+    signal = torch.from_numpy(audio.mean(axis=1))
+    if rate != sample_rate:
+        signal = torchaudio.functional.resample(signal, rate, sample_rate)
+    return signal
+
+
+class Utterances(Dataset):
+    """The rows of a manifest as examples, with their audio.
+
+    Arguments
+    ---------
+    manifest : Manifest
+        The rows.
+    sample_rate : int
+        Hz.
+    tokenizer : callable
+        Words → list of int, given as ``tokens``; None where there are no labels.
+    max_utterance_seconds : float
+        Longer recordings give a random window of that length (unlabelled speech).
+    seed : int
+        Of the windows.
+    """
+
+    def __init__(
+        self, manifest, sample_rate, tokenizer=None, max_utterance_seconds=None, seed=0
+    ):
+        self.manifest, self.sample_rate, self.tokenizer = manifest, sample_rate, tokenizer
+        self.max_seconds, self.seed = max_utterance_seconds, seed
+
+    def __len__(self):
+        return len(self.manifest)
+
+    def batch(self, rows, step):
+        """The rows of one batch as a ``PaddedBatch``, those that cannot be read left out.
+
+        Returns
+        -------
+        batch : PaddedBatch or None
+            With ``id``, ``sig``, ``domain``, ``wrd`` and, with a tokenizer, ``tokens``;
+            None if no row could be read.
+        faults : list of str
+            What was wrong with each that could not.
+        """
+        examples, faults = [], []
+        for index in rows:
+            row = self.manifest[int(index)]
+            rng = generator(self.seed, "window", step, row["ID"])
+            try:
+                signal = read_audio(row, self.sample_rate, self.max_seconds, rng)
+            except BadAudio as fault:
+                faults.append(f"{self.manifest.path}, {row['ID']}: {fault}")
+                continue
+            example = {"id": row["ID"], "sig": signal}
+            example |= {"domain": row["domain"], "wrd": row["wrd"]}
+            if self.tokenizer is not None:
+                example["tokens"] = torch.tensor(self.tokenizer(row["wrd"]))
+            examples.append(example)
+        return (PaddedBatch(examples) if examples else None), faults
+
+
+class GlobalBatches(Dataset):
+    """Global batch t as item t: a list of :class:`DomainBatch`, and what was unusable.
+
+    Arguments
+    ---------
+    utterances : Utterances
+        Where examples come from.
+    plan : Plan
+        Step → rows of each domain.
+    """
+
+    def __init__(self, utterances, plan):
+        self.utterances, self.plan = utterances, plan
+
+    def __getitem__(self, step):
+        parts, faults, n_rows = [], [], 0
+        for domain, batches in self.plan[step]:
+            read = [self.utterances.batch(rows, step) for rows in batches]
+            n_rows += sum(len(rows) for rows in batches)
+            faults += [fault for _, some in read for fault in some]
+            usable = tuple(batch for batch, _ in read if batch is not None)
+            if usable:
+                parts.append(DomainBatch(domain, usable))
+        return parts, faults, n_rows
+
+
+class DevBatches(Dataset):
+    """All utterances once, sorted by domain and length: items are single domain batches.
+
+    Arguments
+    ---------
+    utterances : Utterances
+        Where examples come from.
+    batch_seconds : float
+        Audio in a batch, padding included.
+    """
+
+    def __init__(self, utterances, batch_seconds):
+        self.utterances, manifest = utterances, utterances.manifest
+        order = np.lexsort((manifest.duration, manifest.domain))
+        self.cuts, rows = [], []
+        for row in order:
+            other = rows and manifest.domain[row] != manifest.domain[rows[0]]
+            if rows and (
+                other or manifest.duration[row] * (len(rows) + 1) > batch_seconds
+            ):
+                self.cuts.append(rows)
+                rows = []
+            rows.append(row)
+        self.cuts.append(rows)
+
+    def __len__(self):
+        return len(self.cuts)
+
+    def __getitem__(self, index):
+        rows = self.cuts[index]
+        batch, faults = self.utterances.batch(rows, step=0)
+        domain = self.utterances.manifest[int(rows[0])]["domain"]
+        parts = [] if batch is None else [DomainBatch(domain, (batch,))]
+        return parts, faults, len(rows)
+
+
+class EpochSampler(Sampler):
+    """Iteration numbers from where a run stands to the end of the epoch.
+
+    Arguments
+    ---------
+    steps_per_epoch : int
+        Iterations in an epoch.
+    """
+
+    def __init__(self, steps_per_epoch):
+        self.steps_per_epoch, self.first = steps_per_epoch, 0
+
+    def start_at(self, iteration):
+        """Begin the next pass at this iteration."""
+        self.first = iteration
+
+    def __iter__(self):
+        epoch = self.first // self.steps_per_epoch
+        return iter(range(self.first, (epoch + 1) * self.steps_per_epoch))
+
+    def __len__(self):
+        return self.steps_per_epoch
+
+
+class AuditedLoader(DataLoader):
+    """A loader that counts recordings which cannot be used, and stops at too many.
+
+    Arguments
+    ---------
+    dataset : Dataset
+        Items are (parts, faults, number of rows).
+    max_bad_audio_fraction : float
+        Of the rows read so far, once there are 100 of them or all have been read.
+    **kwargs
+        As for ``DataLoader``.
+    """
+
+    def __init__(self, dataset, max_bad_audio_fraction=0.01, **kwargs):
+        self.max_bad, self.bad, self.rows = max_bad_audio_fraction, set(), 0
+        super().__init__(dataset, batch_size=None, **kwargs)
+
+    def __iter__(self):
+        for parts, faults, n_rows in super().__iter__():
+            self.rows += n_rows
+            for fault in set(faults) - self.bad:
+                logger.warning(f"left out: {fault}")
+            self.bad.update(faults)
+            if self.rows >= 100:
+                self.check()
+            if parts:
+                yield parts
+        self.check()
+
+    def check(self):
+        """Raise BadAudio if too large a share of what was read could not be used."""
+        if len(self.bad) > self.max_bad * self.rows:
+            shown = "\n  ".join(sorted(self.bad)[:20])
+            raise BadAudio(
+                f"{len(self.bad)} of {self.rows} recordings read could not be used, more "
+                f"than max_bad_audio_fraction: {self.max_bad}. Mend or remove:\n  {shown}"
+            )
+
+
+class SinglePartLoader(AuditedLoader):
+    """An :class:`AuditedLoader` whose items are single domain batches."""
+
+    def __iter__(self):
+        for (part,) in super().__iter__():
+            yield part
+
+
+def train_loader(utterances, plan, num_workers=0, max_bad_audio_fraction=0.01):
+    """Loader of the plan's global batches, an epoch a pass.
+
+    Arguments
+    ---------
+    utterances : Utterances
+        Where examples come from.
+    plan : Plan
+        Step → rows of each domain.
+    num_workers : int
+        Processes that read audio; batches do not depend on their number.
+    max_bad_audio_fraction : float
+        Stop when more of the recordings than this cannot be used.
+
+    Returns
+    -------
+    AuditedLoader
+    """
+    return AuditedLoader(
+        GlobalBatches(utterances, plan),
+        max_bad_audio_fraction,
+        sampler=EpochSampler(plan.steps_per_epoch),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+
+
+def dev_loader(utterances, batch_seconds, num_workers=0, max_bad_audio_fraction=0.01):
+    """Loader of all utterances once, as single domain batches.
+
+    Arguments
+    ---------
+    utterances : Utterances
+        Where examples come from.
+    batch_seconds : float
+        Audio in a batch, padding included.
+    num_workers, max_bad_audio_fraction
+        As for :func:`train_loader`.
+
+    Returns
+    -------
+    SinglePartLoader
+    """
+    return SinglePartLoader(
+        DevBatches(utterances, batch_seconds),
+        max_bad_audio_fraction,
+        num_workers=num_workers,
+    )
+
+
+def make_plan(manifest, seed, max_utterance_seconds=None, **settings):
+    """The :class:`Plan` of a manifest; ``settings`` as for ``Plan``."""
+    plan = Plan(
+        manifest.duration,
+        manifest.domain,
+        manifest.domains,
+        seed=seed,
+        max_utterance_seconds=max_utterance_seconds,
+        **settings,
+    )
+    logger.info(f"{manifest.path}: {plan.summary()}")
+    return plan

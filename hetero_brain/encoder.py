@@ -1,0 +1,257 @@
+"""Features, front ends and the Conformer, on SpeechBrain's lobes.
+
+Three frame rates occur: *feature frames* (10 ms), *stacked frames* (``stack`` feature
+frames in one, the unit of masks and targets), and encoder frames, which are the stacked
+ones. What lies behind the end of an utterance never reaches its own frames, so that
+padding changes nothing but time.
+"""
+
+import torch
+import torch.nn.functional as F
+from speechbrain.lobes.features import Fbank
+from speechbrain.lobes.models.transformer.Conformer import (
+    ConformerEncoder as SpeechBrainConformer,
+)
+from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
+from speechbrain.processing.features import Deltas, InputNormalization
+from torch import nn
+
+
+def valid_frames(lengths, n_frames):
+    """Boolean mask (batch, n_frames), True before each length (in frames)."""
+    return torch.arange(n_frames, device=lengths.device) < lengths.unsqueeze(1)
+
+
+class StackedFbank(nn.Module):
+    """Waveforms to normalised, stacked log-mel features.
+
+    Mean and variance are those of the utterance, over its own frames.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Hz.
+    n_mels : int
+        Mel filters: 40 with deltas in the paper, 80 without as a modern choice.
+    deltas : bool
+        Append Δ and ΔΔ, which triples the dimension.
+    stack : int
+        Adjacent feature frames (10 ms each) in one stacked frame.
+
+    Example
+    -------
+    >>> features = StackedFbank(sample_rate=8000, n_mels=40, deltas=True, stack=2)
+    >>> x, lengths = features(torch.rand(2, 8000), torch.tensor([1.0, 0.5]))
+    >>> x.shape, lengths.tolist()
+    (torch.Size([2, 51, 240]), [51, 26])
+    """
+
+    def __init__(self, sample_rate=16000, n_mels=80, deltas=False, stack=4):
+        super().__init__()
+        n_fft = 512 if sample_rate > 10240 else 256  # holds the window of 25 ms
+        self.fbank = Fbank(sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft)
+        self.deltas = Deltas(input_size=n_mels) if deltas else None
+        self.normalize = InputNormalization(norm_type="sentence", update_until_epoch=0)
+        self.hop = self.fbank.compute_STFT.hop_length
+        self.stack = stack
+        self.output_size = n_mels * stack * (3 if deltas else 1)
+
+    @torch.no_grad()
+    def forward(self, wavs, wav_lens):
+        """Compute features.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            (batch, samples), zeros behind the end.
+        wav_lens : torch.Tensor
+            (batch,), relative to the longest.
+
+        Returns
+        -------
+        features : torch.Tensor
+            (batch, stacked frames, ``output_size``), zeros behind the end.
+        lengths : torch.Tensor
+            (batch,) in stacked frames, at least 1.
+        """
+        samples = (wav_lens * wavs.shape[1]).round().long()
+        lengths = 1 + samples // self.hop
+        x = self.fbank(wavs)
+        if self.deltas is not None:
+            # The last frame repeated: what Deltas itself does at the end of a batch.
+            x = repeat_last(x, lengths)
+            delta = repeat_last(self.deltas(x), lengths)
+            x = torch.cat([x, delta, self.deltas(delta)], dim=2)
+        x = self.normalize(x, lengths / x.shape[1])
+        x = x * valid_frames(lengths, x.shape[1]).unsqueeze(2)
+        x = F.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
+        x = x.reshape(len(x), -1, self.output_size)
+        return x, (lengths + self.stack - 1) // self.stack
+
+
+def repeat_last(x, lengths):
+    """Replace what is behind each utterance's end by its last frame."""
+    index = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
+    index = index.minimum(lengths.unsqueeze(1) - 1)
+    return x.gather(1, index.unsqueeze(2).expand_as(x))
+
+
+class LinearFrontEnd(nn.Module):
+    """Stacked features to encoder inputs by one projection, as in the paper.
+
+    Arguments
+    ---------
+    input_size : int
+        Dimension of the stacked features.
+    d_model : int
+        Dimension of the encoder.
+    """
+
+    def __init__(self, input_size, d_model):
+        super().__init__()
+        self.projection = nn.Linear(input_size, d_model)
+
+    def forward(self, x):
+        """(batch, frames, input_size) → (batch, frames, d_model)."""
+        return self.projection(x)
+
+
+class ConvFrontEnd(nn.Module):
+    """Four stacked frames of mel filters to one encoder input by two convolutions.
+
+    Both have kernel 3 and stride 2 and run channels-last. An output frame sees no
+    feature frame behind its own four, so that padding never enters.
+
+    SpeechBrain's ``ConvolutionFrontEnd`` keeps channels last by transposing to and fro
+    around every convolution and normalises over channels and bands; on a CPU that
+    costs more than six Conformer layers.
+
+    Arguments
+    ---------
+    input_size : int
+        Dimension of the stacked features: four times the mel filters.
+    d_model : int
+        Dimension of the encoder.
+    channels : int
+        Output channels of both convolutions.
+    """
+
+    def __init__(self, input_size, d_model, channels=64):
+        super().__init__()
+        self.n_mels = input_size // 4
+        self.convs = nn.Sequential(
+            nn.Conv2d(1, channels, 3, stride=2, padding=1),
+            nn.GELU(),
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1),
+            nn.GELU(),
+        ).to(memory_format=torch.channels_last)
+        bands = (self.n_mels + 3) // 4
+        self.projection = nn.Linear(channels * bands, d_model)
+
+    def forward(self, x):
+        """(batch, frames, 4 · n_mels) → (batch, frames, d_model)."""
+        batch, frames, _ = x.shape
+        x = x.reshape(batch, 1, frames * 4, self.n_mels)
+        x = self.convs(x.contiguous(memory_format=torch.channels_last))
+        return self.projection(x.permute(0, 2, 3, 1).reshape(batch, frames, -1))
+
+
+class MaskedConvolutionModule(ConvolutionModule):
+    """SpeechBrain's convolution module, without its leak from padding into speech.
+
+    SpeechBrain masks what leaves the depthwise convolution but not what enters it, so
+    that the last frames of an utterance depend on how long it was padded. Here padding
+    is zeroed before the convolution; parameters and their names are the same.
+    """
+
+    def forward(self, x, mask=None, dynchunktrain_config=None):
+        """Apply the module.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (batch, frames, channels).
+        mask : torch.Tensor
+            (batch, frames, 1), True behind the end of an utterance.
+        dynchunktrain_config : None
+            Kept for SpeechBrain's signature; chunked training is not supported.
+
+        Returns
+        -------
+        torch.Tensor
+            (batch, frames, channels).
+        """
+        pointwise = self.bottleneck[0]
+        out = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
+        out = F.glu(out, dim=-1)
+        if mask is not None:
+            out = out.masked_fill(mask, 0.0)
+        return self.after_conv(self.conv(out.transpose(1, 2)).transpose(1, 2))
+
+
+class Conformer(nn.Module):
+    """Front end and Conformer blocks with rotary attention (SDPA kernels).
+
+    Arguments
+    ---------
+    front_end : torch.nn.Module
+        (batch, frames, features) → (batch, frames, d_model).
+    num_layers, d_model, nhead, d_ffn : int
+        Blocks, width, attention heads, width of the feed-forward modules.
+    kernel_size : int
+        Of the depthwise convolution, in encoder frames.
+    dropout : float
+        Probability, everywhere in the blocks.
+
+    Example
+    -------
+    >>> encoder = Conformer(LinearFrontEnd(240, 64), 2, d_model=64, nhead=4, d_ffn=128)
+    >>> out, hidden = encoder(torch.rand(2, 30, 240), torch.tensor([30, 12]))
+    >>> out.shape, len(hidden)
+    (torch.Size([2, 30, 64]), 3)
+    """
+
+    def __init__(
+        self, front_end, num_layers, d_model, nhead, d_ffn, kernel_size=31, dropout=0.1
+    ):
+        super().__init__()
+        self.front_end = front_end
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = SpeechBrainConformer(
+            num_layers=num_layers,
+            d_model=d_model,
+            d_ffn=d_ffn,
+            nhead=nhead,
+            kernel_size=kernel_size,
+            dropout=dropout,
+            attention_type="RoPEMHA",
+            output_hidden_states=True,
+        )
+        for layer in self.blocks.layers:
+            layer.convolution_module = MaskedConvolutionModule(
+                d_model, kernel_size, dropout=dropout
+            )
+
+    def forward(self, features, lengths):
+        """Encode.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            (batch, frames, features).
+        lengths : torch.Tensor
+            (batch,) in frames.
+
+        Returns
+        -------
+        out : torch.Tensor
+            (batch, frames, d_model), normalised.
+        hidden : list of torch.Tensor
+            Input of the first block and output of each block, same shape.
+        """
+        padding = ~valid_frames(lengths, features.shape[1])
+        # Without padding no mask: SDPA then takes its fastest kernel.
+        padding = padding if padding.any() else None
+        x = self.dropout(self.front_end(features))
+        out, _, hidden = self.blocks(x, src_key_padding_mask=padding)
+        return out, hidden

@@ -1,0 +1,70 @@
+"""What an iteration tells about each domain, gathered between two log entries."""
+
+from collections import defaultdict
+from itertools import combinations
+
+import torch
+
+
+class DomainMonitor:
+    """Averages per-domain figures over the iterations since the last entry.
+
+    Example
+    -------
+    >>> monitor = DomainMonitor()
+    >>> monitor.add("en", loss_at_theta=3.0, loss_at_phi=2.5)
+    >>> monitor.add("fr", loss_at_theta=4.0, loss_at_phi=3.0)
+    >>> monitor.pop()["loss_at_phi/en"]
+    2.5
+    """
+
+    def __init__(self):
+        self.sums = defaultdict(float)
+        self.counts = defaultdict(int)
+        self.dropped = defaultdict(int)
+        self.gradients = {}
+
+    def add(self, domain, **figures):
+        """Add one iteration's figures (floats) of a domain."""
+        for name, value in figures.items():
+            self.sums[name, domain] += value
+            self.counts[name, domain] += 1
+
+    def drop(self, domain):
+        """Count an iteration that a domain dropped out of."""
+        self.dropped[domain] += 1
+
+    def keep_gradient(self, domain, grads):
+        """Keep a domain's hypergradient, in host memory, for :meth:`cosines`."""
+        self.gradients[domain] = torch.cat(
+            [g.detach().flatten().float().cpu() for g in grads if g is not None]
+        )
+
+    def cosines(self):
+        """Pairwise cosines of the hypergradients kept since the last call.
+
+        Returns
+        -------
+        dict
+            ``cosine/a~b`` → float.
+        """
+        kept, self.gradients = self.gradients, {}
+        return {
+            f"cosine/{a}~{b}": torch.cosine_similarity(kept[a], kept[b], dim=0).item()
+            for a, b in combinations(sorted(kept), 2)
+        }
+
+    def mean(self, name):
+        """Mean of a figure over domains, each by its own mean; NaN without any."""
+        means = [s / self.counts[k] for k, s in self.sums.items() if k[0] == name]
+        return sum(means) / len(means) if means else float("nan")
+
+    def pop(self):
+        """All figures as ``name/domain`` → float, and start anew."""
+        entry = {
+            f"{name}/{domain}": total / self.counts[name, domain]
+            for (name, domain), total in self.sums.items()
+        }
+        entry.update({f"dropped/{d}": float(n) for d, n in self.dropped.items()})
+        self.sums.clear(), self.counts.clear(), self.dropped.clear()
+        return entry

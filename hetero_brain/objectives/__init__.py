@@ -1,0 +1,1 @@
+"""Self-supervised objectives, each a small HeteroBrain subclass."""

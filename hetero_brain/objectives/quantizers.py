@@ -1,0 +1,147 @@
+"""Frozen quantizers: stacked features → the labels of masked prediction."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class RandomProjectionQuantizer(nn.Module):
+    """Nearest codes to a random projection (BEST-RQ; Chiu et al., arXiv:2202.01855).
+
+    Vectors and codes are normalised, so that the nearest code is the one of largest
+    product: one matrix product, where SpeechBrain's quantizer of this name builds a
+    (batch, codebook, time, dim) tensor of differences, at twelve times the time.
+
+    Arguments
+    ---------
+    input_size : int
+        Dimension of the stacked features.
+    codebook_dim : int
+        Dimension of a code.
+    codebook_size : int
+        Codes in a codebook (paper: 256).
+    n_codebooks : int
+        Codebooks, each with a projection of its own (paper: 1).
+    seed : int
+        Of projections and codes.
+
+    Example
+    -------
+    >>> quantize = RandomProjectionQuantizer(240, codebook_size=256, n_codebooks=2)
+    >>> quantize(torch.rand(3, 50, 240)).shape
+    torch.Size([3, 50, 2])
+    """
+
+    def __init__(
+        self, input_size, codebook_dim=16, codebook_size=256, n_codebooks=1, seed=0
+    ):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        projection = torch.empty(n_codebooks, input_size, codebook_dim)
+        for matrix in projection:
+            nn.init.xavier_uniform_(matrix, generator=generator)
+        codes = torch.randn(
+            n_codebooks, codebook_size, codebook_dim, generator=generator
+        )
+        self.register_buffer("projection", projection)
+        self.register_buffer("codes", F.normalize(codes, dim=-1))
+        self.codebook_size, self.n_codebooks = codebook_size, n_codebooks
+
+    @torch.no_grad()
+    def forward(self, x):
+        """Labels of features.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (..., input_size).
+
+        Returns
+        -------
+        torch.Tensor
+            (..., n_codebooks) of int64, in [0, codebook_size).
+        """
+        # The length of a projected vector scales all its products alike: no need to
+        # normalise it. Folding projection and codes leaves one product a codebook.
+        with torch.autocast(x.device.type, enabled=False):
+            folded = torch.einsum("nid,ncd->inc", self.projection, self.codes)
+            products = x.float() @ folded.flatten(1)
+        return products.unflatten(-1, folded.shape[1:]).argmax(dim=-1)
+
+
+class KMeansQuantizer(nn.Module):
+    """Nearest of k-means centroids of the features after PCA (as HuBERT's first labels).
+
+    For a few hours of speech its labels teach more than a random codebook's. It has to
+    be fitted once, before training; its state then travels in the checkpoints.
+
+    Arguments
+    ---------
+    input_size : int
+        Dimension of the stacked features.
+    codebook_size : int
+        Clusters.
+    n_components : int
+        Principal components (not whitened) that are clustered.
+    seed : int
+        Of the initial centroids.
+    """
+
+    n_codebooks = 1
+
+    def __init__(self, input_size, codebook_size=512, n_components=64, seed=0):
+        super().__init__()
+        self.codebook_size, self.seed = codebook_size, seed
+        self.register_buffer("mean", torch.zeros(input_size))
+        self.register_buffer("components", torch.zeros(input_size, n_components))
+        self.register_buffer("centroids", torch.zeros(codebook_size, n_components))
+
+    @property
+    def is_fitted(self):
+        """Whether there are centroids."""
+        return bool(self.centroids.any())
+
+    def fit(self, x):
+        """Fit components and centroids.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (frames, input_size), a sample of the training features.
+
+        Raises
+        ------
+        ValueError
+            Fewer frames than clusters.
+        """
+        from scipy.cluster.vq import kmeans2
+
+        if len(x) < self.codebook_size:
+            raise ValueError(
+                f"k-means with codebook_size: {self.codebook_size} needs as many "
+                f"frames, got {len(x)}; lower it or give more audio."
+            )
+        x = x.double().cpu()
+        mean = x.mean(0)
+        _, vectors = torch.linalg.eigh(torch.cov((x - mean).T))
+        components = vectors.flip(1)[:, : self.components.shape[1]]
+        centroids, _ = kmeans2(
+            ((x - mean) @ components).float().numpy(),
+            self.codebook_size,
+            iter=20,
+            minit="++" if len(x) < 20_000 else "points",
+            rng=np.random.default_rng(self.seed),
+        )
+        self.mean.copy_(mean)
+        self.components.copy_(components)
+        self.centroids.copy_(torch.from_numpy(centroids))
+
+    @torch.no_grad()
+    def forward(self, x):
+        """Labels of features: (..., input_size) → (..., 1) of int64."""
+        with torch.autocast(x.device.type, enabled=False):
+            reduced = (x.float() - self.mean) @ self.components
+            # argmin |r − c|² = argmax r·c − |c|²/2: again one product.
+            scores = reduced @ self.centroids.T - self.centroids.square().sum(1) / 2
+        return scores.argmax(dim=-1, keepdim=True)

@@ -1,0 +1,35 @@
+"""Learning-rate factors as functions of epoch and iteration: nothing to checkpoint."""
+
+
+class HoldThenDecay:
+    """1 for N epochs, then multiplied by a factor every epoch; with a linear warm-up.
+
+    The schedule of the paper: pre-training holds for 60 epochs and decays by 1/√2 to
+    epoch 80. Used for local and global rates alike, they stay in step.
+
+    Arguments
+    ---------
+    hold_epochs : float
+        Epochs at the full rate.
+    decay : float
+        Factor of each epoch after that.
+    warmup_iterations : int
+        Iterations over which the rate rises linearly from 0.
+
+    Example
+    -------
+    >>> schedule = HoldThenDecay(hold_epochs=2, decay=0.5, warmup_iterations=4)
+    >>> [schedule(epoch, iteration=100) for epoch in (1, 2, 3, 4)]
+    [1.0, 1.0, 0.5, 0.25]
+    >>> schedule(epoch=1, iteration=0)
+    0.25
+    """
+
+    def __init__(self, hold_epochs, decay=2**-0.5, warmup_iterations=0):
+        self.hold_epochs, self.decay = hold_epochs, decay
+        self.warmup_iterations = warmup_iterations
+
+    def __call__(self, epoch, iteration):
+        """Factor for an iteration (counted from 0) of an epoch (counted from 1)."""
+        warm = min(1.0, (iteration + 1) / max(1, self.warmup_iterations))
+        return warm * self.decay ** max(0, epoch - self.hold_epochs)

@@ -1,0 +1,85 @@
+"""Checks of the settings that a Brain reads from hparams: all faults in one error."""
+
+import difflib
+import numbers
+from collections.abc import Mapping
+
+
+def check_settings(hparams, settings):
+    """Read settings with defaults, and refuse wrong and misspelt ones.
+
+    Arguments
+    ---------
+    hparams : dict
+        All hyperparameters of a run.
+    settings : dict
+        Key → (default, test of a value, what the test wants in words).
+
+    Returns
+    -------
+    dict
+        Key → value, the default where ``hparams`` has none.
+
+    Raises
+    ------
+    ValueError
+        Listing every key with a wrong value, and every key that looks like a
+        misspelling of a setting which would silently keep its default.
+
+    Example
+    -------
+    >>> check_settings({"n": 2}, {"n": (1, lambda v: v > 0, "positive")})
+    {'n': 2}
+    """
+    values = {k: hparams.get(k, default) for k, (default, _, _) in settings.items()}
+    faults = [
+        f"{key}: {values[key]!r} is not {wanted}"
+        for key, (_, test, wanted) in settings.items()
+        if key in hparams and not test(hparams[key])
+    ]
+    absent = [key for key in settings if key not in hparams]
+    for key in hparams:
+        meant = difflib.get_close_matches(key, absent, n=1, cutoff=0.88)
+        if key not in settings and meant:
+            faults.append(f"{key}: no such setting; did you mean {meant[0]}?")
+    if faults:
+        raise ValueError("Wrong hyperparameters:\n  " + "\n  ".join(faults))
+    return values
+
+
+def is_count(value, least=0):
+    """Whether ``value`` is an integer of at least ``least`` (and not a bool)."""
+    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    return integral and value >= least
+
+
+def is_weights(value):
+    """Whether ``value`` maps names to positive numbers, or is None."""
+    return value is None or (
+        isinstance(value, Mapping)
+        and all(isinstance(w, numbers.Real) and w > 0 for w in value.values())
+    )
+
+
+def one_of(*names):
+    """A setting's default, test and words for a choice; the first is the default."""
+    return names[0], lambda value: value in names, f"one of {', '.join(names)}"
+
+
+def optional(kind):
+    """A setting's default, test and words for an optional callable."""
+    return None, lambda value: value is None or callable(value), kind
+
+
+BRAIN_SETTINGS = {
+    "local_steps": (0, is_count, "an integer ≥ 0 (K; 0 is CSSL)"),
+    "local_optimizer": optional("a factory such as !name:torch.optim.SGD"),
+    "local_optimizer_state": one_of("fresh", "per_domain"),
+    "hypergradient": one_of("first_order", "exact"),
+    "domain_weights": (None, is_weights, "a mapping of domains to positive weights"),
+    "lr_schedule": optional("a callable (epoch, iteration) → factor"),
+    "log_interval": (100, lambda v: is_count(v, 1), "an integer ≥ 1 (iterations)"),
+    "cosine_interval": (0, is_count, "an integer ≥ 0 (iterations; 0: never)"),
+    "loggers": ((), lambda v: isinstance(v, (list, tuple)), "a list of loggers"),
+    "seed": (None, lambda v: v is None or is_count(v), "an integer ≥ 0"),
+}
