@@ -2,5 +2,4 @@
 
 from .brain import DomainBatch, HeteroBrain
 
-__version__ = "0.1.0"
 __all__ = ["DomainBatch", "HeteroBrain"]

@@ -128,7 +128,7 @@ class HeteroBrain(sb.Brain):
                 f"local_optimizer: needed with local_steps: {self.local_steps}, e.g. "
                 "!name:torch.optim.SGD with its lr"
             )
-        self.monitor = DomainMonitor()
+        self.monitor, self.dev_monitor = DomainMonitor(), DomainMonitor()
         self.epoch = 1
         self.progress = None
         self.overflowed = False
@@ -361,8 +361,18 @@ class HeteroBrain(sb.Brain):
         if not isinstance(batch, DomainBatch):
             return super().evaluate_batch(batch, stage)
         loss = super().evaluate_batch(batch.batches[-1], stage)
-        self.monitor.add(batch.domain, loss=loss.item())
+        self.dev_monitor.add(batch.domain, loss=loss.item())
         return loss
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """A checkpoint at the end of an epoch, an entry at the end of a validation."""
+        if stage == sb.Stage.TRAIN:
+            self.train_loss = stage_loss
+            if self.checkpointer is not None:
+                self.checkpointer.save_and_keep_only({"epoch": epoch}, num_to_keep=1)
+        elif stage == sb.Stage.VALID:
+            dev = {"loss": float(stage_loss), **self.dev_monitor.pop()}
+            self.log(train_stats={"loss": float(self.train_loss)}, valid_stats=dev)
 
     def log_iteration(self, loss):
         """Progress bar always, loggers once an interval."""

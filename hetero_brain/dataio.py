@@ -318,6 +318,40 @@ def dev_loader(utterances, batch_seconds, num_workers=0, max_bad_audio_fraction=
     )
 
 
+def labelled(manifest, seed, max_seconds_per_domain=None):
+    """The rows with a transcript, up to some seconds of each domain.
+
+    Arguments
+    ---------
+    manifest : Manifest
+        Any.
+    seed : int
+        Rows are drawn at random with it, so that a smaller set is part of a larger one.
+    max_seconds_per_domain : float
+        Audio to keep of each domain; None for all.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    ValueError
+        A domain without any transcript.
+    """
+    limit = np.inf if max_seconds_per_domain is None else max_seconds_per_domain
+    order = generator(seed, "labels").permutation(len(manifest))
+    kept, seconds = [], np.zeros(len(manifest.domains))
+    for row in order:
+        domain, duration = manifest.domain[row], float(manifest.duration[row])
+        if seconds[domain] + duration <= limit and manifest[int(row)]["wrd"]:
+            seconds[domain] += duration
+            kept.append(row)
+    if bare := [d for d, s in zip(manifest.domains, seconds) if s == 0]:
+        raise ValueError(f"{manifest.path}: no transcripts in domains {bare}")
+    return manifest.subset(sorted(kept))
+
+
 def make_plan(manifest, seed, max_utterance_seconds=None, **settings):
     """The :class:`Plan` of a manifest; ``settings`` as for ``Plan``."""
     plan = Plan(

@@ -6,6 +6,8 @@ ones. What lies behind the end of an utterance never reaches its own frames, so 
 padding changes nothing but time.
 """
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from speechbrain.lobes.features import Fbank
@@ -13,6 +15,7 @@ from speechbrain.lobes.models.transformer.Conformer import (
     ConformerEncoder as SpeechBrainConformer,
 )
 from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
+from speechbrain.nnet.attention import RoPEMHA, _rope_rotate
 from speechbrain.processing.features import Deltas, InputNormalization
 from torch import nn
 
@@ -189,6 +192,142 @@ class MaskedConvolutionModule(ConvolutionModule):
         return self.after_conv(self.conv(out.transpose(1, 2)).transpose(1, 2))
 
 
+# Widths and depths by name; the feed-forward width of the paper's model is open, this
+# one gives its 70 M parameters.
+SIZES = {
+    "tiny": dict(num_layers=6, d_model=144, nhead=4, d_ffn=576, kernel_size=15),
+    "base": dict(num_layers=16, d_model=256, nhead=4, d_ffn=1024, kernel_size=31),
+    "paper": dict(num_layers=10, d_model=512, nhead=8, d_ffn=2560, kernel_size=31),
+}
+
+
+def make_encoder(size, input_size, front_end="linear", dropout=0.1):
+    """A :class:`Conformer` of a named size.
+
+    Arguments
+    ---------
+    size : str
+        ``tiny`` (3 M parameters), ``base`` (25 M) or ``paper`` (71 M).
+    input_size : int
+        Dimension of the stacked features.
+    front_end : str
+        ``linear`` (paper) or ``conv`` (four stacked frames only).
+    dropout : float
+        In the blocks.
+
+    Raises
+    ------
+    ValueError
+        An unknown size or front end.
+    """
+    kinds = {"linear": LinearFrontEnd, "conv": ConvFrontEnd}
+    if size not in SIZES or front_end not in kinds:
+        raise ValueError(
+            f"size: {size}, front_end: {front_end}; there are {', '.join(SIZES)} and "
+            f"{', '.join(kinds)}"
+        )
+    front_end = kinds[front_end](input_size, SIZES[size]["d_model"])
+    return Conformer(front_end, dropout=dropout, **SIZES[size])
+
+
+def make_head(encoder, n_outputs):
+    """A linear layer on an encoder."""
+    return nn.Linear(encoder.d_model, n_outputs)
+
+
+class LastLayer(nn.Module):
+    """Readout of the encoder's output: what full fine-tuning builds on."""
+
+    def forward(self, out, hidden):
+        """(batch, frames, d_model), and the hidden layers → the former."""
+        return out
+
+
+class WeightedLayers(nn.Module):
+    """Readout of a learned weighting of all layers: what a probe builds on (SUPERB).
+
+    Each layer is normalised to mean 0 and variance 1 over its channels first, so that a
+    weight says how much a layer is used.
+
+    Arguments
+    ---------
+    num_layers : int
+        Blocks of the encoder; the input of the first counts as one layer more.
+    """
+
+    def __init__(self, num_layers):
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(num_layers + 1))
+
+    def forward(self, out, hidden):
+        """(batch, frames, d_model), and the hidden layers → their weighted mean."""
+        layers = torch.stack([F.layer_norm(h, h.shape[-1:]) for h in hidden], dim=-1)
+        return layers @ self.weights.softmax(0).to(layers.dtype)
+
+
+class RotarySelfAttention(RoPEMHA):
+    """SpeechBrain's rotary attention, for self-attention only, with a broadcast mask.
+
+    SpeechBrain expands the padding mask to (batch, heads, time, time) and inverts it in
+    every layer. Under bf16 on a CPU, attention itself is computed in fp32: there the
+    backward pass of PyTorch's bf16 kernel takes five times as long. Parameters and
+    their names are the same.
+    """
+
+    def forward(
+        self,
+        query,
+        key=None,
+        value=None,
+        key_padding_mask=None,
+        attn_mask=None,
+        pos_embs=None,
+    ):
+        """Attend from every frame of an utterance to all of them.
+
+        Arguments
+        ---------
+        query : torch.Tensor
+            (batch, frames, embed_dim); ``key`` and ``value`` are taken to be the same.
+        key, value, pos_embs : None
+            Kept for SpeechBrain's signature.
+        key_padding_mask : torch.Tensor
+            (batch, frames), True behind the end of an utterance.
+        attn_mask : torch.Tensor
+            (frames, frames), True where attention is not allowed.
+
+        Returns
+        -------
+        out : torch.Tensor
+            (batch, frames, embed_dim).
+        weights : None
+            SDPA does not give them.
+        """
+        qkv = F.linear(query, self.in_proj_weight)
+        qkv = qkv.unflatten(-1, (self.num_heads, 3 * self.head_dim))
+        q, k, v = qkv.chunk(3, dim=-1)
+        allowed = None
+        if key_padding_mask is not None:
+            allowed = ~key_padding_mask[:, None, None, :]
+        if attn_mask is not None:
+            allowed = ~attn_mask if allowed is None else allowed & ~attn_mask
+        q, k, v = (x.transpose(1, 2) for x in (_rope_rotate(q), _rope_rotate(k), v))
+        precise = nullcontext()
+        if q.device.type == "cpu" and v.dtype == torch.bfloat16:
+            precise = torch.autocast("cpu", enabled=False)
+            q, k, v = q.float(), k.float(), v.float()
+        with precise:
+            out = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=allowed,
+                dropout_p=self.dropout if self.training else 0.0,
+                scale=self.scale,
+            )
+        return self.out_proj(out.transpose(1, 2).flatten(2)), None
+
+
 class Conformer(nn.Module):
     """Front end and Conformer blocks with rotary attention (SDPA kernels).
 
@@ -215,7 +354,7 @@ class Conformer(nn.Module):
         self, front_end, num_layers, d_model, nhead, d_ffn, kernel_size=31, dropout=0.1
     ):
         super().__init__()
-        self.front_end = front_end
+        self.front_end, self.d_model = front_end, d_model
         self.dropout = nn.Dropout(dropout)
         self.blocks = SpeechBrainConformer(
             num_layers=num_layers,
@@ -228,6 +367,7 @@ class Conformer(nn.Module):
             output_hidden_states=True,
         )
         for layer in self.blocks.layers:
+            layer.mha_layer = RotarySelfAttention(d_model, nhead, dropout)
             layer.convolution_module = MaskedConvolutionModule(
                 d_model, kernel_size, dropout=dropout
             )

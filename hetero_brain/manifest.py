@@ -17,6 +17,7 @@ no field holds a line break. ``DynamicItemDataset.from_csv`` reads these files
 too, but its own placeholder is ``$name``, so it leaves ``{data_root}`` alone.
 """
 
+import copy
 import csv
 import filecmp
 import math
@@ -109,6 +110,24 @@ class Manifest(Sequence):
         for key in ("start", "stop"):
             row[key] = int(row[key]) if row[key] else None
         return row
+
+    def subset(self, rows):
+        """The manifest of some rows.
+
+        Arguments
+        ---------
+        rows : array_like of int
+            Positions, in the order wanted; domains without rows remain known.
+
+        Returns
+        -------
+        Manifest
+        """
+        other = copy.copy(self)
+        for key in ("duration", "domain", "_offset"):
+            setattr(other, key, getattr(self, key)[np.asarray(rows, dtype=np.int64)])
+        other._file = None
+        return other
 
     def _row(self, index):
         """One row, every field still a str."""
@@ -296,9 +315,7 @@ def _read(path, name, data_root="", domains=None, check_files=True):
     if check_files:
         _check_files(manifest, rows, kept, faults)
     faults.raise_any(name)
-    for key in ("duration", "domain", "_offset"):
-        setattr(manifest, key, getattr(manifest, key)[kept])
-    return manifest
+    return manifest.subset(np.flatnonzero(kept))
 
 
 def _header(line, name):

@@ -1,9 +1,13 @@
 """Frozen quantizers: stacked features → the labels of masked prediction."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from ..rng import generator
 
 
 class RandomProjectionQuantizer(nn.Module):
@@ -97,11 +101,6 @@ class KMeansQuantizer(nn.Module):
         self.register_buffer("components", torch.zeros(input_size, n_components))
         self.register_buffer("centroids", torch.zeros(codebook_size, n_components))
 
-    @property
-    def is_fitted(self):
-        """Whether there are centroids."""
-        return bool(self.centroids.any())
-
     def fit(self, x):
         """Fit components and centroids.
 
@@ -145,3 +144,37 @@ class KMeansQuantizer(nn.Module):
             # argmin |r − c|² = argmax r·c − |c|²/2: again one product.
             scores = reduced @ self.centroids.T - self.centroids.square().sum(1) / 2
         return scores.argmax(dim=-1, keepdim=True)
+
+
+def fit_quantizer(quantizer, features, utterances, path, max_frames=100_000):
+    """Fit a quantizer that needs it on training audio, once a run.
+
+    Arguments
+    ---------
+    quantizer : torch.nn.Module
+        Left as it is if it has no ``fit``.
+    features : torch.nn.Module
+        (waveforms, relative lengths) → (stacked features, lengths).
+    utterances : Utterances
+        Training audio; drawn at random until there are ``max_frames`` stacked frames.
+    path : str or Path
+        The fitted state is kept here, and taken from here when it exists.
+    max_frames : int
+        Frames to fit on.
+    """
+    path = Path(path)
+    if not hasattr(quantizer, "fit"):
+        return
+    if not path.exists():
+        frames, order = [], generator(utterances.seed, "fit").permutation
+        for row in order(len(utterances)):
+            batch, _ = utterances.batch([row], step=0)
+            if batch is not None:
+                x, lengths = features(*batch.sig)
+                frames.append(x[0, : lengths[0]])
+            if sum(map(len, frames)) >= max_frames:
+                break
+        quantizer.fit(torch.cat(frames))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(quantizer.state_dict(), path)
+    quantizer.load_state_dict(torch.load(path, weights_only=True))

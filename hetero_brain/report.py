@@ -1,0 +1,151 @@
+"""Tables and plots from what runs wrote."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from .loggers import JsonLinesLogger
+from .rng import generator
+
+N_RESAMPLES = 2000
+
+
+def bootstrap_interval(errors, totals, key=0):
+    """Percentile bootstrap of an error rate over utterances, 95 %.
+
+    Arguments
+    ---------
+    errors, totals : array_like of float, shape (utterances,)
+        Errors, and reference words or characters, of each utterance.
+    key : int or str
+        Seed of the resampling.
+
+    Returns
+    -------
+    rate, low, high : float
+        In percent.
+
+    Example
+    -------
+    >>> rate, low, high = bootstrap_interval([1, 0, 2, 1], [5, 5, 5, 5])
+    >>> rate, low <= rate <= high
+    (20.0, True)
+    """
+    errors, totals = np.asarray(errors, float), np.asarray(totals, float)
+    draws = generator("bootstrap", key).integers(len(errors), size=(N_RESAMPLES, len(errors)))
+    rates = 100 * errors[draws].sum(1) / totals[draws].sum(1)
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(100 * errors.sum() / totals.sum()), float(low), float(high)
+
+
+def gather(folder, split):
+    """Error rates of all fine-tuning runs under a folder.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Holds ``<judge>/<model>/<seed>/<domain>/<split>.json``.
+    split : str
+        ``dev`` or ``test``.
+
+    Returns
+    -------
+    list of dict
+        One a (judge, model, domain): rates in percent over the utterances of all seeds
+        together, with 95 % intervals, and the rates of each seed.
+    """
+    runs = defaultdict(list)
+    for path in sorted(Path(folder).glob(f"*/*/*/*/{split}.json")):
+        judge, model, _, domain = path.parts[-5:-1]
+        runs[judge, model, domain].append(json.loads(path.read_text("utf-8")))
+    rows = []
+    for (judge, model, domain), seeds in runs.items():
+        row = {"judge": judge, "model": model, "domain": domain, "split": split}
+        for rate, unit in (("CER", "char"), ("WER", "word")):
+            # An utterance is resampled with all its seeds: they are not independent.
+            errors = np.array([[u[f"{unit}_errors"] for u in run] for run in seeds])
+            totals = np.array([[u[f"{unit}s"] for u in run] for run in seeds])
+            interval = bootstrap_interval(errors.sum(0), totals.sum(0), f"{domain}{split}")
+            row[rate], row[f"{rate}_low"], row[f"{rate}_high"] = interval
+            row[f"{rate}_seeds"] = (100 * errors.sum(1) / totals.sum(1)).tolist()
+        rows.append(row)
+    return rows
+
+
+def table(rows, judge, rate="CER", models=None):
+    """One judge's rates as a Markdown table: models down, domains across.
+
+    Arguments
+    ---------
+    rows : list of dict
+        As :func:`gather`.
+    judge : str
+        E.g. ``probe``.
+    rate : str
+        ``CER`` or ``WER``.
+    models : list of str
+        Their order; that of ``rows`` by default.
+
+    Returns
+    -------
+    str
+    """
+    cells = {(r["model"], r["domain"]): r for r in rows if r["judge"] == judge}
+    models = models or list(dict.fromkeys(model for model, _ in cells))
+    domains = list(dict.fromkeys(domain for _, domain in cells))
+    lines = [f"| {judge}, {rate} % | " + " | ".join(domains) + " |"]
+    lines.append("|---" * (len(domains) + 1) + "|")
+    for model in models:
+        found = [cells.get((model, domain)) for domain in domains]
+        texts = [
+            "–"
+            if c is None
+            else f"{c[rate]:.1f} [{c[rate + '_low']:.1f}, {c[rate + '_high']:.1f}]"
+            for c in found
+        ]
+        lines.append(f"| {model} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def plot_phases(folder, path):
+    """Draw loss and local gain of every phase under a folder, per domain, as a PNG.
+
+    Arguments
+    ---------
+    folder : str or Path
+        An output folder of pre-training: ``<phase>/log.jsonl``.
+    path : str or Path
+        The PNG.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    logs = sorted(Path(folder).glob("*/log.jsonl"), key=lambda p: p.stat().st_mtime)
+    figure, axes = plt.subplots(2, len(logs), figsize=(4 * len(logs), 6), squeeze=False)
+    panels = (("loss_at_theta", "loss at θ (nats)"), ("local_gain", "local gain (nats)"))
+    for column, log in zip(axes.T, logs):
+        entries = [e for e in JsonLinesLogger.read(log) if "train" in e]
+        for axis, (name, label) in zip(column, panels):
+            curves = defaultdict(list)
+            for entry in entries:
+                for key, value in entry["train"].items():
+                    if key.startswith(f"{name}/"):
+                        curves[key.split("/", 1)[1]].append((entry["iteration"], value))
+            for domain, points in sorted(curves.items()):
+                axis.plot(*zip(*points), label=domain)
+            axis.set_ylabel(label)
+            axis.grid(alpha=0.3)
+        column[0].set_title(log.parent.name)
+        column[1].set_xlabel("iteration")
+    axes[0, 0].legend()
+    for row in axes:
+        limits = [axis.get_ylim() for axis in row]
+        for axis in row:
+            axis.set_ylim(min(l for l, _ in limits), max(h for _, h in limits))
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,181 @@
+"""The alternation CSSL.1 → PTLOC.1 → CSSL.2 → …: phases run one after another.
+
+Every phase has a folder of its own with its checkpoints (``save``) and its logs, and
+starts from the last checkpoint of the phase before. Running the same command again goes
+on where it stopped: finished phases have no epochs left.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.train_logger import FileTrainLogger
+
+from .loggers import IterationTensorboardLogger, JsonLinesLogger
+from .rng import derive_seed
+from .schedules import HoldThenDecay
+from .transfer import load_module
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One CSSL or PTLOC run.
+
+    Attributes
+    ----------
+    name : str
+        Its folder.
+    init : str or None
+        The phase it starts from (its name, or the folder of an external checkpoint);
+        None for random weights.
+    epochs : int
+        Length.
+    lr : float
+        Global learning rate β.
+    hold_epochs : float
+        Epochs at the full rate; all by default.
+    lr_decay : float
+        Factor on both rates, each epoch after those (paper: 1/√2).
+    warmup_iterations : int
+        Linear warm-up of both rates.
+    local_steps : int
+        K; 0 is CSSL.
+    local_lr : float
+        Local learning rate α.
+    """
+
+    name: str
+    init: str | None
+    epochs: int
+    lr: float
+    hold_epochs: float = float("inf")
+    lr_decay: float = 2**-0.5
+    warmup_iterations: int = 0
+    local_steps: int = 0
+    local_lr: float = 0.0
+
+    @property
+    def passes_per_epoch(self):
+        """Forward-backward passes of a domain batch, relative to a CSSL epoch."""
+        return self.local_steps + 1
+
+
+def alternation(n_rounds, cssl, ptloc, control=None, init=None):
+    """The phases of ``n_rounds`` rounds, and the control that the paper lacks.
+
+    Arguments
+    ---------
+    n_rounds : int
+        Rounds of a CSSL and a PTLOC phase.
+    cssl, ptloc : dict
+        Settings of these phases, as for :class:`Phase`.
+    control : dict
+        If given, CSSL continued from CSSL.1 for as many forward-backward passes as
+        PTLOC.1 takes: K + 1 times its epochs, with its schedule stretched as much.
+        Holds ``lr``, and ``warmup_iterations`` if any.
+    init : str
+        Folder of an external checkpoint that the first phase starts from.
+
+    Returns
+    -------
+    list of Phase
+
+    Example
+    -------
+    >>> phases = alternation(
+    ...     2,
+    ...     cssl={"epochs": 80, "lr": 2e-4},
+    ...     ptloc={"epochs": 60, "lr": 1e-5, "local_lr": 1e-4, "local_steps": 1},
+    ...     control={"lr": 2e-4},
+    ... )
+    >>> [(phase.name, phase.init, phase.epochs) for phase in phases]
+    [('CSSL.1', None, 80), ('PTLOC.1', 'CSSL.1', 60), ('CSSL-continued.1', 'CSSL.1', 120), ('CSSL.2', 'PTLOC.1', 80), ('PTLOC.2', 'CSSL.2', 60)]
+    """
+    phases = []
+    for i in range(1, n_rounds + 1):
+        phases.append(Phase(f"CSSL.{i}", init, **cssl))
+        phases.append(Phase(f"PTLOC.{i}", f"CSSL.{i}", **ptloc))
+        if i == 1 and control is not None:
+            like = phases[-1]
+            times = like.passes_per_epoch
+            phases.append(
+                Phase(
+                    "CSSL-continued.1",
+                    "CSSL.1",
+                    epochs=like.epochs * times,
+                    hold_epochs=like.hold_epochs * times,
+                    lr_decay=like.lr_decay ** (1 / times),
+                    **control,
+                )
+            )
+        init = f"PTLOC.{i}"
+    return phases
+
+
+def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
+    """Run all phases of ``hparams["phases"]``, or only those in ``only_phases``.
+
+    Arguments
+    ---------
+    hparams : dict
+        ``phases``, ``modules``, ``opt_class`` and ``local_optimizer`` (without ``lr``),
+        ``output_folder``, ``seed``, and what the Brain reads.
+    run_opts : RunOptions or dict
+        SpeechBrain's run options.
+    brain_class : type
+        A HeteroBrain.
+    train_loader, dev_loader : DataLoader
+        Of global batches, and of single domain batches.
+    """
+    folder = Path(hparams["output_folder"])
+    names = [phase.name for phase in hparams["phases"]]
+    wanted = hparams.get("only_phases") or names
+    if unknown := set(wanted) - set(names):
+        raise ValueError(f"only_phases: no phase {sorted(unknown)}; there are {names}")
+    for phase in hparams["phases"]:
+        if phase.name in wanted:
+            torch.manual_seed(derive_seed(hparams["seed"], phase.name))
+            init = folder / phase.init if phase.init in names else phase.init
+            run_phase(
+                phase, init, hparams, run_opts, brain_class, train_loader, dev_loader
+            )
+
+
+def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loader):
+    """Run one phase in its own folder, from the checkpoint in ``init`` (or None)."""
+    folder = Path(hparams["output_folder"]) / phase.name
+    folder.mkdir(parents=True, exist_ok=True)
+    stateful = {k: m for k, m in hparams["modules"].items() if m.state_dict()}
+    counter = EpochCounter(phase.epochs)
+    checkpointer = Checkpointer(
+        folder / "save", {**stateful, "counter": counter}, allow_partial_load=False
+    )
+    if init is not None and checkpointer.find_checkpoint() is None:
+        for name, module in stateful.items():
+            load_module(module, name, init)
+    schedule = HoldThenDecay(phase.hold_epochs, phase.lr_decay, phase.warmup_iterations)
+    brain = brain_class(
+        modules=hparams["modules"],
+        opt_class=partial(hparams["opt_class"], lr=phase.lr),
+        hparams={
+            **hparams,
+            "local_steps": phase.local_steps,
+            "local_optimizer": partial(hparams["local_optimizer"], lr=phase.local_lr),
+            "lr_schedule": schedule,
+            "loggers": [
+                FileTrainLogger(folder / "train_log.txt", precision=4),
+                JsonLinesLogger(folder / "log.jsonl"),
+                IterationTensorboardLogger(folder / "tensorboard"),
+            ],
+        },
+        run_opts=run_opts,
+        checkpointer=checkpointer,
+    )
+    logger.info(f"{phase.name}: {phase}")
+    brain.fit(counter, train_loader, dev_loader)

@@ -1,0 +1,82 @@
+"""From a pre-training phase to a fine-tuning model: weights, checked."""
+
+from pathlib import Path
+
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
+
+
+def find_checkpoint(folder):
+    """The newest checkpoint folder of a phase.
+
+    Arguments
+    ---------
+    folder : str or Path
+        The folder of a phase, its ``save`` folder, or a ``CKPT+…`` folder itself.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none; says where it was looked for.
+    """
+    folder = Path(folder)
+    if folder.name.startswith("CKPT+") and folder.is_dir():
+        return folder
+    for candidate in (folder / "save", folder):
+        if candidate.is_dir():
+            found = Checkpointer(candidate).find_checkpoint()
+            if found is not None:
+                return Path(found.path)
+    raise FileNotFoundError(
+        f"{folder}: no checkpoint (looked for CKPT+* in it and in its save folder). "
+        "Give the folder of a phase, such as results/pretrain/CSSL.1."
+    )
+
+
+def load_module(module, name, folder):
+    """Load a module's parameters from a checkpoint, exactly.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Gets the parameters.
+    name : str
+        Its name in the checkpoint (file ``<name>.ckpt``).
+    folder : str or Path
+        As for :func:`find_checkpoint`.
+
+    Raises
+    ------
+    FileNotFoundError
+        No checkpoint, or none of this module in it.
+    ValueError
+        Parameters that are missing, that the module does not have, or of another
+        shape: all of them, with both shapes.
+    """
+    path = find_checkpoint(folder) / f"{name}.ckpt"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: the checkpoint has no module {name}")
+    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    ours = module.state_dict()
+    faults = [f"not in the checkpoint: {key}" for key in ours.keys() - theirs.keys()]
+    faults += [f"only in the checkpoint: {key}" for key in theirs.keys() - ours.keys()]
+    faults += [
+        f"{key}: {tuple(theirs[key].shape)} in the checkpoint, {tuple(value.shape)} here"
+        for key, value in ours.items()
+        if key in theirs and theirs[key].shape != value.shape
+    ]
+    if faults:
+        raise ValueError(
+            f"{path} does not fit {name}; use the sizes it was trained with:\n  "
+            + "\n  ".join(sorted(faults))
+        )
+    module.load_state_dict(theirs)
+    n = sum(p.numel() for p in module.parameters())
+    logger.info(f"{name}: loaded {len(ours)} tensors ({n} parameters) from {path}")

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Fine-tune a pre-trained encoder with CTC on Asterisk's voice prompts.
+
+> python train.py hparams/ctc.yaml --data_folder / --domains "[it]" \
+    --pretrained ../pretrain/results/pretrain/1/PTLOC.1
+"""
+
+import sys
+from pathlib import Path
+
+from speechbrain.utils.distributed import run_on_main
+
+from hetero_brain import manifest
+from hetero_brain.asr import finetune
+from hetero_brain.dataio import labelled
+from hetero_brain.recipe import load_recipe
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from voice_prompts_prepare import prepare_voice_prompts  # noqa: E402
+
+
+def main(argv):
+    """Prepare, fine-tune, evaluate."""
+    hparams, run_opts = load_recipe(argv)
+    data_folder, domains = hparams["data_folder"], hparams["domains"]
+    save_folder = Path(hparams["output_folder"]) / "manifests"
+    run_on_main(prepare_voice_prompts, args=[data_folder, save_folder, domains])
+    splits = {
+        split: labelled(
+            manifest.read(save_folder / f"{split}.csv", data_folder, domains),
+            hparams["seed"],
+            hparams["label_seconds"] if split == "train" else None,
+        )
+        for split in ("train", "dev", "test")
+    }
+    finetune(hparams, run_opts, splits)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
