@@ -71,7 +71,8 @@ class LocalSolver:
         self.flat = None  # the snapshot's memory, allocated at the first local step
         self.away = False  # whether the parameters hold φ and not θ
         self.exact = hypergradient == "exact"
-        self.trajectory = []  # with exact: (φ_k, the closure that gives ℓ_i at it)
+        self.buffers = []  # (buffer, the copy it gets back when the solve ends)
+        self.trajectory = []  # with exact: (φ_k, what moves, closure: ℓ_i at φ_k)
         if self.exact and not self._takes_plain_steps():
             raise ValueError(
                 "hypergradient: exact differentiates through plain gradient steps; "
@@ -87,14 +88,22 @@ class LocalSolver:
 
     @contextmanager
     def solve(self, domain):
-        """One local solve: θ on entry, φ inside, θ again on exit or exception."""
+        """One local solve: θ on entry, φ inside, θ again on exit or exception.
+
+        After an exception the buffers, too, are those of the entry: running
+        statistics of a batch that is not finite would stay so for ever.
+        """
         self.optimizer.state = (
             self.states.setdefault(domain, defaultdict(dict))
             if self.keep_state
             else defaultdict(dict)
         )
+        entry = self._copy_buffers()
         try:
             yield self
+        except BaseException:
+            self.buffers = entry
+            raise
         finally:
             self._restore()
 
@@ -112,7 +121,8 @@ class LocalSolver:
         """
         if self.exact:
             phi = [p.detach().clone() for p in self.params]
-            self.trajectory.append((phi, loss_closure))
+            moves = [g is not None for g in grads]
+            self.trajectory.append((phi, moves, loss_closure))
         if not self.away:
             self._snapshot()
         for alias, grad in zip(self.aliases, grads):
@@ -131,18 +141,20 @@ class LocalSolver:
             self.theta = [f.view_as(p) for f, p in zip(parts, self.params)]
         else:
             torch._foreach_copy_(self.theta, self.params)
-        self.buffers = [(b, b.clone()) for b in self.module.buffers()]
+        self.buffers = self._copy_buffers()
         self.away = True
+
+    def _copy_buffers(self):
+        return [(b, b.clone()) for b in self.module.buffers()]
 
     @torch.no_grad()
     def _restore(self):
         """Copy θ and the buffers back, bit for bit."""
         if self.away:
             torch._foreach_copy_(self.params, self.theta)
-            for buffer, saved in self.buffers:
-                buffer.copy_(saved)
-            self.away = False
-        self.trajectory.clear()
+        for buffer, saved in self.buffers:
+            buffer.copy_(saved)
+        self.away, self.buffers, self.trajectory = False, [], []
 
     def hypergradient(self, grads):
         """The domain's gradient with respect to θ, from ∇ℓ_i(φ_K).
@@ -163,14 +175,18 @@ class LocalSolver:
             Aligned with ``params``.
         """
         group = self.optimizer.param_groups[0]
-        keep = 1 - group["lr"] * group["weight_decay"]
-        for phi, loss_closure in reversed(self.trajectory):
+        lr, decay = group["lr"], group["lr"] * group["weight_decay"]
+        for phi, moves, loss_closure in reversed(self.trajectory):
             with torch.no_grad():
                 torch._foreach_copy_(self.params, phi)
             product = self._hessian_product(loss_closure, grads)
+            # A parameter that the step left alone has not decayed either.
+            kept = [
+                v if v is None or not m else v - decay * v for v, m in zip(grads, moves)
+            ]
             grads = [
-                None if g is None else keep * g - (0 if h is None else group["lr"] * h)
-                for g, h in zip(grads, product)
+                v if h is None else -lr * h if v is None else v - lr * h
+                for v, h in zip(kept, product)
             ]
         return grads
 
@@ -202,6 +218,8 @@ class LocalSolver:
     @mark_as_loader
     def _load(self, path, end_of_epoch):
         groups = self.optimizer.state_dict()["param_groups"]
-        for domain, state in torch.load(path, weights_only=True).items():
+        self.states.clear()
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        for domain, state in saved.items():
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
             self.states[domain] = self.optimizer.state

@@ -129,6 +129,7 @@ class HeteroBrain(sb.Brain):
                 "!name:torch.optim.SGD with its lr"
             )
         self.monitor, self.dev_monitor = DomainMonitor(), DomainMonitor()
+        self.nonfinite_count = 0  # as at the start of an epoch, for a lone fit_batch
         self.epoch = 1
         self.progress = None
         self.overflowed = False
@@ -158,7 +159,7 @@ class HeteroBrain(sb.Brain):
                     _, grads, _ = self.gradient(part, k)
                     phi.step(grads, partial(self.loss, part, k))  # φ_{k+1}: eq. 6
                 loss, grads, outputs = self.gradient(part, self.local_steps, divisor)
-                self.accumulate(phi.hypergradient(grads))  # g += ∇ℓ_i(φ_K)/M: eq. 10
+                self.accumulate(grads)  # g += ∇ℓ_i(φ_K)/M: eq. 10
                 finite.append((1 / divisor, loss, outputs))
         self.global_step(sum(share for share, _, _ in finite))  # θ ← θ − β g: eq. 12
         loss = mean_loss(finite)
@@ -212,6 +213,7 @@ class HeteroBrain(sb.Brain):
     def gradient(self, part, k, divisor=1):
         """Value of ℓ_i and the gradient of ℓ_i / divisor at the current weights.
 
+        Behind the last local step it is the hypergradient, which differs if exact.
         ``torch.autograd.grad`` leaves every ``.grad`` alone. Under fp16 the loss is
         scaled for the backward pass and the gradient unscaled behind it.
 
@@ -236,9 +238,12 @@ class HeteroBrain(sb.Brain):
         if self.scaler.is_enabled():
             scale = self.scaler.get_scale()
             grads = [None if g is None else g / scale for g in grads]
+        if k == self.local_steps:
+            grads = self.local_solver.hypergradient(grads)  # through K steps if exact
         present = [g for g in grads if g is not None]
         norm = torch.nn.utils.get_total_norm(present) * divisor
-        loss, norm = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        loss = loss.detach().float().squeeze()
+        loss, norm = torch.stack([loss, norm.float()]).tolist()  # one wait for the GPU
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteDomain(part.domain, loss, norm)
         self.observe(part, k, loss, norm, grads, outputs)
@@ -282,7 +287,10 @@ class HeteroBrain(sb.Brain):
         for param, grad in zip(self.local_solver.params, grads):
             if grad is not None:
                 grad = grad if scale == 1 else grad * scale
-                param.grad = grad if param.grad is None else param.grad.add_(grad)
+                if param.grad is None:  # a copy: parameters may share one gradient
+                    param.grad = torch.empty_like(param).copy_(grad)
+                else:
+                    param.grad.add_(grad)
 
     def global_step(self, used):
         """SpeechBrain's optimizer step on the mean over the domains that were finite.

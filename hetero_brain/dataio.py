@@ -337,18 +337,23 @@ def labelled(manifest, seed, max_seconds_per_domain=None):
     Raises
     ------
     ValueError
-        A domain without any transcript.
+        A domain without any transcript, or not one within its seconds.
     """
     limit = np.inf if max_seconds_per_domain is None else max_seconds_per_domain
     order = generator(seed, "labels").permutation(len(manifest))
     kept, seconds = [], np.zeros(len(manifest.domains))
     for row in order:
-        domain, duration = manifest.domain[row], float(manifest.duration[row])
-        if seconds[domain] + duration <= limit and manifest[int(row)]["wrd"]:
-            seconds[domain] += duration
-            kept.append(row)
-    if bare := [d for d, s in zip(manifest.domains, seconds) if s == 0]:
-        raise ValueError(f"{manifest.path}: no transcripts in domains {bare}")
+        domain = manifest.domain[row]
+        if seconds[domain] <= limit and manifest[int(row)]["wrd"]:
+            seconds[domain] += manifest.duration[row]
+            if seconds[domain] <= limit:  # once over, over: or sets would not nest
+                kept.append(row)
+    found = set(manifest.domain[kept])
+    if bare := [d for i, d in enumerate(manifest.domains) if i not in found]:
+        raise ValueError(
+            f"{manifest.path}: no transcripts in domains {bare} "
+            f"(max_seconds_per_domain: {max_seconds_per_domain})"
+        )
     return manifest.subset(sorted(kept))
 
 

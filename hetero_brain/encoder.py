@@ -79,7 +79,10 @@ class StackedFbank(nn.Module):
         """
         samples = (wav_lens * wavs.shape[1]).round().long()
         lengths = 1 + samples // self.hop
-        x = self.fbank(wavs)
+        # Frames that straddle the end count in the 80 dB under the loudest frame: every
+        # utterance has them, as it would beside a longer one.
+        x = self.fbank(F.pad(wavs, (0, 2 * self.hop)))
+        x = x[:, : 1 + wavs.shape[1] // self.hop]
         if self.deltas is not None:
             # The last frame repeated: what Deltas itself does at the end of a batch.
             x = repeat_last(x, lengths)

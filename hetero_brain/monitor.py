@@ -34,11 +34,13 @@ class DomainMonitor:
         """Count an iteration that a domain dropped out of."""
         self.dropped[domain] += 1
 
-    def keep_gradient(self, domain, grads):
-        """Keep a domain's hypergradient, in host memory, for :meth:`cosines`."""
-        self.gradients[domain] = torch.cat(
-            [g.detach().flatten().float().cpu() for g in grads if g is not None]
-        )
+    def keep_gradient(self, domain, grads, params):
+        """Keep a domain's hypergradient, in host memory, for :meth:`cosines`.
+
+        A parameter without a gradient counts as zeros, so that all domains line up.
+        """
+        dense = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, params)]
+        self.gradients[domain] = torch.cat([g.flatten().float() for g in dense]).cpu()
 
     def cosines(self):
         """Pairwise cosines of the hypergradients kept since the last call.

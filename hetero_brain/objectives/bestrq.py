@@ -25,7 +25,8 @@ class BestRQBrain(HeteroBrain):
     codebook shows here).
     """
 
-    _batch, _inputs = None, None  # the last batch prepared, and what came out
+    # The last (batch, iteration) prepared, and what came out.
+    _prepared, _inputs = (None, None), None
 
     def compute_forward(self, batch, stage):
         """Logits and labels of the masked frames.
@@ -67,9 +68,9 @@ class BestRQBrain(HeteroBrain):
         labels : torch.Tensor
             (masked frames, n_codebooks).
         """
-        if batch is self._batch:
-            return self._inputs
         iteration = self.iteration if stage == sb.Stage.TRAIN else -1
+        if self._prepared[0] is batch and self._prepared[1] == iteration:
+            return self._inputs
         batch = batch.to(self.device)
         x, lengths = self.modules.features(*batch.sig)
         rngs = [generator(self.hparams.seed, "mask", iteration, i) for i in batch.id]
@@ -83,14 +84,15 @@ class BestRQBrain(HeteroBrain):
         noise = torch.cat([torch.from_numpy(n) for n in noise]).to(x.device)
         labels = self.modules.quantizer(x[masked])
         x[masked] = noise * self.hparams.noise_std
-        self._batch, self._inputs = batch, (x, lengths, masked, labels)
+        self._prepared = batch, iteration
+        self._inputs = x, lengths, masked, labels
         return self._inputs
 
     def observe(self, part, k, loss, norm, grads, outputs):
         """Add accuracy and the codes seen, at φ_K."""
         super().observe(part, k, loss, norm, grads, outputs)
-        if k == self.local_steps:
-            logits, labels = outputs
+        logits, labels = outputs
+        if k == self.local_steps and len(labels):
             hits = logits.argmax(-1) == labels
             self.monitor.add(part.domain, accuracy=hits.float().mean().item())
             offsets = torch.arange(labels.shape[1], device=labels.device)

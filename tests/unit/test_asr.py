@@ -1,0 +1,455 @@
+"""Fine-tuning: it fits what it is shown, freezes what it should, and counts right."""
+
+import importlib.util
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.decoders.ctc import CTCBeamSearcher
+from speechbrain.utils.checkpoints import Checkpointer
+from torch import nn
+
+from hetero_brain import DomainBatch, manifest
+from hetero_brain.asr import CTCBrain, error_rates, finetune
+from hetero_brain.encoder import (
+    Conformer,
+    LastLayer,
+    LinearFrontEnd,
+    StackedFbank,
+    WeightedLayers,
+    make_head,
+)
+from hetero_brain.loggers import JsonLinesLogger
+from hetero_brain.text import train_tokenizer
+from hetero_brain.transfer import find_checkpoint, load_module
+
+RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"
+RUN_OPTS = {"device": "cpu", "noprogressbar": True}
+TEXTS = ["the cat sat", "on the mat", "a dog's tea"]
+
+
+@pytest.fixture(scope="module")
+def ten(tmp_path_factory):
+    """The ten shortest transcribed Spanish prompts of the sample."""
+    spec = importlib.util.spec_from_file_location(
+        "voice_prompts_prepare", RECIPE / "voice_prompts_prepare.py"
+    )
+    prepare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prepare)
+    folder = tmp_path_factory.mktemp("sample")
+    prepare.prepare_voice_prompts(RECIPE / "sample", folder, ["es"])
+    train = manifest.read(folder / "train.csv", RECIPE / "sample")
+    order = sorted(range(len(train)), key=lambda i: train.duration[i])
+    return train.subset([i for i in order if " " in train[i]["wrd"]][:10])
+
+
+def settings(folder, dropout=0.0, **changed):
+    """As a recipe's ``ctc.yaml``, tiny."""
+    torch.manual_seed(0)
+    encoder = Conformer(
+        LinearFrontEnd(160, 48),
+        2,
+        d_model=48,
+        nhead=4,
+        d_ffn=96,
+        kernel_size=7,
+        dropout=dropout,
+    )
+    return {
+        "output_folder": str(folder),
+        "unit": "char",
+        "vocab_size": 1000,
+        "modules": {
+            "features": StackedFbank(8000, n_mels=40, stack=4),
+            "encoder": encoder,
+            "readout": LastLayer(),
+        },
+        "pretrained": None,
+        "beam_size": None,
+        "epochs": 60,
+        "opt_class": partial(torch.optim.AdamW, lr=4e-3),
+        "sample_rate": 8000,
+        "seed": 1,
+        "loader": {},
+        "eval_batch_seconds": 30,
+        "eval_splits": ["dev"],
+        "plan": {"global_batch_seconds": 6},
+        "freeze_encoder_iterations": 0,
+        "augment": None,
+        "valid_interval": 30,
+        **changed,
+    }
+
+
+def test_ctc_fits_ten_utterances(ten, tmp_path):
+    """Greedy on dev while training, by beam search in the final evaluation."""
+    hparams = settings(tmp_path, beam_size=8)
+    rates = finetune(hparams, RUN_OPTS, {"train": ten, "dev": ten})
+    assert rates["dev"] == {"CER": 0, "WER": 0, "CER/es": 0, "WER/es": 0}
+    results = json.loads((tmp_path / "dev.json").read_text("utf-8"))
+    assert {r["id"]: r["hypothesis"] for r in results} == {r["ID"]: r["wrd"] for r in ten}
+    for result in results:
+        assert result["words"] == len(result["reference"].split()) > 1
+        assert result["chars"] == len(result["reference"])
+    log = JsonLinesLogger.read(tmp_path / "log.jsonl")
+    valid = [entry for entry in log if "valid" in entry]
+    assert [entry["epoch"] for entry in valid] == [30, 60]
+    assert valid[-1]["valid"]["CER"] == 0
+
+
+# --------------------------------------------------------------------------- decoding
+
+
+def brain_for(tokenizer, beam_size=None, **hparams):
+    """A CTCBrain whose features are its inputs and whose encoder is one layer."""
+    blank = tokenizer.get_piece_size()
+    search = None
+    if beam_size:
+        pieces = [tokenizer.id_to_piece(i) for i in range(blank)]
+        search = CTCBeamSearcher(blank, [*pieces, ""], beam_size=beam_size)
+    torch.manual_seed(0)
+    encoder = Layer()
+    modules = {
+        "features": Frames(),
+        "encoder": encoder,
+        "readout": LastLayer(),
+        "ctc": make_head(encoder, blank + 1),
+    }
+    modules |= {k: hparams.pop(k) for k in list(hparams) if k in modules}
+    brain = CTCBrain(
+        modules,
+        opt_class=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1),
+        hparams={
+            "tokenizer": tokenizer,
+            "test_search": search,
+            "freeze_encoder_iterations": 0,
+            "augment": None,
+            **hparams,
+        },
+        run_opts=RUN_OPTS,
+    )
+    brain.init_optimizers()
+    return brain
+
+
+class Frames(nn.Module):
+    """Every 4 samples are two feature frames stacked."""
+
+    stack = 2
+
+    def forward(self, wavs, wav_lens):
+        x = wavs.unflatten(1, (-1, 4))
+        return x, (wav_lens * x.shape[1]).round().long()
+
+
+class Layer(nn.Module):
+    """An encoder of one layer with dropout."""
+
+    d_model = 8
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.dropout = nn.Linear(4, 8), nn.Dropout(0.5)
+
+    def forward(self, x, lengths):
+        out = self.dropout(self.linear(x))
+        return out, [self.linear(x).flip(-1), out]
+
+
+@pytest.fixture(scope="module", params=["char", "unigram"])
+def tokenizer(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "model"
+    return train_tokenizer(TEXTS * 5, path, request.param, vocab_size=20)
+
+
+def confident(tokenizer, texts, p=0.9):
+    """Log-probabilities that say each text: every unit twice, blanks between them."""
+    blank = tokenizer.get_piece_size()
+    paths = []
+    for text in texts:
+        path = [blank]
+        for unit in tokenizer.encode(text):
+            path += [unit, unit, blank]
+        paths.append(path)
+    frames = torch.tensor([len(path) for path in paths])
+    # Behind its end each says something else.
+    probs = torch.full((len(paths), int(frames.max()), blank + 1), (1 - p) / blank)
+    probs[:, :, tokenizer.encode("cat")[-1]] = p
+    for row, path in zip(probs, paths):
+        row[: len(path)] = (1 - p) / blank
+        row[torch.arange(len(path)), torch.tensor(path)] = p
+    return probs.log(), frames / frames.max()
+
+
+def test_beam_search_gives_words_and_agrees_with_greedy(tokenizer):
+    brain = brain_for(tokenizer, beam_size=5)
+    log_probs, lengths = confident(tokenizer, TEXTS)
+    greedy = brain.decode(log_probs, lengths, sb.Stage.VALID)
+    assert [" ".join(text.split()) for text in greedy] == TEXTS
+    beam = brain.decode(log_probs, lengths, sb.Stage.TEST)
+    assert [" ".join(text.split()) for text in beam] == TEXTS
+
+
+def test_beam_search_sums_over_alignments(tokenizer):
+    """Greedy takes the best path, beam search the best text."""
+    unit, blank = tokenizer.encode("cat")[-1], tokenizer.get_piece_size()
+    log_probs = torch.full((1, 2, blank + 1), 1e-9)
+    log_probs[0, :, blank], log_probs[0, :, unit] = 0.6, 0.4
+    log_probs = log_probs.log()  # blank blank: 0.36; with the unit: 0.64
+    brain = brain_for(tokenizer, beam_size=5)
+    assert brain.decode(log_probs, torch.ones(1), sb.Stage.VALID) == [""]
+    (text,) = brain.decode(log_probs, torch.ones(1), sb.Stage.TEST)
+    assert text == tokenizer.decode([unit])
+
+
+def labelled_batch(tokenizer, texts=TEXTS, domain="en"):
+    generator = torch.Generator().manual_seed(0)
+    return PaddedBatch(
+        [
+            {
+                "id": f"{domain}{i}",
+                "sig": torch.randn(4 * (40 + 5 * i), generator=generator),
+                "domain": domain,
+                "wrd": text,
+                "tokens": torch.tensor(tokenizer.encode(text)),
+            }
+            for i, text in enumerate(texts)
+        ]
+    )
+
+
+def test_the_loss_is_ctc_per_utterance(tokenizer):
+    brain, batch = brain_for(tokenizer), labelled_batch(tokenizer)
+    brain.modules.eval()
+    log_probs, lengths = brain.compute_forward(batch, sb.Stage.VALID)
+    assert lengths.tolist() == [40, 45, 50]
+    brain.on_stage_start(sb.Stage.VALID, 1)
+    loss = brain.compute_objectives((log_probs, lengths), batch, sb.Stage.VALID)
+    blank = log_probs.shape[-1] - 1
+    each = [
+        nn.functional.ctc_loss(
+            row[:n], torch.tensor(tokenizer.encode(text)), (int(n),), (len(units),), blank,
+            reduction="sum",
+        )
+        for row, n, text in zip(log_probs, lengths, TEXTS)
+        for units in [tokenizer.encode(text)]
+    ]
+    torch.testing.assert_close(loss, torch.stack(each).mean())
+    assert [u["reference"] for u in brain.utterances] == TEXTS
+
+
+def test_augmentation_acts_on_feature_frames_and_in_training_only(tokenizer):
+    seen = []
+
+    def augment(x):
+        seen.append(x.clone())
+        return torch.zeros_like(x)
+
+    brain = brain_for(tokenizer, augment=augment)
+    batch = labelled_batch(tokenizer)
+    inputs = []
+    brain.modules.encoder.register_forward_pre_hook(lambda m, args: inputs.append(args[0]))
+    brain.compute_forward(batch, sb.Stage.VALID)
+    assert not seen and inputs[-1].any()
+    brain.compute_forward(batch, sb.Stage.TRAIN)
+    assert torch.equal(seen[0], batch.sig.data.view(3, 100, 2))
+    assert inputs[-1].shape == (3, 50, 4) and not inputs[-1].any()
+
+
+# ------------------------------------------------------------------ freezing and probes
+
+
+def parameters(module):
+    return torch.cat([p.detach().flatten().clone() for p in module.parameters()])
+
+
+def test_a_frozen_encoder_stays_and_then_learns(tokenizer):
+    brain = brain_for(tokenizer, freeze_encoder_iterations=3)
+    part = DomainBatch("en", (labelled_batch(tokenizer),))
+    encoder = parameters(brain.modules.encoder)
+    for _ in range(3):
+        ctc = parameters(brain.modules.ctc)
+        brain.modules.train()
+        brain.fit_batch([part])
+        assert not brain.modules.encoder.training  # no dropout either
+        assert torch.equal(parameters(brain.modules.encoder), encoder)
+        assert not torch.equal(parameters(brain.modules.ctc), ctc)
+    brain.fit_batch([part])
+    assert brain.modules.encoder.training
+    assert not torch.equal(parameters(brain.modules.encoder), encoder)
+
+
+def test_a_probe_trains_readout_and_ctc_only(tokenizer):
+    brain = brain_for(
+        tokenizer, freeze_encoder_iterations=math.inf, readout=WeightedLayers(1)
+    )
+    part = DomainBatch("en", (labelled_batch(tokenizer),))
+    before = {name: parameters(brain.modules[name]) for name in ("encoder", "readout", "ctc")}
+    for _ in range(4):
+        brain.fit_batch([part])
+    changed = {
+        name: not torch.equal(parameters(brain.modules[name]), old)
+        for name, old in before.items()
+    }
+    assert changed == {"encoder": False, "readout": True, "ctc": True}
+
+
+# ------------------------------------------------------------------------- error rates
+
+
+def noted(tokenizer, *triples):
+    """The notes on (domain, reference, hypothesis) triples."""
+    brain = brain_for(tokenizer)
+    brain.utterances = []
+    for i, (domain, reference, hypothesis) in enumerate(triples):
+        batch = PaddedBatch([{"id": f"u{i}", "domain": domain, "wrd": reference}])
+        brain.note_errors(batch, [hypothesis])
+    return brain.utterances
+
+
+def test_error_rates_by_hand(tokenizer):
+    notes = noted(
+        tokenizer,
+        ("en", "the cat sat", "the  cat sat "),  # spaces are no errors
+        ("en", "a dog", "a dot is"),  # 1 substituted, 1 inserted; 1 + 3 characters
+        ("fr", "oui", ""),  # 1 deleted; 3 characters
+        ("fr", "", "non"),  # nothing to get right, and an insertion; 3 characters
+        ("xx", "", ""),
+    )
+    assert [u["word_errors"] for u in notes] == [0, 2, 1, 1, 0]
+    assert [u["words"] for u in notes] == [3, 2, 1, 0, 0]
+    assert [u["char_errors"] for u in notes] == [0, 4, 3, 3, 0]
+    assert [u["chars"] for u in notes] == [11, 5, 3, 0, 0]
+    assert notes[1] | {"hypothesis": "a dot is", "domain": "en", "id": "u1"} == notes[1]
+    rates = error_rates(notes)
+    assert rates.pop("CER/xx") != rates.pop("WER/xx")  # NaN
+    assert rates == pytest.approx(
+        {
+            "CER": 100 * 10 / 19,
+            "WER": 100 * 4 / 6,
+            "CER/en": 100 * 4 / 16,
+            "WER/en": 100 * 2 / 5,
+            "CER/fr": 200.0,
+            "WER/fr": 200.0,
+        }
+    )
+
+
+def test_error_rates_of_nothing_are_nan():
+    assert all(math.isnan(rate) for rate in error_rates([]).values())
+
+
+# --------------------------------------------------------------------------- tokenizer
+
+
+@pytest.mark.parametrize("unit", ["char", "unigram", "bpe"])
+def test_tokenizer_round_trip(tmp_path, unit):
+    tokenizer = train_tokenizer(TEXTS * 5, tmp_path / "model", unit, vocab_size=24)
+    for text in TEXTS:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids).strip() == text
+        assert 0 not in ids and max(ids) < tokenizer.get_piece_size()
+    if unit == "char":
+        assert len(tokenizer.encode("the cat")) == 7
+        # every character, space included, and <unk>
+        assert tokenizer.get_piece_size() == len(set("".join(TEXTS))) + 1
+
+
+def test_unseen_characters_are_unknown_units(tokenizer):
+    ids = tokenizer.encode("the ẞat")
+    assert 0 in ids and max(ids) < tokenizer.get_piece_size()
+    assert tokenizer.decode([i for i in ids if i]).strip() == "the at"
+
+
+@pytest.mark.parametrize("unit", ["char", "unigram"])
+def test_a_text_that_supports_fewer_pieces_gets_fewer(tmp_path, unit):
+    tokenizer = train_tokenizer(TEXTS, tmp_path / "model", unit, vocab_size=5000)
+    assert 10 < tokenizer.get_piece_size() < 100
+
+
+def test_a_tokenizer_is_trained_once(tmp_path):
+    path = tmp_path / "new" / "model"
+    first = train_tokenizer(iter([*TEXTS, "", None]), path)
+    content = path.read_bytes()
+    again = train_tokenizer(["quite other words"], path)
+    assert path.read_bytes() == content
+    assert again.encode(TEXTS[0]) == first.encode(TEXTS[0])
+
+
+def test_no_text_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="model: no transcripts"):
+        train_tokenizer(["", ""], tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------- transfer
+
+
+def save(folder, name=None, **modules):
+    return Path(Checkpointer(folder / "save", modules).save_checkpoint(name=name).path)
+
+
+def test_the_newest_checkpoint_is_found(tmp_path):
+    old = save(tmp_path, encoder=nn.Linear(2, 2))
+    new = save(tmp_path, encoder=nn.Linear(2, 2))
+    assert old != new
+    for folder in (tmp_path, str(tmp_path), tmp_path / "save", new):
+        assert find_checkpoint(folder) == new
+    assert find_checkpoint(old) == old
+    module = nn.Linear(2, 2)
+    load_module(module, "encoder", tmp_path)
+    theirs = torch.load(new / "encoder.ckpt")
+    assert torch.equal(module.weight, theirs["weight"])
+    assert torch.equal(module.bias, theirs["bias"])
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_a_folder_without_checkpoint_is_named(tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match="no checkpoint .*save.*phase") as error:
+        load_module(nn.Linear(1, 1), "encoder", tmp_path / folder)
+    assert str(tmp_path / folder) in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_without_the_module_is_named(tmp_path):
+    save(tmp_path, quantizer=nn.Linear(1, 1))
+    with pytest.raises(FileNotFoundError, match="encoder.ckpt: .* no module encoder"):
+        load_module(nn.Linear(1, 1), "encoder", tmp_path)
+
+
+def test_all_that_does_not_fit_is_named(tmp_path):
+    theirs = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(1, 1), "c": nn.Linear(4, 4)})
+    ours = nn.ModuleDict({"a": nn.Linear(5, 3), "c": nn.Linear(4, 4), "d": nn.Linear(1, 1)})
+    before = parameters(ours)
+    save(tmp_path, encoder=theirs)
+    with pytest.raises(ValueError) as error:
+        load_module(ours, "encoder", tmp_path)
+    message = str(error.value)
+    assert "encoder.ckpt" in message
+    assert "a.weight: (3, 2) in the checkpoint, (3, 5) here" in message
+    for key in ("d.weight", "d.bias"):
+        assert f"not in the checkpoint: {key}" in message
+    for key in ("b.weight", "b.bias"):
+        assert f"only in the checkpoint: {key}" in message
+    assert "c." not in message and "a.bias" not in message
+    assert torch.equal(parameters(ours), before)
+
+
+def test_finetuning_starts_from_the_pretrained_encoder(ten, tmp_path):
+    pretrained = settings(tmp_path)["modules"]["encoder"]
+    with torch.no_grad():
+        for p in pretrained.parameters():
+            p.add_(0.01)
+    expected = parameters(pretrained)
+    save(tmp_path / "PTLOC.1", encoder=pretrained)
+    hparams = settings(
+        tmp_path / "run", pretrained=str(tmp_path / "PTLOC.1"), epochs=1, eval_splits=[]
+    )
+    hparams["freeze_encoder_iterations"] = math.inf
+    assert finetune(hparams, RUN_OPTS, {"train": ten, "dev": ten}) == {}
+    assert torch.equal(parameters(hparams["modules"]["encoder"]), expected)

@@ -1,0 +1,628 @@
+"""The bilevel update against closed forms and plain loops, and θ exactly restored."""
+
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from speechbrain.utils.checkpoints import Checkpointer
+from torch import nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hetero_brain import DomainBatch
+from hetero_brain.bilevel import LocalSolver
+
+ALPHA, BETA = 0.07, 0.3  # local and global learning rate
+SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
+near = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-14)
+
+
+class Theta(nn.Module):
+    """θ itself, a float64 vector."""
+
+    def __init__(self, dim=4, seed=0):
+        super().__init__()
+        rng = torch.Generator().manual_seed(seed)
+        value = torch.randn(dim, generator=rng, dtype=torch.float64)
+        self.theta = nn.Parameter(value)
+
+
+def quadratic_loss(model, batch):
+    """½(θ−c)ᵀA(θ−c) of a batch (A, c)."""
+    matrix, centre = batch
+    away = model.theta - centre
+    return away @ matrix @ away / 2
+
+
+def quadratic(seed, dim=4):
+    """A batch (A, c) with a random positive definite A."""
+    rng = torch.Generator().manual_seed(100 + seed)
+    root = torch.randn(dim, dim, generator=rng, dtype=torch.float64)
+    centre = torch.randn(dim, generator=rng, dtype=torch.float64)
+    return root @ root.T / dim + 0.2 * torch.eye(dim, dtype=torch.float64), centre
+
+
+def quadratic_domains(batches=1, count=3):
+    """M domains with some different batches each."""
+    return [
+        DomainBatch(name, tuple(quadratic(10 * i + k) for k in range(batches)))
+        for i, name in enumerate("abcdefg"[:count])
+    ]
+
+
+def closed_form(theta, batch, steps, kind):
+    """Hypergradient after K gradient steps on one batch, and the loss there."""
+    matrix, centre = batch
+    contraction = torch.eye(4, dtype=torch.float64) - ALPHA * matrix
+    power = torch.linalg.matrix_power(contraction, steps)
+    away = power @ (theta - centre)
+    grad = matrix @ away
+    return (power @ grad if kind == "exact" else grad), away @ matrix @ away / 2
+
+
+def plain_loop(theta, batches, steps, kind):
+    """The same with a batch for each step, written out."""
+    phi = theta.clone()
+    used = []
+    for k in range(steps):
+        matrix, centre = batches[k % len(batches)]
+        used.append(matrix)
+        phi = phi - ALPHA * matrix @ (phi - centre)
+    matrix, centre = batches[-1]
+    grad = matrix @ (phi - centre)
+    for matrix in reversed(used) if kind == "exact" else ():
+        grad = grad - ALPHA * matrix @ grad
+    return grad
+
+
+@pytest.mark.parametrize("kind", ["first_order", "exact"])
+@pytest.mark.parametrize("steps", [0, 1, 2, 3])
+class TestQuadratics:
+    def test_closed_form(self, make_brain, steps, kind):
+        model = Theta()
+        brain = make_brain(
+            model,
+            quadratic_loss,
+            lr=BETA,
+            local_lr=ALPHA,
+            local_steps=steps,
+            hypergradient=kind,
+        )
+        theta = model.theta.detach().clone()
+        domains = quadratic_domains()
+        for _ in range(3):
+            forms = [closed_form(theta, d.batches[0], steps, kind) for d in domains]
+            loss = brain.fit_batch(domains)
+            theta = theta - BETA * sum(grad for grad, _ in forms) / 3
+            near(model.theta.detach(), theta)
+            mean = sum(value for _, value in forms).item() / 3
+            assert loss.item() == pytest.approx(mean, rel=1e-6)
+            assert loss.device.type == "cpu" and not loss.requires_grad
+
+    @pytest.mark.parametrize("fresh", [1, 0, -1], ids=["K+1", "K", "fewer"])
+    def test_fresh_batches(self, make_brain, steps, kind, fresh):
+        if steps + fresh < 1:
+            pytest.skip("no batch")
+        model = Theta()
+        brain = make_brain(
+            model,
+            quadratic_loss,
+            lr=BETA,
+            local_lr=ALPHA,
+            local_steps=steps,
+            hypergradient=kind,
+        )
+        theta = model.theta.detach().clone()
+        domains = quadratic_domains(batches=steps + fresh)
+        grads = [plain_loop(theta, d.batches, steps, kind) for d in domains]
+        brain.fit_batch(domains)
+        near(model.theta.detach(), theta - BETA * sum(grads) / 3)
+
+    def test_domain_weights(self, make_brain, steps, kind):
+        weights = {"a": 1, "b": 2.5, "c": 4, "absent": 100}
+        model = Theta()
+        brain = make_brain(
+            model,
+            quadratic_loss,
+            lr=BETA,
+            local_lr=ALPHA,
+            local_steps=steps,
+            hypergradient=kind,
+            domain_weights=weights,
+        )
+        for domains in quadratic_domains(), quadratic_domains()[1:]:
+            theta = model.theta.detach().clone()
+            total = sum(weights[d.domain] for d in domains)
+            forms = [closed_form(theta, d.batches[0], steps, kind) for d in domains]
+            shares = [weights[d.domain] / total for d in domains]
+            loss = brain.fit_batch(domains)
+            mean = sum(share * grad for share, (grad, _) in zip(shares, forms))
+            near(model.theta.detach(), theta - BETA * mean)
+            expected = sum(s * value.item() for s, (_, value) in zip(shares, forms))
+            assert loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_domain_without_a_weight_is_named(make_brain):
+    brain = make_brain(Theta(), quadratic_loss, domain_weights={"a": 1, "c": 1})
+    with pytest.raises(ValueError, match="domain_weights.*'b'"):
+        brain.fit_batch(quadratic_domains())
+
+
+# ------------------------------------------- exact hypergradients of other models
+
+
+class Curved(nn.Module):
+    """A small MLP with one parameter that only some batches depend on."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+        self.gain = nn.Parameter(torch.tensor([0.3, -0.8]))
+        self.never_used = nn.Parameter(torch.ones(2))
+        self.double()
+
+
+def curved_loss(model, batch):
+    x, gained = batch
+    y = model.net(x)
+    if gained:
+        y = y * model.gain.prod().exp()
+    return (y.sin() - 0.7).square().mean()
+
+
+class Attention(nn.Module):
+    """Attention by PyTorch's fused function, which differentiates once only."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(4, 12)
+        self.double()
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 2)).permute(2, 0, 3, 1, 4)
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def attention_loss(model, batch):
+    return model(batch).square().sum(-1).sqrt().mean()
+
+
+def inner_steps(model, loss, batches, steps, weight_decay):
+    """θ ↦ ℓ(φ_K) as a differentiable function of a dict of parameters."""
+
+    class Call(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, batch):
+            return loss(self.model, batch)
+
+    call = Call()
+
+    def value(theta):
+        phi = dict(theta)
+        for k in range(steps):
+            inner = functional_call(call, phi, (batches[k % len(batches)],))
+            grads = torch.autograd.grad(
+                inner, list(phi.values()), create_graph=True, allow_unused=True
+            )
+            phi = {
+                n: p if g is None else p - ALPHA * (g + weight_decay * p)
+                for (n, p), g in zip(phi.items(), grads)
+            }
+        return functional_call(call, phi, (batches[-1],))
+
+    theta = {n: p.detach().clone() for n, p in call.named_parameters()}
+    return value, theta
+
+
+def hypergradient(make_brain, model, loss, batches, steps, weight_decay):
+    """What one iteration takes from θ at β = 1."""
+    brain = make_brain(
+        model,
+        loss,
+        lr=1.0,
+        local_optimizer=partial(SGD, lr=ALPHA, weight_decay=weight_decay),
+        local_steps=steps,
+        hypergradient="exact",
+    )
+    before = [p.detach().clone() for p in model.parameters()]
+    brain.fit_batch([DomainBatch("a", batches)])
+    return [b - p.detach() for b, p in zip(before, model.parameters())]
+
+
+def inputs(*shape, seed=5):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=rng, dtype=torch.float64)
+
+
+CURVED = [
+    pytest.param([True], id="one batch"),
+    pytest.param([True, True, True], id="fresh"),
+    pytest.param([True, False, True], id="gain rests once"),
+    pytest.param([False, True], id="gain in the last only"),
+    pytest.param([True, False, False], id="gain in the first only"),
+]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.4])
+@pytest.mark.parametrize("gained", CURVED)
+def test_exact_is_the_derivative_through_the_steps(make_brain, gained, weight_decay):
+    torch.manual_seed(1)
+    model = Curved()
+    batches = tuple((inputs(5, 3, seed=i), g) for i, g in enumerate(gained))
+    steps = max(2, len(batches) - 1)
+    value, theta = inner_steps(model, curved_loss, batches, steps, weight_decay)
+    for p in theta.values():
+        p.requires_grad_()
+    expected = torch.autograd.grad(
+        value(theta), list(theta.values()), materialize_grads=True, allow_unused=True
+    )
+    taken = hypergradient(make_brain, model, curved_loss, batches, steps, weight_decay)
+    for ours, reference in zip(taken, expected):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-14)
+
+
+def test_gradient_only_by_way_of_an_earlier_step(make_brain):
+    # The last batch does not depend on the gain, but φ_1 does by way of ∇²ℓ.
+    torch.manual_seed(1)
+    model = Curved()
+    batches = (inputs(5, 3), True), (inputs(5, 3, seed=6), False)
+    taken = hypergradient(make_brain, model, curved_loss, batches, 1, 0.0)
+    names = [n for n, _ in model.named_parameters()]
+    assert dict(zip(names, taken))["gain"].abs().min() > 1e-6
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.4])
+def test_exact_by_finite_differences(make_brain, weight_decay):
+    torch.manual_seed(2)
+    model, h = Curved(), 1e-5
+    batches = ((inputs(5, 3), True),)
+    value, theta = inner_steps(model, curved_loss, batches, 3, weight_decay)
+
+    def at(name, index, delta):
+        moved = {n: p.clone() for n, p in theta.items()}
+        moved[name].view(-1)[index] += delta
+        return value({n: p.requires_grad_() for n, p in moved.items()}).item()
+
+    slopes = [
+        [(at(n, i, h) - at(n, i, -h)) / (2 * h) for i in range(p.numel())]
+        for n, p in theta.items()
+    ]
+    taken = hypergradient(make_brain, model, curved_loss, batches, 3, weight_decay)
+    for ours, slope in zip(taken, slopes):
+        reference = torch.tensor(slope, dtype=torch.float64)
+        torch.testing.assert_close(ours.flatten(), reference, rtol=1e-6, atol=1e-9)
+
+
+def test_exact_through_attention(make_brain):
+    torch.manual_seed(3)
+    model = Attention()
+    batches = (inputs(2, 5, 4),)
+    value, theta = inner_steps(model, attention_loss, batches, 2, 0.0)
+    for p in theta.values():
+        p.requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = torch.autograd.grad(value(theta), list(theta.values()))
+    taken = hypergradient(make_brain, model, attention_loss, batches, 2, 0.0)
+    for ours, reference in zip(taken, expected):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        partial(AdamW, lr=0.1),
+        partial(SGD, lr=0.1, momentum=0.9),
+        partial(SGD, lr=0.1, maximize=True),
+    ],
+)
+def test_exact_refuses_other_optimizers(optimizer):
+    with pytest.raises(ValueError, match="hypergradient: exact.*local_optimizer"):
+        LocalSolver(Theta(), optimizer, hypergradient="exact")
+
+
+# ----------------------------------------------------------------- θ restored
+
+
+def bits(tensor):
+    """A copy as integers, so that -0.0 is not 0.0 and NaN equals itself."""
+    kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    return tensor.detach().clone().view(kind)
+
+
+def all_bits(module):
+    return [bits(p) for p in module.parameters()]
+
+
+def same(left, right):
+    return len(left) == len(right) and all(map(torch.equal, left, right))
+
+
+class Mixed(nn.Module):
+    """Parameters of several precisions, tied and frozen ones, awkward values."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(4)
+        self.brief = nn.Parameter(torch.randn(3, 2).bfloat16())
+        self.plain = nn.Parameter(torch.tensor([1e-40, -0.0, 1 / 3, 3e38]))
+        self.wide = nn.Parameter(torch.tensor([1e-310, 1 / 3, -0.0]).double())
+        self.frozen = nn.Parameter(torch.randn(2), requires_grad=False)
+        self.one, self.two = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.two.weight = self.one.weight
+        self.transposed = nn.Parameter(torch.randn(3, 2).T)
+
+
+def mixed_loss(model, batch):
+    total = model.two(model.one(model.frozen)).square().sum().double()
+    for p in model.brief, model.plain, model.wide, model.transposed:
+        total = total + (p.double().clamp(-2, 2) - batch).square().sum()
+    return total
+
+
+@pytest.mark.parametrize("factory", [partial(SGD, lr=0.1), partial(AdamW, lr=0.1)])
+def test_theta_is_restored_bit_for_bit(make_brain, factory):
+    model = Mixed()
+    seen = []
+
+    def spy(model, batch):
+        seen.append(all_bits(model))
+        return mixed_loss(model, batch)
+
+    before = all_bits(model)
+    brain = make_brain(model, spy, local_optimizer=factory, local_steps=2)
+    brain.freeze_optimizers = lambda optimizers: {}  # no global step
+    brain.fit_batch([DomainBatch(d, (i + 0.5,)) for i, d in enumerate("abc")])
+    assert len(seen) == 9
+    for domain in range(3):
+        assert same(seen[3 * domain], before)
+        for k in (1, 2):  # every trainable parameter moved, the frozen one did not
+            now, then = seen[3 * domain + k], seen[3 * domain + k - 1]
+            names = [n for n, _ in model.named_parameters()]
+            stayed = [n for n, a, b in zip(names, now, then) if torch.equal(a, b)]
+            assert stayed == ["frozen"]
+    assert same(all_bits(model), before)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("kind", ["first_order", "exact"])
+def test_theta_is_restored_when_the_solve_raises(make_brain, call, kind):
+    model = Mixed()
+    calls = []
+
+    def fails(model, batch):
+        calls.append(batch)
+        if len(calls) == call:
+            raise KeyError("in compute_forward")
+        return mixed_loss(model, batch)
+
+    before = all_bits(model)
+    brain = make_brain(model, fails, local_lr=0.1, local_steps=2, hypergradient=kind)
+    with pytest.raises(KeyError, match="in compute_forward"):
+        brain.fit_batch([DomainBatch(d, (0.5,)) for d in "ab"])
+    assert same(all_bits(model), before)
+    # and the next iteration is that of a model on which nothing had failed
+    other = Mixed()
+    healthy = make_brain(
+        other, mixed_loss, local_lr=0.1, local_steps=2, hypergradient=kind
+    )
+    brain.zero_grad(set_to_none=True)
+    for each in brain, healthy:
+        each.fit_batch([DomainBatch(d, (0.5,)) for d in "ab"])
+    assert same(all_bits(model), all_bits(other))
+
+
+def test_solver_takes_trainable_parameters_once():
+    model = Mixed()
+    solver = LocalSolver(model, partial(SGD, lr=0.1))
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert [id(p) for p in solver.params] == [id(p) for p in trainable]
+    assert not any(model.frozen is p for p in solver.params)
+
+
+def test_the_copy_is_one_flat_snapshot():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    solver = LocalSolver(model, partial(SGD, lr=0.1))
+    assert solver.flat is None
+    addresses = [p.data_ptr() for p in model.parameters()]
+    for _ in range(2):
+        with solver.solve("a") as phi:
+            loss = model(torch.ones(1, 3)).sum()
+            phi.step(torch.autograd.grad(loss, solver.params))
+            flat = solver.flat.untyped_storage().data_ptr()
+            assert all(not torch.equal(*z) for z in zip(solver.theta, solver.params))
+    assert solver.flat.numel() == sum(p.numel() for p in model.parameters())
+    assert solver.flat.dtype == torch.float32
+    assert all(t.untyped_storage().data_ptr() == flat for t in solver.theta)
+    # The model computes with its own memory, and nothing else is kept.
+    assert [p.data_ptr() for p in model.parameters()] == addresses
+    assert [a.data_ptr() for a in solver.aliases] == addresses
+    assert solver.buffers == solver.trajectory == []
+    assert all(a.grad is None for a in solver.aliases)
+    assert not solver.optimizer.state
+
+
+# -------------------------------------------------------------------- buffers
+
+
+def normalised_loss(model, batch):
+    return (model(batch) - 1).square().mean()
+
+
+def normalised_model():
+    torch.manual_seed(6)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+
+@pytest.mark.parametrize("kind", ["first_order", "exact"])
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_running_statistics_are_those_at_theta(make_brain, steps, kind):
+    model = normalised_model()
+    reference = copy.deepcopy(model)
+    brain = make_brain(
+        model, normalised_loss, local_lr=0.5, local_steps=steps, hypergradient=kind
+    )
+    data = [inputs(6, 3, seed=i).float() for i in range(3)]
+    brain.fit_batch([DomainBatch(d, (x,)) for d, x in zip("abc", data)])
+    for x in data:
+        reference(x)
+    for ours, theirs in zip(model.buffers(), reference.buffers()):
+        assert torch.equal(ours, theirs)
+    assert model[1].num_batches_tracked == 3
+
+
+@pytest.mark.parametrize("bad_step", [0, 1])
+def test_a_dropped_domain_leaves_no_statistics(make_brain, bad_step):
+    model = normalised_model()
+    reference = copy.deepcopy(model)
+    brain = make_brain(model, normalised_loss, local_lr=0.5, local_steps=1)
+    good, bad = inputs(6, 3).float(), torch.full((6, 3), torch.nan)
+    broken = (bad, good) if bad_step == 0 else (good, bad)
+    brain.fit_batch([DomainBatch("a", (good,)), DomainBatch("b", broken)])
+    reference(good)
+    for ours, theirs in zip(model.buffers(), reference.buffers()):
+        assert torch.equal(ours, theirs)
+
+
+# ------------------------------------------------------------ local optimizers
+
+FACTORIES = {
+    "sgd": partial(SGD, lr=0.1),
+    "momentum": partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "adamw": partial(AdamW, lr=0.05, weight_decay=0.1),
+}
+
+
+def small_model():
+    torch.manual_seed(7)
+    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+
+
+def small_loss(model, batch):
+    return (model(batch) - batch.sum(-1, keepdim=True)).square().mean()
+
+
+def plain_iterations(model, domains, factory, kept, iterations, steps=2):
+    """PTLOC with a copy of the model per domain and torch.optim as anybody uses it."""
+    workers = {d.domain: copy.deepcopy(model) for d in domains}
+    optimizers = {d: factory(w.parameters()) for d, w in workers.items()}
+    for _ in range(iterations):
+        mean = [torch.zeros_like(p) for p in model.parameters()]
+        for domain in domains:
+            worker = workers[domain.domain]
+            worker.load_state_dict(model.state_dict())
+            optimizer = (
+                optimizers[domain.domain] if kept else factory(worker.parameters())
+            )
+            for _ in range(steps):
+                optimizer.zero_grad()
+                small_loss(worker, domain.batches[0]).backward()
+                optimizer.step()
+            optimizer.zero_grad()
+            small_loss(worker, domain.batches[0]).backward()
+            for total, p in zip(mean, worker.parameters()):
+                total += p.grad / len(domains)
+        with torch.no_grad():
+            for p, g in zip(model.parameters(), mean):
+                p -= BETA * g
+
+
+@pytest.mark.parametrize("state", ["fresh", "per_domain"])
+@pytest.mark.parametrize("name", FACTORIES)
+def test_local_optimizers_against_a_plain_loop(make_brain, name, state):
+    model, reference = small_model(), small_model()
+    brain = make_brain(
+        model,
+        small_loss,
+        lr=BETA,
+        local_optimizer=FACTORIES[name],
+        local_steps=2,
+        local_optimizer_state=state,
+    )
+    domains = [DomainBatch(d, (inputs(5, 3, seed=i),)) for i, d in enumerate("abc")]
+    plain_iterations(reference, domains, FACTORIES[name], state == "per_domain", 3)
+    for _ in range(3):
+        brain.fit_batch(domains)
+    for ours, theirs in zip(model.parameters(), reference.parameters()):
+        near(ours, theirs)
+    kept = {"a", "b", "c"} if state == "per_domain" else set()
+    assert set(brain.local_solver.states) == kept
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw"])
+def test_kept_state_survives_a_checkpoint(make_brain, tmp_path, name):
+    domains = [DomainBatch(d, (inputs(5, 3, seed=i),)) for i, d in enumerate("abc")]
+
+    def fresh_brain():
+        model = small_model()
+        return make_brain(
+            model,
+            small_loss,
+            opt_class=partial(AdamW, lr=0.01),
+            local_optimizer=FACTORIES[name],
+            local_steps=2,
+            local_optimizer_state="per_domain",
+            checkpointer=Checkpointer(tmp_path, {"model": model}),
+        )
+
+    first = fresh_brain()
+    for _ in range(2):
+        first.fit_batch(domains)
+    first.checkpointer.save_checkpoint()
+    first.fit_batch(domains)
+
+    second = fresh_brain()
+    assert set(second.local_solver.states) == {"a", "b", "c"}
+    second.fit_batch(domains)
+    assert same(all_bits(second.modules), all_bits(first.modules))
+
+    # A process that has gone on, into a new domain, comes back to what was saved.
+    first.fit_batch([DomainBatch("d", (inputs(5, 3),))])
+    first.checkpointer.recover_if_possible()
+    assert set(first.local_solver.states) == {"a", "b", "c"}
+    first.fit_batch(domains)
+    assert same(all_bits(second.modules), all_bits(first.modules))
+
+
+def test_a_fresh_state_is_not_in_the_checkpoint(make_brain, tmp_path):
+    model = small_model()
+    checkpointer = Checkpointer(tmp_path, {"model": model})
+    make_brain(
+        model, small_loss, local_lr=0.1, local_steps=1, checkpointer=checkpointer
+    )
+    assert "local_solver" not in checkpointer.recoverables
+
+
+def test_loading_executes_nothing(tmp_path):
+    solver = LocalSolver(Theta(), partial(AdamW, lr=0.1), state="per_domain")
+    torch.save({"a": partial(print, "executed")}, tmp_path / "state")
+    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights.only"):
+        solver._load(tmp_path / "state", end_of_epoch=True)
+
+
+def test_local_gradients_never_reach_grad(make_brain):
+    model = small_model()
+    seen = []
+
+    def spy(model, batch):
+        seen.append([p.grad if p.grad is None else bits(p.grad) for p in params])
+        return small_loss(model, batch)
+
+    params = list(model.parameters())
+    brain = make_brain(
+        model, spy, local_optimizer=partial(AdamW, lr=0.1), local_steps=2
+    )
+    domains = [DomainBatch(d, (inputs(5, 3, seed=i),)) for i, d in enumerate("abc")]
+    for _ in range(2):
+        seen.clear()
+        brain.fit_batch(domains)
+        assert seen[0] == seen[1] == seen[2] == [None] * 4
+        for domain in (1, 2):
+            at_theta, *later = seen[3 * domain : 3 * domain + 3]
+            assert all(same(at_theta, grads) for grads in later)
+        assert not same(seen[3], seen[6])  # the second domain has added its share
+        assert all(p.grad is None for p in params)

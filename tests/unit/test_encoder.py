@@ -1,0 +1,288 @@
+"""Features and encoder: padding changes nothing, and each part equals its reference."""
+
+import pytest
+import torch
+from speechbrain.lobes.features import Fbank
+from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
+from speechbrain.nnet.attention import RoPEMHA
+
+from hetero_brain.encoder import (
+    Conformer,
+    ConvFrontEnd,
+    LastLayer,
+    LinearFrontEnd,
+    MaskedConvolutionModule,
+    RotarySelfAttention,
+    StackedFbank,
+    WeightedLayers,
+    make_encoder,
+    make_head,
+    repeat_last,
+    valid_frames,
+)
+
+
+def noise(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def alone_and_padded(features, wav, others):
+    """Features of an utterance by itself, and as the first of a batch."""
+    alone, n = features(wav[None], torch.ones(1))
+    wavs = torch.nn.utils.rnn.pad_sequence([wav, *others], batch_first=True)
+    samples = torch.tensor([len(w) for w in (wav, *others)])
+    padded, lengths = features(wavs, samples / wavs.shape[1])
+    assert lengths[0] == n[0] == alone.shape[1]
+    assert not padded[0, lengths[0] :].any()
+    return alone[0], padded[0, : lengths[0]]
+
+
+# ------------------------------------------------------------------------- features
+
+
+@pytest.mark.parametrize("deltas", [False, True])
+@pytest.mark.parametrize("stack", [2, 4])
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_padding_changes_no_feature(rate, stack, deltas):
+    features = StackedFbank(rate, n_mels=20, deltas=deltas, stack=stack)
+    hop = rate // 100
+    for samples in (5 * hop, 17 * hop - 1, 30 * hop + 1, 41 * hop + 37):
+        wav = noise(samples, seed=samples)
+        longer = noise(samples + 23 * hop + 11, seed=1) * 9
+        alone, padded = alone_and_padded(features, wav, [longer])
+        torch.testing.assert_close(padded, alone, rtol=0, atol=2e-4)
+
+
+def test_padding_changes_no_feature_at_any_length():
+    """Relative lengths are rounded: none must gain or lose a frame by it."""
+    features = StackedFbank(8000, n_mels=8, deltas=False, stack=1)
+    samples = torch.arange(400, 16000, 397)
+    wavs = noise(len(samples), int(samples.max()))
+    wavs *= valid_frames(samples, wavs.shape[1])
+    x, lengths = features(wavs, samples / wavs.shape[1])
+    assert lengths.tolist() == [1 + n // 80 for n in samples.tolist()]
+    for row, n, length in zip(range(len(samples)), samples, lengths):
+        alone, _ = features(wavs[row : row + 1, :n], torch.ones(1))
+        torch.testing.assert_close(x[row, :length], alone[0], rtol=0, atol=2e-4)
+
+
+def test_padding_does_not_change_the_dynamic_range():
+    """The floor of 80 dB under the loudest frame: here one behind the last."""
+    features = StackedFbank(8000, n_mels=20, stack=1)
+    wav = torch.zeros(80 * 40 + 79)
+    wav[:800] = noise(800) * 1e-4
+    wav[-1] = 1.0
+    alone, padded = alone_and_padded(features, wav, [noise(8000)])
+    torch.testing.assert_close(padded, alone, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("samples", [79, 80, 81, 8000, 8001, 12345])
+@pytest.mark.parametrize("stack", [1, 2, 3, 4])
+def test_feature_lengths(samples, stack):
+    features = StackedFbank(8000, n_mels=10, stack=stack)
+    x, lengths = features(noise(2, samples), torch.tensor([1.0, 1.0]))
+    frames = 1 + samples // 80
+    assert x.shape == (2, -(-frames // stack), 10 * stack)
+    assert lengths.tolist() == [x.shape[1]] * 2
+
+
+def test_a_stacked_frame_is_adjacent_frames():
+    single = StackedFbank(8000, n_mels=10, stack=1)
+    stacked = StackedFbank(8000, n_mels=10, stack=4)
+    wav = noise(1, 8000)
+    x, _ = single(wav, torch.ones(1))
+    y, _ = stacked(wav, torch.ones(1))
+    assert x.shape[1] == 101
+    flat = y.reshape(1, -1, 10)
+    assert torch.equal(flat[:, :101], x) and not flat[:, 101:].any()
+
+
+def test_features_of_the_paper_are_240_dimensional():
+    features = StackedFbank(16000, n_mels=40, deltas=True, stack=2)
+    x, _ = features(noise(1, 16000), torch.ones(1))
+    assert features.output_size == x.shape[2] == 240
+    assert StackedFbank(8000, n_mels=80, stack=4).output_size == 320
+
+
+def test_deltas_are_those_of_speechbrain():
+    features = StackedFbank(16000, n_mels=40, deltas=True, stack=1)
+    features.normalize.forward = lambda x, lengths: x
+    wav = noise(1, 12345)
+    x, _ = features(wav, torch.ones(1))
+    reference = Fbank(deltas=True, sample_rate=16000, n_mels=40, n_fft=512)(wav)
+    torch.testing.assert_close(x, reference, rtol=0, atol=1e-4)
+
+
+def test_features_have_mean_0_and_variance_1_over_the_utterance():
+    features = StackedFbank(8000, n_mels=10, stack=1)
+    wavs = noise(2, 16000) * torch.linspace(0.1, 3, 16000)
+    wavs[1, 5000:] = 0
+    x, lengths = features(wavs, torch.tensor([1.0, 5000 / 16000]))
+    for row, n in zip(x, lengths):
+        torch.testing.assert_close(row[:n].mean(0), torch.zeros(10), rtol=0, atol=1e-4)
+        torch.testing.assert_close(row[:n].std(0), torch.ones(10), rtol=0, atol=0.02)
+
+
+def test_repeat_last():
+    x = torch.arange(8.0).view(2, 4, 1)
+    assert repeat_last(x, torch.tensor([4, 2])).flatten(1).tolist() == [
+        [0, 1, 2, 3],
+        [4, 5, 5, 5],
+    ]
+
+
+# ------------------------------------------------------------------ blocks and encoder
+
+
+@pytest.mark.parametrize("front_end", [LinearFrontEnd, ConvFrontEnd])
+@pytest.mark.parametrize("content", ["zeros", "garbage"])
+def test_padding_changes_no_encoder_frame(front_end, content):
+    torch.manual_seed(0)
+    encoder = Conformer(front_end(40, 16), 2, 16, nhead=2, d_ffn=32, kernel_size=7)
+    encoder = encoder.double().eval()
+    x = noise(3, 23, 40, dtype=torch.float64)
+    lengths = torch.tensor([23, 11, 1])
+    if content == "zeros":
+        x = x * valid_frames(lengths, 23).unsqueeze(2)
+    with torch.no_grad():
+        out, hidden = encoder(x, lengths)
+        for i, n in enumerate(lengths):
+            alone, alone_hidden = encoder(x[i : i + 1, :n], lengths[i : i + 1])
+            torch.testing.assert_close(out[i, :n], alone[0], rtol=0, atol=1e-12)
+            assert len(hidden) == len(alone_hidden) == 3
+            for layer, reference in zip(hidden, alone_hidden):
+                torch.testing.assert_close(
+                    layer[i, :n], reference[0], rtol=0, atol=1e-12
+                )
+
+
+def test_every_frame_sees_the_whole_utterance():
+    torch.manual_seed(0)
+    encoder = Conformer(LinearFrontEnd(4, 8), 1, 8, nhead=2, d_ffn=8, kernel_size=3)
+    x = noise(1, 20, 4).requires_grad_()
+    encoder.eval()(x, torch.tensor([20]))[0][0, 0, 0].backward()
+    assert (x.grad[0].abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_rotary_attention_is_speechbrains(padded, causal):
+    torch.manual_seed(0)
+    ours, theirs = RotarySelfAttention(24, 4), RoPEMHA(24, 4)
+    ours.load_state_dict(theirs.state_dict())
+    x = noise(3, 15, 24)
+    valid = valid_frames(torch.tensor([15, 9, 4]), 15)
+    masks = {
+        "key_padding_mask": ~valid if padded else None,
+        "attn_mask": torch.ones(15, 15).triu(1).bool() if causal else None,
+    }
+    out, weights = ours(x, x, x, **masks)
+    reference, _ = theirs(x, x, x, **masks)
+    assert weights is None
+    torch.testing.assert_close(out, reference, rtol=1e-5, atol=1e-6)
+
+
+def test_rotary_attention_in_bf16_is_close():
+    torch.manual_seed(0)
+    attention = RotarySelfAttention(32, 4)
+    x = noise(2, 40, 32)
+    padding = ~valid_frames(torch.tensor([40, 17]), 40)
+    reference, _ = attention(x, key_padding_mask=padding)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, _ = attention(x, key_padding_mask=padding)
+    assert out.dtype == torch.bfloat16
+    error = (out.float() - reference).square().mean().sqrt()
+    assert 0 < error < 0.02 * reference.std()
+
+
+def test_attention_dropout_only_in_training():
+    torch.manual_seed(0)
+    attention = RotarySelfAttention(8, 2, dropout=0.5)
+    x = noise(1, 10, 8)
+    assert not torch.equal(attention(x)[0], attention(x)[0])
+    attention.eval()
+    assert torch.equal(attention(x)[0], attention(x)[0])
+
+
+def convolution_modules():
+    torch.manual_seed(0)
+    ours, theirs = MaskedConvolutionModule(12, 7), ConvolutionModule(12, 7)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def test_convolution_module_is_speechbrains_without_padding():
+    ours, theirs = convolution_modules()
+    x = noise(2, 20, 12)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
+    mask = torch.zeros(2, 20, 1, dtype=torch.bool)
+    torch.testing.assert_close(ours(x, mask), theirs(x, mask), rtol=1e-5, atol=1e-6)
+
+
+def test_speechbrains_convolution_module_leaks_padding_and_ours_does_not():
+    """Why it is replaced; once this fails, SpeechBrain's own can be used again."""
+    ours, theirs = convolution_modules()
+    x = noise(1, 20, 12)
+    mask = ~valid_frames(torch.tensor([13]), 20).unsqueeze(2)
+    alone = ours(x[:, :13])
+    torch.testing.assert_close(ours(x, mask)[:, :13], alone, rtol=0, atol=1e-6)
+    leak = (theirs(x, mask)[:, :13] - alone).abs().amax(dim=(0, 2))
+    assert leak[:10].max() < 1e-6  # within the kernel's reach of the end
+    assert leak[10:].min() > 0.01
+
+
+@pytest.mark.parametrize("n_mels", [40, 41, 80])
+@pytest.mark.parametrize("frames", [1, 2, 9])
+def test_conv_front_end_gives_one_output_a_stacked_frame(n_mels, frames):
+    front_end = ConvFrontEnd(4 * n_mels, d_model=8, channels=4)
+    assert front_end(noise(2, frames, 4 * n_mels)).shape == (2, frames, 8)
+
+
+def test_conv_front_end_sees_nothing_behind_its_own_frames():
+    front_end = ConvFrontEnd(80, d_model=8, channels=4)
+    x = noise(1, 6, 80).requires_grad_()
+    front_end(x)[0, 3].sum().backward()
+    seen = x.grad[0].abs().sum(1) > 0
+    assert seen.tolist() == [False, False, True, True, False, False]
+
+
+# ---------------------------------------------------------------------- sizes, readouts
+
+
+@pytest.mark.parametrize(
+    "size, least, most", [("tiny", 2e6, 4e6), ("base", 22e6, 28e6), ("paper", 68e6, 72e6)]
+)
+@pytest.mark.parametrize("front_end", ["linear", "conv"])
+def test_sizes(size, least, most, front_end):
+    with torch.device("meta"):
+        encoder = make_encoder(size, input_size=320, front_end=front_end)
+    assert least < sum(p.numel() for p in encoder.parameters()) < most
+    assert make_head(encoder, 7).weight.shape == (7, encoder.d_model)
+
+
+def test_unknown_size_and_front_end_are_named():
+    with pytest.raises(ValueError, match="huge.*tiny, base, paper"):
+        make_encoder("huge", 320)
+    with pytest.raises(ValueError, match="front_end: rnn.*linear, conv"):
+        make_encoder("tiny", 320, front_end="rnn")
+
+
+def test_weighted_layers_is_the_weighted_mean_of_normalised_layers():
+    readout = WeightedLayers(2)
+    hidden = [noise(2, 5, 8, seed=s) * 10**s + s for s in range(3)]
+    normalised = [
+        (h - h.mean(-1, keepdim=True)) / h.std(-1, keepdim=True, correction=0)
+        for h in hidden
+    ]
+    out = readout(None, hidden)
+    torch.testing.assert_close(out, sum(normalised) / 3, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        readout.weights.copy_(torch.tensor([0.0, 0.0, 50.0]))
+    torch.testing.assert_close(readout(None, hidden), normalised[2], rtol=1e-4, atol=1e-4)
+    readout(None, hidden).square().sum().backward()
+    assert readout.weights.grad.shape == (3,)
+
+
+def test_last_layer_is_the_output_of_the_encoder():
+    out = noise(1, 2, 3)
+    assert LastLayer()(out, [out + 1]) is out

@@ -1,0 +1,141 @@
+"""Reports: intervals as SciPy has them, tables and plots from made runs."""
+
+import json
+import os
+
+import matplotlib.image
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import scipy.stats
+
+from hetero_brain.loggers import JsonLinesLogger
+from hetero_brain.report import bootstrap_interval, gather, plot_phases, table
+
+
+@pytest.mark.parametrize("n", [40, 400])
+def test_bootstrap_is_scipys(n):
+    rng = np.random.default_rng(n)
+    totals = rng.integers(1, 30, n)
+    errors = rng.binomial(totals, rng.beta(1, 3, n))
+    rate, low, high = bootstrap_interval(errors, totals)
+    reference = scipy.stats.bootstrap(
+        (errors, totals),
+        lambda e, t, axis=-1: 100 * e.sum(axis) / t.sum(axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=9999,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    assert rate == pytest.approx(100 * errors.sum() / totals.sum())
+    width = reference.high - reference.low
+    assert low == pytest.approx(reference.low, abs=0.06 * width)
+    assert high == pytest.approx(reference.high, abs=0.06 * width)
+
+
+def test_bootstrap_is_deterministic_and_keyed():
+    errors, totals = np.arange(20) % 7, np.full(20, 9)
+    first = bootstrap_interval(errors, totals, "en")
+    np.random.seed(3)
+    assert bootstrap_interval(errors, totals, "en") == first
+    assert bootstrap_interval(errors, totals, "fr") != first
+
+
+def test_bootstrap_of_equal_utterances_has_no_width():
+    assert bootstrap_interval([1] * 9, [4] * 9) == (25.0, 25.0, 25.0)
+
+
+def utterance(word_errors, words, char_errors, chars):
+    return {
+        "word_errors": word_errors,
+        "words": words,
+        "char_errors": char_errors,
+        "chars": chars,
+    }
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two models judged by a probe on two domains with two seeds, one run missing."""
+    errors = {
+        ("probe", "scratch", "1", "en"): [3, 1],
+        ("probe", "scratch", "2", "en"): [2, 0],
+        ("probe", "scratch", "1", "fr"): [4, 4],
+        ("probe", "PTLOC.1", "1", "en"): [1, 0],
+        ("probe", "PTLOC.1", "2", "en"): [0, 0],
+        ("full", "scratch", "1", "en"): [0, 0],
+    }
+    for keys, (a, b) in errors.items():
+        folder = tmp_path.joinpath(*keys)
+        folder.mkdir(parents=True)
+        run = [utterance(a, 4, 2 * a, 30), utterance(b, 6, 2 * b, 20)]
+        (folder / "dev.json").write_text(json.dumps(run))
+    (folder / "test.json").write_text(json.dumps(run))
+    (tmp_path / "probe" / "stray.txt").touch()
+    return tmp_path
+
+
+def test_gather(runs):
+    rows = {(r["judge"], r["model"], r["domain"]): r for r in gather(runs, "dev")}
+    assert len(rows) == 4
+    row = rows["probe", "scratch", "en"]
+    assert row["split"] == "dev"
+    assert row["WER"] == pytest.approx(100 * 6 / 20)
+    assert row["CER"] == pytest.approx(100 * 12 / 100)
+    assert row["WER_seeds"] == pytest.approx([40.0, 20.0])
+    assert row["CER_seeds"] == pytest.approx([16.0, 8.0])
+    # Two utterances, resampled with both their seeds: 5 of 8 or 1 of 12 at the ends.
+    assert row["WER_low"] == pytest.approx(100 * 1 / 12)
+    assert row["WER_high"] == pytest.approx(100 * 5 / 8)
+    assert row["CER_low"] == pytest.approx(100 * 2 / 40)
+    assert row["CER_high"] == pytest.approx(100 * 10 / 60)
+    assert rows["probe", "scratch", "fr"]["WER_seeds"] == [80.0]
+    assert [r["judge"] for r in gather(runs, "test")] == ["full"]
+
+
+def test_table(runs):
+    rows = gather(runs, "dev")
+    text = table(rows, "probe", "WER", models=["scratch", "PTLOC.1", "CSSL.1"])
+    assert text.splitlines() == [
+        "| probe, WER % | en | fr |",
+        "|---|---|---|",
+        "| scratch | 30.0 [8.3, 62.5] | 80.0 [66.7, 100.0] |",
+        "| PTLOC.1 | 5.0 [0.0, 12.5] | – |",
+        "| CSSL.1 | – | – |",
+    ]
+    text = table(rows, "full")
+    assert text.splitlines()[::2] == ["| full, CER % | en |", "| scratch | 0.0 [0.0, 0.0] |"]
+    both = table(rows, "probe").splitlines()[2:]
+    assert sorted(line.split(" | ")[0] for line in both) == ["| PTLOC.1", "| scratch"]
+
+
+def test_plot_phases(tmp_path, monkeypatch):
+    for place, (phase, gain) in enumerate([("CSSL.1", 0.0), ("A-later.1", 0.3)]):
+        (tmp_path / phase).mkdir()
+        log = tmp_path / phase / "log.jsonl"
+        for iteration in (10, 20):
+            stats = {
+                f"{name}/{domain}": value + iteration / 10
+                for domain in ("en", "fr")
+                for name, value in (("loss_at_theta", 3.0), ("local_gain", gain))
+            }
+            logger = JsonLinesLogger(log)
+            logger.log_stats({"iteration": iteration}, train_stats=stats)
+            logger.log_stats({"iteration": iteration}, valid_stats={"loss": 2.0})
+        os.utime(log, (place, place))
+    figures = []
+    monkeypatch.setattr(plt, "close", figures.append)
+    plot_phases(tmp_path, tmp_path / "phases.png")
+    assert matplotlib.image.imread(tmp_path / "phases.png").shape[2] == 4
+    (figure,) = figures
+    axes = np.array(figure.axes).reshape(2, 2)
+    assert [axis.get_title() for axis in axes[0]] == ["CSSL.1", "A-later.1"]
+    curves = {
+        (i, j): {line.get_label(): line.get_xydata().tolist() for line in axes[i, j].lines}
+        for i in range(2)
+        for j in range(2)
+    }
+    assert curves[0, 0] == {d: [[10, 4.0], [20, 5.0]] for d in ("en", "fr")}
+    assert curves[1, 1] == {d: [[10, 1.3], [20, 2.3]] for d in ("en", "fr")}
+    assert axes[1, 0].get_ylim() == axes[1, 1].get_ylim()  # panels of a row compare
