@@ -56,9 +56,9 @@ def pretraining_commands(spec, recipe, folder):
             sys.executable,
             str(recipe / "pretrain/train.py"),
             str(recipe / spec["pretrain"]["hparams"]),
+            *shlex.split(spec["pretrain"]["options"]),
             *overrides(
                 {
-                    **spec["pretrain"].get("overrides", {}),
                     "data_folder": spec["data_folder"],
                     "output_folder": str(folder / "pretrain" / str(seed)),
                     "seed": seed,
@@ -70,21 +70,21 @@ def pretraining_commands(spec, recipe, folder):
 
 
 def finetuning_commands(spec, recipe, folder):
-    """Folder of each run → its command; models × judges × domains × seeds."""
+    """Folder of each run → its command; judges × their seeds and domains × models."""
     commands = {}
     for judge, settings in spec["judges"].items():
-        for seed in settings.get("seeds", spec["seeds"]):
+        for seed in settings["seeds"]:
             for model in spec["models"]:
-                for domain in spec["domains"]:
+                for domain in settings["domains"]:
                     out = folder / "finetune" / judge / model / str(seed) / domain
                     phase = str(folder / "pretrain" / str(seed) / model)
                     commands[out] = [
                         sys.executable,
                         str(recipe / "finetune/train.py"),
                         str(recipe / settings["hparams"]),
+                        *shlex.split(settings["options"]),
                         *overrides(
                             {
-                                **settings.get("overrides", {}),
                                 "data_folder": spec["data_folder"],
                                 "output_folder": str(out),
                                 "domains": [domain],

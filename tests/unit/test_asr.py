@@ -92,7 +92,9 @@ def test_ctc_fits_ten_utterances(ten, tmp_path):
     rates = finetune(hparams, RUN_OPTS, {"train": ten, "dev": ten})
     assert rates["dev"] == {"CER": 0, "WER": 0, "CER/es": 0, "WER/es": 0}
     results = json.loads((tmp_path / "dev.json").read_text("utf-8"))
-    assert {r["id"]: r["hypothesis"] for r in results} == {r["ID"]: r["wrd"] for r in ten}
+    assert {r["id"]: r["hypothesis"] for r in results} == {
+        r["ID"]: r["wrd"] for r in ten
+    }
     for result in results:
         assert result["words"] == len(result["reference"].split()) > 1
         assert result["chars"] == len(result["reference"])
@@ -233,7 +235,11 @@ def test_the_loss_is_ctc_per_utterance(tokenizer):
     blank = log_probs.shape[-1] - 1
     each = [
         nn.functional.ctc_loss(
-            row[:n], torch.tensor(tokenizer.encode(text)), (int(n),), (len(units),), blank,
+            row[:n],
+            torch.tensor(tokenizer.encode(text)),
+            (int(n),),
+            (len(units),),
+            blank,
             reduction="sum",
         )
         for row, n, text in zip(log_probs, lengths, TEXTS)
@@ -253,7 +259,9 @@ def test_augmentation_acts_on_feature_frames_and_in_training_only(tokenizer):
     brain = brain_for(tokenizer, augment=augment)
     batch = labelled_batch(tokenizer)
     inputs = []
-    brain.modules.encoder.register_forward_pre_hook(lambda m, args: inputs.append(args[0]))
+    brain.modules.encoder.register_forward_pre_hook(
+        lambda m, args: inputs.append(args[0])
+    )
     brain.compute_forward(batch, sb.Stage.VALID)
     assert not seen and inputs[-1].any()
     brain.compute_forward(batch, sb.Stage.TRAIN)
@@ -289,7 +297,9 @@ def test_a_probe_trains_readout_and_ctc_only(tokenizer):
         tokenizer, freeze_encoder_iterations=math.inf, readout=WeightedLayers(1)
     )
     part = DomainBatch("en", (labelled_batch(tokenizer),))
-    before = {name: parameters(brain.modules[name]) for name in ("encoder", "readout", "ctc")}
+    before = {
+        name: parameters(brain.modules[name]) for name in ("encoder", "readout", "ctc")
+    }
     for _ in range(4):
         brain.fit_batch([part])
     changed = {
@@ -423,8 +433,12 @@ def test_a_checkpoint_without_the_module_is_named(tmp_path):
 
 
 def test_all_that_does_not_fit_is_named(tmp_path):
-    theirs = nn.ModuleDict({"a": nn.Linear(2, 3), "b": nn.Linear(1, 1), "c": nn.Linear(4, 4)})
-    ours = nn.ModuleDict({"a": nn.Linear(5, 3), "c": nn.Linear(4, 4), "d": nn.Linear(1, 1)})
+    theirs = nn.ModuleDict(
+        {"a": nn.Linear(2, 3), "b": nn.Linear(1, 1), "c": nn.Linear(4, 4)}
+    )
+    ours = nn.ModuleDict(
+        {"a": nn.Linear(5, 3), "c": nn.Linear(4, 4), "d": nn.Linear(1, 1)}
+    )
     before = parameters(ours)
     save(tmp_path, encoder=theirs)
     with pytest.raises(ValueError) as error:

@@ -10,7 +10,9 @@ import pytest
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
-from speechbrain.nnet.quantisers import RandomProjectionQuantizer as SpeechBrainQuantizer
+from speechbrain.nnet.quantisers import (
+    RandomProjectionQuantizer as SpeechBrainQuantizer,
+)
 from torch import nn
 
 from hetero_brain import DomainBatch, manifest
@@ -114,7 +116,11 @@ def test_share_of_masked_frames_at_any_length(prob, span):
     masks = np.array(
         [
             mask_batch(
-                lengths, 400, prob, span, [np.random.default_rng((s, i)) for i in range(3)]
+                lengths,
+                400,
+                prob,
+                span,
+                [np.random.default_rng((s, i)) for i in range(3)],
             )
             for s in range(draws)
         ]
@@ -234,7 +240,7 @@ def blobs(n=600, dim=12, clusters=6):
     rng = np.random.default_rng(0)
     centres = 5 * rng.standard_normal((clusters, dim))
     which = rng.integers(clusters, size=n)
-    x = centres[which] + 0.3 * rng.standard_normal((n, dim))
+    x = 10 + centres[which] + 0.3 * rng.standard_normal((n, dim))
     return torch.from_numpy(x).float(), which
 
 

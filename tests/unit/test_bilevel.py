@@ -103,8 +103,6 @@ class TestQuadratics:
 
     @pytest.mark.parametrize("fresh", [1, 0, -1], ids=["K+1", "K", "fewer"])
     def test_fresh_batches(self, make_brain, steps, kind, fresh):
-        if steps + fresh < 1:
-            pytest.skip("no batch")
         model = Theta()
         brain = make_brain(
             model,
@@ -115,7 +113,7 @@ class TestQuadratics:
             hypergradient=kind,
         )
         theta = model.theta.detach().clone()
-        domains = quadratic_domains(batches=steps + fresh)
+        domains = quadratic_domains(batches=max(1, steps + fresh))
         grads = [plain_loop(theta, d.batches, steps, kind) for d in domains]
         brain.fit_batch(domains)
         near(model.theta.detach(), theta - BETA * sum(grads) / 3)
@@ -475,15 +473,20 @@ def test_running_statistics_are_those_at_theta(make_brain, steps, kind):
     assert model[1].num_batches_tracked == 3
 
 
-@pytest.mark.parametrize("bad_step", [0, 1])
-def test_a_dropped_domain_leaves_no_statistics(make_brain, bad_step):
+@pytest.mark.parametrize("bad", ["at theta", "at phi", "CSSL"])
+def test_a_dropped_domain_leaves_no_statistics(make_brain, bad):
     model = normalised_model()
     reference = copy.deepcopy(model)
-    brain = make_brain(model, normalised_loss, local_lr=0.5, local_steps=1)
-    good, bad = inputs(6, 3).float(), torch.full((6, 3), torch.nan)
-    broken = (bad, good) if bad_step == 0 else (good, bad)
-    brain.fit_batch([DomainBatch("a", (good,)), DomainBatch("b", broken)])
-    reference(good)
+    steps = 0 if bad == "CSSL" else 1
+    brain = make_brain(model, normalised_loss, local_lr=0.5, local_steps=steps)
+    first, good, last = (inputs(6, 3, seed=i).float() for i in range(3))
+    nan = torch.full((6, 3), torch.nan)
+    broken = {"at theta": (nan, good), "at phi": (good, nan), "CSSL": (nan,)}[bad]
+    parts = zip("abc", ((first,), broken, (last,)))
+    brain.fit_batch([DomainBatch(d, batches) for d, batches in parts])
+    assert brain.monitor.dropped == {"b": 1}
+    for x in first, last:
+        reference(x)
     for ours, theirs in zip(model.buffers(), reference.buffers()):
         assert torch.equal(ours, theirs)
 

@@ -204,8 +204,10 @@ def plain(parts):
     return [
         (
             part.domain,
-            [(b.id, b.domain, b.wrd, b.sig.data.tolist(), b.sig.lengths.tolist()) for b in
-             part.batches],
+            [
+                (b.id, b.domain, b.wrd, b.sig.data.tolist(), b.sig.lengths.tolist())
+                for b in part.batches
+            ],
         )
         for part in parts
     ]
@@ -225,8 +227,9 @@ def test_items_are_global_batches_of_padded_batches(corpus):
         assert set(batch.domain) == {domain}
         for i, row in enumerate(rows):
             row = utterances.manifest[int(row)]
-            signal = batch.sig.data[i, : round(float(batch.sig.lengths[i]) *
-                                               batch.sig.data.shape[1])]
+            signal = batch.sig.data[
+                i, : round(float(batch.sig.lengths[i]) * batch.sig.data.shape[1])
+            ]
             assert torch.equal(signal, read_audio(row, RATE))
             assert batch.wrd[i] == row["wrd"]
             tokens = batch.tokens.data[i, : len(row["wrd"])]
@@ -264,7 +267,9 @@ def test_the_loader_gives_the_plan_from_any_iteration(corpus, num_workers):
     found = [plain(parts) for parts in loader]
     assert found == [plain(batches[t][0]) for t in range(n + 2, 2 * n)]
     loader.sampler.start_at(0)
-    assert [plain(parts) for parts in loader] == [plain(batches[t][0]) for t in range(n)]
+    assert [plain(parts) for parts in loader] == [
+        plain(batches[t][0]) for t in range(n)
+    ]
 
 
 def test_epoch_sampler():
@@ -299,7 +304,9 @@ def test_bad_files_are_left_out_counted_and_warned_of_once(spoilt, caplog):
     with caplog.at_level(logging.WARNING, "hetero_brain.dataio"):
         for epoch in range(3):
             loader.sampler.start_at(epoch * plan.steps_per_epoch)
-            seen = {i for parts in loader for p in parts for b in p.batches for i in b.id}
+            seen = {
+                i for parts in loader for p in parts for b in p.batches for i in b.id
+            }
             assert seen and not seen & {"u0", "u1"}
     warned = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
     assert len(warned) == len(loader.bad) == 2
@@ -421,10 +428,14 @@ def test_labelled_draws_by_its_seed(corpus):
 
 def test_a_domain_without_labels_is_named(spoilt):
     path = spoilt / "train.csv"
-    rows = [row | {"wrd": ""} if row["domain"] == "en" else row for row in
-            manifest.read(path, spoilt)]
+    rows = [
+        row | {"wrd": ""} if row["domain"] == "en" else row
+        for row in manifest.read(path, spoilt)
+    ]
     manifest.write(path, rows)
     with pytest.raises(ValueError, match=r"train.csv.*\['en'\]"):
         labelled(manifest.read(path, spoilt), seed=1)
-    with pytest.raises(ValueError, match=r"\['en', 'fr'\].*max_seconds_per_domain: 0.01"):
+    with pytest.raises(
+        ValueError, match=r"\['en', 'fr'\].*max_seconds_per_domain: 0.01"
+    ):
         labelled(manifest.read(path, spoilt), 1, max_seconds_per_domain=0.01)

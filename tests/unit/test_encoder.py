@@ -23,7 +23,9 @@ from hetero_brain.encoder import (
 
 
 def noise(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=dtype
+    )
 
 
 def alone_and_padded(features, wav, others):
@@ -204,6 +206,12 @@ def test_attention_dropout_only_in_training():
     assert torch.equal(attention(x)[0], attention(x)[0])
 
 
+def test_every_block_has_the_fast_attention():
+    encoder = Conformer(LinearFrontEnd(4, 8), 3, 8, nhead=2, d_ffn=8, kernel_size=3)
+    kinds = {type(layer.mha_layer) for layer in encoder.blocks.layers}
+    assert kinds == {RotarySelfAttention}
+
+
 def convolution_modules():
     torch.manual_seed(0)
     ours, theirs = MaskedConvolutionModule(12, 7), ConvolutionModule(12, 7)
@@ -250,7 +258,8 @@ def test_conv_front_end_sees_nothing_behind_its_own_frames():
 
 
 @pytest.mark.parametrize(
-    "size, least, most", [("tiny", 2e6, 4e6), ("base", 22e6, 28e6), ("paper", 68e6, 72e6)]
+    "size, least, most",
+    [("tiny", 2e6, 4e6), ("base", 22e6, 28e6), ("paper", 68e6, 72e6)],
 )
 @pytest.mark.parametrize("front_end", ["linear", "conv"])
 def test_sizes(size, least, most, front_end):
@@ -278,7 +287,9 @@ def test_weighted_layers_is_the_weighted_mean_of_normalised_layers():
     torch.testing.assert_close(out, sum(normalised) / 3, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         readout.weights.copy_(torch.tensor([0.0, 0.0, 50.0]))
-    torch.testing.assert_close(readout(None, hidden), normalised[2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        readout(None, hidden), normalised[2], rtol=1e-4, atol=1e-4
+    )
     readout(None, hidden).square().sum().backward()
     assert readout.weights.grad.shape == (3,)
 

@@ -105,7 +105,10 @@ def test_table(runs):
         "| CSSL.1 | – | – |",
     ]
     text = table(rows, "full")
-    assert text.splitlines()[::2] == ["| full, CER % | en |", "| scratch | 0.0 [0.0, 0.0] |"]
+    assert text.splitlines()[::2] == [
+        "| full, CER % | en |",
+        "| scratch | 0.0 [0.0, 0.0] |",
+    ]
     both = table(rows, "probe").splitlines()[2:]
     assert sorted(line.split(" | ")[0] for line in both) == ["| PTLOC.1", "| scratch"]
 
@@ -132,7 +135,9 @@ def test_plot_phases(tmp_path, monkeypatch):
     axes = np.array(figure.axes).reshape(2, 2)
     assert [axis.get_title() for axis in axes[0]] == ["CSSL.1", "A-later.1"]
     curves = {
-        (i, j): {line.get_label(): line.get_xydata().tolist() for line in axes[i, j].lines}
+        (i, j): {
+            line.get_label(): line.get_xydata().tolist() for line in axes[i, j].lines
+        }
         for i in range(2)
         for j in range(2)
     }

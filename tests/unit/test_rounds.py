@@ -1,4 +1,4 @@
-"""The alternation: each phase goes on from the one before, also after an interruption."""
+"""The alternation: each phase goes on from the one before, also when interrupted."""
 
 import math
 import shutil
@@ -140,7 +140,10 @@ def test_alternation():
 
 def test_alternation_without_control():
     phases = alternation(1, CSSL, PTLOC)
-    assert [(p.name, p.init) for p in phases] == [("CSSL.1", None), ("PTLOC.1", "CSSL.1")]
+    assert [(p.name, p.init) for p in phases] == [
+        ("CSSL.1", None),
+        ("PTLOC.1", "CSSL.1"),
+    ]
     assert phases[0].hold_epochs == math.inf
     assert [p.passes_per_epoch for p in phases] == [1, 2]
 
@@ -155,7 +158,9 @@ def test_a_wrong_key_is_named(which):
 
 def test_an_unknown_phase_is_named(tmp_path):
     hparams = make_hparams(tmp_path, only_phases=["PTLOC.1", "PTLOC.7"])
-    with pytest.raises(ValueError, match=r"only_phases: no phase \['PTLOC.7'\].*CSSL.1"):
+    with pytest.raises(
+        ValueError, match=r"only_phases: no phase \['PTLOC.7'\].*CSSL.1"
+    ):
         run(hparams)
     assert not list(tmp_path.iterdir())
 

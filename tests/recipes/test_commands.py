@@ -1,0 +1,88 @@
+"""Every YAML has a row in a table here and runs from it; every README command runs."""
+
+import csv
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "recipes/VoicePrompts/sample"
+ROWS = [
+    row
+    for table in sorted(Path(__file__).parent.glob("*.csv"))
+    for row in csv.DictReader(open(table, encoding="utf-8"))
+]
+READMES = [
+    path
+    for path in (*ROOT.glob("*.md"), *ROOT.glob("recipes/**/*.md"))
+    if "results" not in path.parts
+]
+
+
+def run(words, folder):
+    """Run a command in a folder that looks like the repository; return its output."""
+    (folder / "recipes").exists() or (folder / "recipes").symlink_to(ROOT / "recipes")
+    environment = {**os.environ, "DATA": str(SAMPLE), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout[-3000:]}"
+    return done.stdout
+
+
+def commands(readme):
+    """The lines of the bash blocks of a README."""
+    blocks = re.findall(r"```bash\n(.*?)```", readme.read_text("utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def test_every_yaml_has_a_row():
+    listed = {row["Hparam_file"] for row in ROWS} | {"recipes/VoicePrompts/demo.yaml"}
+    found = {str(p.relative_to(ROOT)) for p in ROOT.glob("recipes/**/*.yaml")}
+    assert found == listed
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: Path(row["Hparam_file"]).stem)
+def test_row_runs(row, tmp_path):
+    words = f"python {row['Script_file']} {row['Hparam_file']} --data_folder {SAMPLE}"
+    run(f"{words} {row['test_debug_flags']} --output_folder out", tmp_path)
+    for name in row["test_debug_checks"].split():
+        assert (tmp_path / "out" / name).stat().st_size > 0, name
+    assert (ROOT / row["Data_prep_file"]).exists()
+    assert Path(row["Hparam_file"]).name in (ROOT / row["Readme_file"]).read_text("utf-8")
+
+
+@pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_readme_commands_run_in_their_order(readme, tmp_path):
+    run("git init --quiet .", tmp_path)
+    flags = {row["Hparam_file"]: row["test_debug_flags"] for row in ROWS}
+    for command in commands(readme):
+        yaml = next((word for word in shlex.split(command) if word in flags), None)
+        run(f"{command} {flags.get(yaml, '')}", tmp_path)
+
+
+def test_the_readme_has_exactly_two_setup_commands():
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert re.findall(r"^    (make \w+)", text, re.MULTILINE) == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize(
+    "flag, named",
+    [("--local_step 3", "local_step"), ("--ptloc '{local_step: 3}'", "local_step")],
+)
+def test_an_override_that_does_not_exist_is_refused(flag, named, tmp_path):
+    row = ROWS[0]
+    with pytest.raises(AssertionError, match=named):
+        run(f"python {row['Script_file']} {row['Hparam_file']} {flag}", tmp_path)
+    assert not (tmp_path / "results").exists()
