@@ -159,7 +159,7 @@ class HeteroBrain(sb.Brain):
                     _, grads, _ = self.gradient(part, k)
                     phi.step(grads, partial(self.loss, part, k))  # φ_{k+1}: eq. 6
                 loss, grads, outputs = self.gradient(part, self.local_steps, divisor)
-                self.accumulate(grads)  # g += ∇ℓ_i(φ_K)/M: eq. 10
+                self.accumulate(grads)  # g ← g + ∇ℓ_i(φ_K)/M: eqs. 10, 11
                 finite.append((1 / divisor, loss, outputs))
         self.global_step(sum(share for share, _, _ in finite))  # θ ← θ − β g: eq. 12
         loss = mean_loss(finite)
@@ -348,6 +348,13 @@ class HeteroBrain(sb.Brain):
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
                 group["lr"] = group["initial_lr"] * factor
+
+    def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **kwargs):
+        """As SpeechBrain's; but the items of a training set are global batches, so that
+        there is nothing left to batch."""
+        if stage == sb.Stage.TRAIN:
+            kwargs.setdefault("batch_size", None)
+        return super().make_dataloader(dataset, stage, ckpt_prefix, **kwargs)
 
     def on_stage_start(self, stage, epoch=None):
         """Remember the epoch, for the learning rates."""

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,9 @@ def test_an_override_that_does_not_exist_is_refused(flag, named, tmp_path):
     with pytest.raises(AssertionError, match=named):
         run(f"python {row['Script_file']} {row['Hparam_file']} {flag}", tmp_path)
     assert not (tmp_path / "results").exists()
+
+
+def test_the_readme_quotes_the_algorithm_as_it_is():
+    quoted = re.search(r"```python\n(for part.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    code = (ROOT / "hetero_brain/brain.py").read_text("utf-8")
+    assert textwrap.indent(quoted[1], " " * 8) in code

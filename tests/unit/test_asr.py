@@ -81,7 +81,7 @@ def settings(folder, dropout=0.0, **changed):
         "plan": {"global_batch_seconds": 6},
         "freeze_encoder_iterations": 0,
         "augment": None,
-        "valid_interval": 30,
+        "valid_interval": 40,
         **changed,
     }
 
@@ -100,7 +100,7 @@ def test_ctc_fits_ten_utterances(ten, tmp_path):
         assert result["chars"] == len(result["reference"])
     log = JsonLinesLogger.read(tmp_path / "log.jsonl")
     valid = [entry for entry in log if "valid" in entry]
-    assert [entry["epoch"] for entry in valid] == [30, 60]
+    assert [entry["epoch"] for entry in valid] == [40, 60]
     assert valid[-1]["valid"]["CER"] == 0
 
 

@@ -164,8 +164,8 @@ def test_masked_frames_are_noise_and_the_others_unharmed():
 
 
 def test_masks_belong_to_seed_iteration_and_utterance():
-    one = inputs(make_brain(), 7, a=40, b=25)
-    other = inputs(make_brain(), 7, c=60, b=25, a=40)
+    one = inputs(make_brain(), 7, a=40, b=40)
+    other = inputs(make_brain(), 7, c=60, b=40, a=40)
     assert one["a"] == other["a"] and one["b"] == other["b"]
     assert one["a"][1] and one["a"] != one["b"]
     assert inputs(make_brain(), 7, a=40)["a"] == one["a"]
