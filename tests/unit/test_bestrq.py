@@ -404,10 +404,10 @@ def test_the_first_loss_is_about_chance():
 # -------------------------------------------------------------------------- figures
 
 
-def figures(*labels, local_steps=0, codebooks=1):
+def figures(*labels, local_steps=0, codebooks=1, **changed):
     """What is logged with these labels, for a model that always says 0."""
-    quantizer = Constant(*labels)
-    brain = make_brain(local_steps, 8, codebooks, lr=0.0, quantizer=quantizer)
+    changed |= {"lr": 0.0, "quantizer": Constant(*labels)}
+    brain = make_brain(local_steps, 8, codebooks, **changed)
     with torch.no_grad():
         brain.modules.output.weight.zero_()
         brain.modules.output.bias.zero_()
@@ -428,10 +428,22 @@ def test_accuracy_and_a_collapsed_codebook_show(local_steps):
     assert brain.interval_stats() == {}  # begun anew
 
 
+def test_accuracy_is_that_at_phi():
+    far = partial(torch.optim.SGD, lr=100.0)
+    entry, _ = figures([3], local_steps=1, local_optimizer=far)
+    assert entry["loss_at_theta/en"] > 5 > entry["loss_at_phi/en"]
+    assert entry["accuracy/en"] == 1
+
+
 def test_codebook_use_counts_each_codebook_by_itself():
     entry, _ = figures([0, 1], [1, 0], codebooks=2)
     assert entry["codebook_use/en"] == 4 / 16
     assert entry["accuracy/en"] == 0.5
+
+
+def test_a_code_that_occurred_once_is_in_use():
+    entry, _ = figures([5], *[[0]] * 500)
+    assert entry["codebook_use/en"] == 2 / 8
 
 
 def test_codebook_use_is_of_the_domain_and_the_interval():

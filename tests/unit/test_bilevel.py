@@ -296,6 +296,26 @@ def test_exact_by_finite_differences(make_brain, weight_decay):
         torch.testing.assert_close(ours.flatten(), reference, rtol=1e-6, atol=1e-9)
 
 
+class Tilted(nn.Module):
+    """A parameter that losses are linear in: no Hessian to differentiate."""
+
+    def __init__(self):
+        super().__init__()
+        self.bent = nn.Parameter(torch.tensor([0.7]).double())
+        self.straight = nn.Parameter(torch.tensor([0.2]).double())
+
+
+@pytest.mark.parametrize("bend", [0.0, 2.0])
+def test_exact_where_the_loss_is_linear(make_brain, bend):
+    def loss(model, batch):
+        curve = bend * model.bent.square().sum() / 2 if bend else 0
+        return curve + 3 * model.straight.sum()
+
+    taken = hypergradient(make_brain, Tilted(), loss, (None,), 2, 0.0)
+    near(taken[0], torch.tensor([(1 - ALPHA * bend) ** 4 * bend * 0.7]).double())
+    near(taken[1], torch.tensor([3.0]).double())
+
+
 def test_exact_through_attention(make_brain):
     torch.manual_seed(3)
     model = Attention()
