@@ -95,6 +95,7 @@ def test_ctc_fits_ten_utterances(ten, tmp_path):
     assert {r["id"]: r["hypothesis"] for r in results} == {
         r["ID"]: r["wrd"] for r in ten
     }
+    assert len(results) == 10
     for result in results:
         assert result["words"] == len(result["reference"].split()) > 1
         assert result["chars"] == len(result["reference"])
