@@ -85,10 +85,7 @@ class CTCBrain(HeteroBrain):
             details = wer_details_for_batch(
                 batch.id, [split(r) for r in batch.wrd], [split(h) for h in hypotheses]
             )
-            counts[unit] = [
-                (d["num_edits"], d["num_ref_tokens"])
-                for d in details
-            ]
+            counts[unit] = [(d["num_edits"], d["num_ref_tokens"]) for d in details]
         for i, key in enumerate(batch.id):
             word_errors, words = counts["word"][i]
             char_errors, chars = counts["char"][i]

@@ -8,13 +8,12 @@ from collections import defaultdict
 from contextlib import contextmanager
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 @register_checkpoint_hooks
@@ -59,9 +58,7 @@ class LocalSolver:
     (True, True, None)
     """
 
-    def __init__(
-        self, module, optimizer, state="fresh", hypergradient="first_order"
-    ):
+    def __init__(self, module, optimizer, state="fresh", hypergradient="first_order"):
         self.module = module
         self.params = [p for p in module.parameters() if p.requires_grad]
         self.aliases = [torch.nn.Parameter(p.data) for p in self.params]
@@ -204,14 +201,13 @@ class LocalSolver:
             if not curved:
                 return [None] * len(self.params)
             outputs, vectors = zip(*curved)
-            return torch.autograd.grad(
-                outputs, self.params, vectors, allow_unused=True
-            )
+            return torch.autograd.grad(outputs, self.params, vectors, allow_unused=True)
 
     @mark_as_saver
     def _save(self, path):
         packed = {}
-        for domain, self.optimizer.state in self.states.items():
+        for domain, state in self.states.items():
+            self.optimizer.state = state
             packed[domain] = self.optimizer.state_dict()["state"]
         torch.save(packed, path)
 

@@ -336,7 +336,7 @@ class HeteroBrain(sb.Brain):
     def _wrap_distributed(self):
         """Called by ``on_fit_start`` once modules are final, before recovery."""
         super()._wrap_distributed()
-        self.local_solver  # created here, so that a kept state is recovered
+        _ = self.local_solver  # made here, so that a kept state is recovered
 
     def anneal(self):
         """Set local and global learning rates for this iteration, in step."""

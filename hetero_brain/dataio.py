@@ -55,7 +55,9 @@ def read_audio(row, sample_rate, max_seconds=None, rng=None):
         with soundfile.SoundFile(row["wav"]) as file:
             start, stop = row["start"] or 0, row["stop"]
             expected = (
-                round(row["duration"] * file.samplerate) if stop is None else stop - start
+                round(row["duration"] * file.samplerate)
+                if stop is None
+                else stop - start
             )
             available = min(expected, file.frames - start)
             if available < 0.9 * expected or available < 1:
@@ -63,7 +65,9 @@ def read_audio(row, sample_rate, max_seconds=None, rng=None):
                     f"{row['wav']}: {max(0, available)} samples where the manifest "
                     f"has {expected}"
                 )
-            if max_seconds and available > (longest := int(max_seconds * file.samplerate)):
+            if max_seconds and available > (
+                longest := int(max_seconds * file.samplerate)
+            ):
                 start += int(rng.integers(available - longest + 1))
                 available = longest
             file.seek(start)
@@ -101,7 +105,11 @@ class Utterances(Dataset):
     def __init__(
         self, manifest, sample_rate, tokenizer=None, max_utterance_seconds=None, seed=0
     ):
-        self.manifest, self.sample_rate, self.tokenizer = manifest, sample_rate, tokenizer
+        self.manifest, self.sample_rate, self.tokenizer = (
+            manifest,
+            sample_rate,
+            tokenizer,
+        )
         self.max_seconds, self.seed = max_utterance_seconds, seed
 
     def __len__(self):
@@ -367,5 +375,7 @@ def make_plan(manifest, seed, max_utterance_seconds=None, **settings):
         max_utterance_seconds=max_utterance_seconds,
         **settings,
     )
-    logger.info(f"{manifest.path}: {plan.summary()}")
+    for domain, figures in plan.summary().items():
+        figures = ", ".join(f"{key} {value:.3g}" for key, value in figures.items())
+        logger.info(f"{manifest.path}, {domain}: {figures}")
     return plan

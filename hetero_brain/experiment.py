@@ -125,7 +125,12 @@ def main(argv):
         rows += (found := gather(folder / "finetune", split))
         for judge in spec["judges"]:
             for rate in ("CER", "WER"):
-                texts += [f"{split} split", "", table(found, judge, rate, spec["models"]), ""]
+                texts += [
+                    f"{split} split",
+                    "",
+                    table(found, judge, rate, spec["models"]),
+                    "",
+                ]
     (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
     (folder / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     plot = folder / "phases.png"

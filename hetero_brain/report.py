@@ -34,7 +34,9 @@ def bootstrap_interval(errors, totals, key=0):
     (20.0, True)
     """
     errors, totals = np.asarray(errors, float), np.asarray(totals, float)
-    draws = generator("bootstrap", key).integers(len(errors), size=(N_RESAMPLES, len(errors)))
+    draws = generator("bootstrap", key).integers(
+        len(errors), size=(N_RESAMPLES, len(errors))
+    )
     rates = 100 * errors[draws].sum(1) / totals[draws].sum(1)
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(100 * errors.sum() / totals.sum()), float(low), float(high)
@@ -67,7 +69,9 @@ def gather(folder, split):
             # An utterance is resampled with all its seeds: they are not independent.
             errors = np.array([[u[f"{unit}_errors"] for u in run] for run in seeds])
             totals = np.array([[u[f"{unit}s"] for u in run] for run in seeds])
-            interval = bootstrap_interval(errors.sum(0), totals.sum(0), f"{domain}{split}")
+            interval = bootstrap_interval(
+                errors.sum(0), totals.sum(0), f"{domain}{split}"
+            )
             row[rate], row[f"{rate}_low"], row[f"{rate}_high"] = interval
             row[f"{rate}_seeds"] = (100 * errors.sum(1) / totals.sum(1)).tolist()
         rows.append(row)
@@ -126,7 +130,10 @@ def plot_phases(folder, path):
 
     logs = sorted(Path(folder).glob("*/log.jsonl"), key=lambda p: p.stat().st_mtime)
     figure, axes = plt.subplots(2, len(logs), figsize=(4 * len(logs), 6), squeeze=False)
-    panels = (("loss_at_theta", "loss at θ (nats)"), ("local_gain", "local gain (nats)"))
+    panels = (
+        ("loss_at_theta", "loss at θ (nats)"),
+        ("local_gain", "local gain (nats)"),
+    )
     for column, log in zip(axes.T, logs):
         entries = [e for e in JsonLinesLogger.read(log) if "train" in e]
         for axis, (name, label) in zip(column, panels):
@@ -145,7 +152,7 @@ def plot_phases(folder, path):
     for row in axes:
         limits = [axis.get_ylim() for axis in row]
         for axis in row:
-            axis.set_ylim(min(l for l, _ in limits), max(h for _, h in limits))
+            axis.set_ylim(min(limits)[0], max(high for _, high in limits))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

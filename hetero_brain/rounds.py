@@ -95,7 +95,9 @@ def alternation(n_rounds, cssl, ptloc, control=None, init=None):
     ...     control={"lr": 2e-4},
     ... )
     >>> [(phase.name, phase.init, phase.epochs) for phase in phases]
-    [('CSSL.1', None, 80), ('PTLOC.1', 'CSSL.1', 60), ('CSSL-continued.1', 'CSSL.1', 120), ('CSSL.2', 'PTLOC.1', 80), ('PTLOC.2', 'CSSL.2', 60)]
+    [('CSSL.1', None, 80), ('PTLOC.1', 'CSSL.1', 60),
+     ('CSSL-continued.1', 'CSSL.1', 120),
+     ('CSSL.2', 'PTLOC.1', 80), ('PTLOC.2', 'CSSL.2', 60)]
     """
     phases = []
     for i in range(1, n_rounds + 1):

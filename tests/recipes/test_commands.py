@@ -61,7 +61,9 @@ def test_row_runs(row, tmp_path):
     for name in row["test_debug_checks"].split():
         assert (tmp_path / "out" / name).stat().st_size > 0, name
     assert (ROOT / row["Data_prep_file"]).exists()
-    assert Path(row["Hparam_file"]).name in (ROOT / row["Readme_file"]).read_text("utf-8")
+    assert Path(row["Hparam_file"]).name in (ROOT / row["Readme_file"]).read_text(
+        "utf-8"
+    )
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -75,7 +77,10 @@ def test_readme_commands_run_in_their_order(readme, tmp_path):
 
 def test_the_readme_has_exactly_two_setup_commands():
     text = (ROOT / "README.md").read_text("utf-8")
-    assert re.findall(r"^    (make \w+)", text, re.MULTILINE) == ["make demo", "make test"]
+    assert re.findall(r"^    (make \w+)", text, re.MULTILINE) == [
+        "make demo",
+        "make test",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +95,8 @@ def test_an_override_that_does_not_exist_is_refused(flag, named, tmp_path):
 
 
 def test_the_readme_quotes_the_algorithm_as_it_is():
-    quoted = re.search(r"```python\n(for part.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    quoted = re.search(
+        r"```python\n(for part.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S
+    )
     code = (ROOT / "hetero_brain/brain.py").read_text("utf-8")
     assert textwrap.indent(quoted[1], " " * 8) in code

@@ -23,7 +23,8 @@ def load(path, **overrides):
 
 def test_one_key_has_one_default_in_every_yaml():
     pretrain, *others = [
-        load(path) for path in (PRETRAIN, FINETUNE / "ctc.yaml", FINETUNE / "probe.yaml")
+        load(path)
+        for path in (PRETRAIN, FINETUNE / "ctc.yaml", FINETUNE / "probe.yaml")
     ]
     for other in others:
         for key in MODEL_KEYS:
@@ -33,7 +34,9 @@ def test_one_key_has_one_default_in_every_yaml():
         assert shapes[0] == shapes[1]
 
 
-@pytest.mark.parametrize("labels, n_codebooks", [("kmeans", 1), ("random_projection", 3)])
+@pytest.mark.parametrize(
+    "labels, n_codebooks", [("kmeans", 1), ("random_projection", 3)]
+)
 def test_the_output_layer_fits_the_labels(labels, n_codebooks):
     hparams = load(PRETRAIN, labels=labels, n_codebooks=n_codebooks, codebook_size=32)
     assert hparams["output"].out_features == 32 * n_codebooks
@@ -42,7 +45,9 @@ def test_the_output_layer_fits_the_labels(labels, n_codebooks):
 
 @pytest.mark.parametrize("wrong", [{"labels": "k-means"}, {"n_codebooks": 2}])
 def test_wrong_labels_are_named(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: {next(iter(wrong.values()))}"):
+    with pytest.raises(
+        ValueError, match=f"{next(iter(wrong))}: {next(iter(wrong.values()))}"
+    ):
         load(PRETRAIN, **wrong)
 
 
