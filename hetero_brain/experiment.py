@@ -121,16 +121,14 @@ def main(argv):
     run_all([(c, out) for out, c in finetuning.items()], "fine-tuning")
 
     texts, rows = [], []
+    rates = ["CER", "WER", *(f"CER - {baseline}" for baseline in spec["baselines"])]
     for split in spec["eval_splits"]:
-        rows += (found := gather(folder / "finetune", split))
+        found = gather(folder / "finetune", split, spec["baselines"])
+        rows += found
         for judge in spec["judges"]:
-            for rate in ("CER", "WER"):
-                texts += [
-                    f"{split} split",
-                    "",
-                    table(found, judge, rate, spec["models"]),
-                    "",
-                ]
+            for rate in rates:
+                texts += [f"{split} split", ""]
+                texts += [table(found, judge, rate, spec["models"]), ""]
     (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
     (folder / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     plot = folder / "phases.png"

@@ -42,7 +42,7 @@ def bootstrap_interval(errors, totals, key=0):
     return float(100 * errors.sum() / totals.sum()), float(low), float(high)
 
 
-def gather(folder, split):
+def gather(folder, split, baselines=()):
     """Error rates of all fine-tuning runs under a folder.
 
     Arguments
@@ -51,31 +51,56 @@ def gather(folder, split):
         Holds ``<judge>/<model>/<seed>/<domain>/<split>.json``.
     split : str
         ``dev`` or ``test``.
+    baselines : sequence of str
+        Models that every other is compared with, utterance by utterance.
 
     Returns
     -------
     list of dict
-        One a (judge, model, domain): rates in percent over the utterances of all seeds
-        together, with 95 % intervals, and the rates of each seed.
+        One a (judge, model, domain), and one for all domains of a model together:
+        ``CER`` and ``WER`` in percent over the utterances of all seeds, each as ``CER``,
+        ``CER_low``, ``CER_high`` (95 %), ``CER_seeds``; and so ``CER - <baseline>``, the
+        difference, where the baseline was run on the same utterances.
     """
     runs = defaultdict(list)
     for path in sorted(Path(folder).glob(f"*/*/*/*/{split}.json")):
         judge, model, _, domain = path.parts[-5:-1]
         runs[judge, model, domain].append(json.loads(path.read_text("utf-8")))
+    for judge, model in dict.fromkeys(key[:2] for key in runs):
+        domains = [v for (j, m, _), v in runs.items() if (j, m) == (judge, model)]
+        if len(domains) > 1:
+            runs[judge, model, "all"] = [sum(seeds, []) for seeds in zip(*domains)]
     rows = []
     for (judge, model, domain), seeds in runs.items():
         row = {"judge": judge, "model": model, "domain": domain, "split": split}
         for rate, unit in (("CER", "char"), ("WER", "word")):
-            # An utterance is resampled with all its seeds: they are not independent.
-            errors = np.array([[u[f"{unit}_errors"] for u in run] for run in seeds])
-            totals = np.array([[u[f"{unit}s"] for u in run] for run in seeds])
-            interval = bootstrap_interval(
-                errors.sum(0), totals.sum(0), f"{domain}{split}"
-            )
-            row[rate], row[f"{rate}_low"], row[f"{rate}_high"] = interval
+            errors, totals = _counts(seeds, unit)
             row[f"{rate}_seeds"] = (100 * errors.sum(1) / totals.sum(1)).tolist()
+            # An utterance is resampled with all its seeds: they are not independent.
+            errors, totals = errors.sum(0), totals.sum(0)
+            against = {rate: 0 * errors}
+            for baseline in baselines:
+                other = runs.get((judge, baseline, domain))
+                if baseline != model and other and _ids(other) == _ids(seeds):
+                    against[f"{rate} - {baseline}"] = _counts(other, unit)[0].sum(0)
+            for name, subtracted in against.items():
+                interval = bootstrap_interval(
+                    errors - subtracted, totals, domain + split
+                )
+                row[name], row[f"{name}_low"], row[f"{name}_high"] = interval
         rows.append(row)
     return rows
+
+
+def _counts(seeds, unit):
+    """Errors and reference lengths, both of shape (seeds, utterances)."""
+    errors = np.array([[u[f"{unit}_errors"] for u in run] for run in seeds])
+    return errors, np.array([[u[f"{unit}s"] for u in run] for run in seeds])
+
+
+def _ids(seeds):
+    """Names of the utterances of each seed."""
+    return [[utterance["id"] for utterance in run] for run in seeds]
 
 
 def table(rows, judge, rate="CER", models=None):
@@ -88,20 +113,21 @@ def table(rows, judge, rate="CER", models=None):
     judge : str
         E.g. ``probe``.
     rate : str
-        ``CER`` or ``WER``.
+        ``CER``, ``WER``, or a difference such as ``CER - scratch``.
     models : list of str
-        Their order; that of ``rows`` by default.
+        Their order; that of ``rows`` by default. Those without the rate are left out.
 
     Returns
     -------
     str
     """
     cells = {(r["model"], r["domain"]): r for r in rows if r["judge"] == judge}
+    cells = {key: row for key, row in cells.items() if rate in row}
     models = models or list(dict.fromkeys(model for model, _ in cells))
     domains = list(dict.fromkeys(domain for _, domain in cells))
     lines = [f"| {judge}, {rate} % | " + " | ".join(domains) + " |"]
     lines.append("|---" * (len(domains) + 1) + "|")
-    for model in models:
+    for model in [m for m in models if any(m == name for name, _ in cells)]:
         found = [cells.get((model, domain)) for domain in domains]
         texts = [
             "–"

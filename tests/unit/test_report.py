@@ -46,8 +46,9 @@ def test_bootstrap_of_equal_utterances_has_no_width():
     assert bootstrap_interval([1] * 9, [4] * 9) == (25.0, 25.0, 25.0)
 
 
-def utterance(word_errors, words, char_errors, chars):
+def utterance(name, word_errors, words, char_errors, chars):
     return {
+        "id": name,
         "word_errors": word_errors,
         "words": words,
         "char_errors": char_errors,
@@ -69,7 +70,10 @@ def runs(tmp_path):
     for keys, (a, b) in errors.items():
         folder = tmp_path.joinpath(*keys)
         folder.mkdir(parents=True)
-        run = [utterance(a, 4, 2 * a, 30), utterance(b, 6, 2 * b, 20)]
+        run = [
+            utterance(f"{keys[3]}/a", a, 4, 2 * a, 30),
+            utterance(f"{keys[3]}/b", b, 6, 2 * b, 20),
+        ]
         (folder / "dev.json").write_text(json.dumps(run))
     (folder / "test.json").write_text(json.dumps(run))
     (tmp_path / "probe" / "stray.txt").touch()
@@ -78,7 +82,7 @@ def runs(tmp_path):
 
 def test_gather(runs):
     rows = {(r["judge"], r["model"], r["domain"]): r for r in gather(runs, "dev")}
-    assert len(rows) == 4
+    assert len(rows) == 5
     row = rows["probe", "scratch", "en"]
     assert row["split"] == "dev"
     assert row["WER"] == pytest.approx(100 * 6 / 20)
@@ -92,17 +96,42 @@ def test_gather(runs):
     assert row["CER_high"] == pytest.approx(100 * 10 / 60)
     assert rows["probe", "scratch", "fr"]["WER_seeds"] == [80.0]
     assert [r["judge"] for r in gather(runs, "test")] == ["full"]
+    # French has one seed, so that both domains together have one: 12 of 20 words.
+    assert rows["probe", "scratch", "all"]["WER_seeds"] == pytest.approx([60.0])
+
+
+def test_differences_are_paired(runs):
+    rows = {
+        (r["judge"], r["model"], r["domain"]): r
+        for r in gather(runs, "dev", baselines=["scratch", "CSSL.1"])
+    }
+    row = rows["probe", "PTLOC.1", "en"]
+    # Errors 1 and 0 against 5 and 1: differences of −4 of 8 words and −1 of 12.
+    assert row["WER - scratch"] == pytest.approx(100 * -5 / 20)
+    assert row["WER - scratch_low"] == pytest.approx(100 * -4 / 8)
+    assert row["WER - scratch_high"] == pytest.approx(100 * -1 / 12)
+    assert not any("CSSL.1" in key for key in row), "no such run"
+    assert "WER - scratch" not in rows["probe", "scratch", "en"]
+    path = runs / "probe/PTLOC.1/1/en/dev.json"
+    path.write_text(path.read_text().replace("en/a", "en/c"))
+    (row,) = (
+        r
+        for r in gather(runs, "dev", baselines=["scratch"])
+        if (r["model"], r["domain"]) == ("PTLOC.1", "en")
+    )
+    assert "WER - scratch" not in row, "other utterances"
+    text = table(list(rows.values()), "probe", "WER - scratch", ["scratch", "PTLOC.1"])
+    assert text.splitlines()[2:] == ["| PTLOC.1 | -25.0 [-50.0, -8.3] |"]
 
 
 def test_table(runs):
     rows = gather(runs, "dev")
     text = table(rows, "probe", "WER", models=["scratch", "PTLOC.1", "CSSL.1"])
     assert text.splitlines() == [
-        "| probe, WER % | en | fr |",
-        "|---|---|---|",
-        "| scratch | 30.0 [8.3, 62.5] | 80.0 [66.7, 100.0] |",
-        "| PTLOC.1 | 5.0 [0.0, 12.5] | – |",
-        "| CSSL.1 | – | – |",
+        "| probe, WER % | en | fr | all |",
+        "|---|---|---|---|",
+        "| scratch | 30.0 [8.3, 62.5] | 80.0 [66.7, 100.0] | 60.0 [30.0, 87.5] |",
+        "| PTLOC.1 | 5.0 [0.0, 12.5] | – | – |",
     ]
     text = table(rows, "full")
     assert text.splitlines()[::2] == [
