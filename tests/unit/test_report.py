@@ -130,7 +130,7 @@ def test_table(runs):
     assert text.splitlines() == [
         "| probe, WER % | en | fr | all |",
         "|---|---|---|---|",
-        "| scratch | 30.0 [8.3, 62.5] | 80.0 [66.7, 100.0] | 60.0 [30.0, 87.5] |",
+        "| scratch | 30.0 [8.3, 62.5] | 80.0 [66.7, 100.0] | 60.0 [29.2, 93.8] |",
         "| PTLOC.1 | 5.0 [0.0, 12.5] | – | – |",
     ]
     text = table(rows, "full")
