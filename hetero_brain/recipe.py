@@ -4,6 +4,7 @@ import sys
 
 import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
+from ruamel.yaml import YAMLError
 
 
 def load_recipe(argv):
@@ -24,12 +25,15 @@ def load_recipe(argv):
     Raises
     ------
     SystemExit
-        An override that the YAML does not have, or a value still to be given.
+        An override that the YAML does not have or that is given twice, or a value still
+        to be given.
     """
     hparams_file, run_opts, overrides = sb.parse_arguments(argv)
     try:
         with open(hparams_file, encoding="utf-8") as file:
             hparams = load_hyperpyyaml(file, overrides)
+    except YAMLError as fault:  # an override given twice, a bracket not closed
+        sys.exit(f"{hparams_file} with {overrides!r}: {fault}")
     except (KeyError, ValueError) as fault:
         sys.exit(f"{hparams_file}: {fault.args[0] if fault.args else fault}")
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)

@@ -81,6 +81,12 @@ def test_a_value_still_to_be_given_is_named(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_override_given_twice_is_named(tmp_path):
+    argv = [str(PRETRAIN), "--data_folder", "a", "--seed", "1", "--seed", "2"]
+    with pytest.raises(SystemExit, match="seed"):
+        load_recipe([*argv, "--output_folder", str(tmp_path / "out")])
+
+
 @pytest.fixture(autouse=True)
 def same_path_afterwards(monkeypatch):
     """Recipes add their folder to sys.path."""
