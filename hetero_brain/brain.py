@@ -158,8 +158,10 @@ class HeteroBrain(sb.Brain):
                 for k in range(self.local_steps):
                     _, grads, _ = self.gradient(part, k)
                     phi.step(grads, partial(self.loss, part, k))  # φ_{k+1}: eq. 6
+                    del grads  # never two gradients at a time
                 loss, grads, outputs = self.gradient(part, self.local_steps, divisor)
                 self.accumulate(grads)  # g ← g + ∇ℓ_i(φ_K)/M: eqs. 10, 11
+                del grads
                 finite.append((1 / divisor, loss, outputs))
         self.global_step(sum(share for share, _, _ in finite))  # θ ← θ − β g: eq. 12
         loss = mean_loss(finite)
@@ -234,10 +236,11 @@ class HeteroBrain(sb.Brain):
         outputs, loss = self.forward_pass(part, k)
         params = self.local_solver.params
         scaled = self.scaler.scale(loss / divisor)
-        grads = torch.autograd.grad(scaled, params, allow_unused=True)
+        grads = list(torch.autograd.grad(scaled, params, allow_unused=True))
         if self.scaler.is_enabled():
             scale = self.scaler.get_scale()
-            grads = [None if g is None else g / scale for g in grads]
+            for i, grad in enumerate(grads):  # one by one: no second copy of them all
+                grads[i] = None if grad is None else grad / scale
         if k == self.local_steps:
             grads = self.local_solver.hypergradient(grads)  # through K steps if exact
         present = [g for g in grads if g is not None]
@@ -343,8 +346,7 @@ class HeteroBrain(sb.Brain):
         if self.lr_schedule is None:
             return
         factor = self.lr_schedule(self.epoch, self.iteration)
-        optimizers = self.optimizers_dict or {"optimizer": self.optimizer}
-        for optimizer in [*optimizers.values(), self.local_solver.optimizer]:
+        for optimizer in [*self._optimizers(), self.local_solver.optimizer]:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
                 group["lr"] = group["initial_lr"] * factor
@@ -406,11 +408,15 @@ class HeteroBrain(sb.Brain):
     def log(self, **stats):
         """Give an entry to every logger, with epoch, iteration and learning rates."""
         meta = {"epoch": self.epoch, "iteration": self.iteration}
-        meta["lr"] = self.optimizer.param_groups[0]["lr"]
+        meta["lr"] = self._optimizers()[0].param_groups[0]["lr"]
         if self.local_steps:
             meta["local_lr"] = self.local_solver.optimizer.param_groups[0]["lr"]
         for train_logger in self.loggers:
             train_logger.log_stats(meta, **stats)
+
+    def _optimizers(self):
+        """The global optimizers, also of a subclass that makes several."""
+        return [*(self.optimizers_dict or {"optimizer": self.optimizer}).values()]
 
     def _is_due(self, interval, done=False):
         """Whether an interval ends with this iteration (counted already if done)."""

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import math
+import weakref
 from functools import partial
 
 import pytest
@@ -925,3 +926,28 @@ def test_fit_validates_logs_and_saves(make_brain, tmp_path):
         rel=1e-5,
     )
     assert math.isfinite(stats["train"]["loss"])
+
+
+# ------------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_one_gradient_at_a_time(make_brain, monkeypatch, steps):
+    """When a pass begins, no gradient of an earlier pass is in memory any more."""
+    alive, backward = [], torch.autograd.grad
+
+    def grad(*args, **kwargs):
+        grads = backward(*args, **kwargs)
+        alive.extend(weakref.ref(g) for g in grads)
+        return grads
+
+    def loss(model, batch):
+        counts.append(sum(ref() is not None for ref in alive))
+        return model(batch).square().mean()
+
+    counts = []
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    brain = make_brain(nn.Linear(3, 2), loss, local_steps=steps, local_lr=0.1)
+    for _ in range(2):
+        brain.fit_batch([DomainBatch(d, (torch.rand(4, 3),)) for d in "abc"])
+    assert counts == [0] * (2 * 3 * (steps + 1))
