@@ -18,6 +18,7 @@ from .brain import HeteroBrain
 from .dataio import Utterances, dev_loader, make_plan, train_loader
 from .encoder import make_head
 from .loggers import JsonLinesLogger
+from .report import UNITS, describe
 from .text import train_tokenizer
 from .transfer import load_module
 
@@ -145,6 +146,7 @@ class CTCBrain(HeteroBrain):
         self.evaluate(loader, min_key="CER", progressbar=False)
         text = json.dumps(self.utterances, ensure_ascii=False, indent=1)
         Path(path).write_text(text, encoding="utf-8")
+        logger.info(f"{path}:\n{describe(self.utterances)}")
         return error_rates(self.utterances)
 
 
@@ -166,7 +168,7 @@ def error_rates(utterances):
         groups.setdefault(f"/{utterance['domain']}", []).append(utterance)
     rates = {}
     for suffix, group in groups.items():
-        for rate, unit in (("CER", "char"), ("WER", "word")):
+        for rate, unit in UNITS.items():
             total = sum(utterance[f"{unit}s"] for utterance in group)
             errors = sum(utterance[f"{unit}_errors"] for utterance in group)
             rates[rate + suffix] = 100 * errors / total if total else math.nan
@@ -238,9 +240,7 @@ def finetune(hparams, run_opts, splits):
     }
     plan = make_plan(train, seed, **hparams["plan"])
     brain.fit(counter, train_loader(utterances["train"], plan, **options), dev["dev"])
-    rates = {
+    return {
         split: brain.evaluate_to(folder / f"{split}.json", dev[split])
         for split in hparams["eval_splits"]
     }
-    logger.info(f"{folder}: {rates}")
-    return rates

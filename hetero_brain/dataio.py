@@ -105,11 +105,8 @@ class Utterances(Dataset):
     def __init__(
         self, manifest, sample_rate, tokenizer=None, max_utterance_seconds=None, seed=0
     ):
-        self.manifest, self.sample_rate, self.tokenizer = (
-            manifest,
-            sample_rate,
-            tokenizer,
-        )
+        self.manifest, self.sample_rate = manifest, sample_rate
+        self.tokenizer = tokenizer
         self.max_seconds, self.seed = max_utterance_seconds, seed
 
     def __len__(self):
@@ -243,15 +240,17 @@ class AuditedLoader(DataLoader):
     """
 
     def __init__(self, dataset, max_bad_audio_fraction=0.01, **kwargs):
-        self.max_bad, self.bad, self.rows = max_bad_audio_fraction, set(), 0
+        self.max_bad, self.faults = max_bad_audio_fraction, set()
+        self.bad, self.rows = 0, 0  # of all that was read, also again in later epochs
         super().__init__(dataset, batch_size=None, **kwargs)
 
     def __iter__(self):
         for parts, faults, n_rows in super().__iter__():
             self.rows += n_rows
-            for fault in set(faults) - self.bad:
+            self.bad += len(faults)
+            for fault in set(faults) - self.faults:
                 logger.warning(f"left out: {fault}")
-            self.bad.update(faults)
+            self.faults.update(faults)
             if self.rows >= 100:
                 self.check()
             if parts:
@@ -260,10 +259,10 @@ class AuditedLoader(DataLoader):
 
     def check(self):
         """Raise BadAudio if too large a share of what was read could not be used."""
-        if len(self.bad) > self.max_bad * self.rows:
-            shown = "\n  ".join(sorted(self.bad)[:20])
+        if self.bad > self.max_bad * self.rows:
+            shown = "\n  ".join(sorted(self.faults)[:20])
             raise BadAudio(
-                f"{len(self.bad)} of {self.rows} recordings read could not be used, more "
+                f"{self.bad} of {self.rows} recordings read could not be used, more "
                 f"than max_bad_audio_fraction: {self.max_bad}. Mend or remove:\n  {shown}"
             )
 

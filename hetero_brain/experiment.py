@@ -111,9 +111,12 @@ def main(argv):
         """Run (command, folder) pairs, some in parallel, and count them."""
         with ThreadPoolExecutor(spec["parallel"]) as pool:
             futures = [pool.submit(run, *job, threads) for job in jobs]
-            for i, future in enumerate(futures, start=1):
-                future.result()
-                print(f"\r{what}: {i} of {len(futures)}", end="", flush=True)
+            try:
+                for i, future in enumerate(futures, start=1):
+                    future.result()
+                    print(f"\r{what}: {i} of {len(futures)}", end="", flush=True)
+            finally:  # of a failure, or Ctrl-C: what has not begun does not begin
+                pool.shutdown(wait=False, cancel_futures=True)
         print()
 
     jobs = [(c, folder / "pretrain" / str(seed)) for seed, c in pretraining.items()]

@@ -7,7 +7,28 @@ from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger
 
 
-class JsonLinesLogger(TrainLogger):
+class EntryLogger(TrainLogger):
+    """Takes SpeechBrain's entries and hands them to ``write`` on the main process."""
+
+    @main_process_only
+    def log_stats(
+        self,
+        stats_meta,
+        train_stats=None,
+        valid_stats=None,
+        test_stats=None,
+        verbose=False,
+    ):
+        """See ``TrainLogger.log_stats``."""
+        stages = {"train": train_stats, "valid": valid_stats, "test": test_stats}
+        self.write(stats_meta, {k: v for k, v in stages.items() if v is not None})
+
+    def write(self, meta, stages):
+        """Write an entry: ``meta``, and the figures of each stage."""
+        raise NotImplementedError
+
+
+class JsonLinesLogger(EntryLogger):
     """One JSON object an entry, for ``report`` and for scripts.
 
     Arguments
@@ -26,20 +47,10 @@ class JsonLinesLogger(TrainLogger):
     def __init__(self, save_file):
         self.save_file = save_file
 
-    @main_process_only
-    def log_stats(
-        self,
-        stats_meta,
-        train_stats=None,
-        valid_stats=None,
-        test_stats=None,
-        verbose=False,
-    ):
-        """See ``TrainLogger.log_stats``."""
-        stages = {"train": train_stats, "valid": valid_stats, "test": test_stats}
-        entry = {**stats_meta, **{k: v for k, v in stages.items() if v is not None}}
+    def write(self, meta, stages):
+        """Append an entry."""
         with open(self.save_file, "a", encoding="utf-8") as file:
-            print(json.dumps(entry), file=file)
+            print(json.dumps({**meta, **stages}), file=file)
 
     @staticmethod
     def read(path):
@@ -48,28 +59,19 @@ class JsonLinesLogger(TrainLogger):
         return [json.loads(line) for line in lines]
 
 
-class IterationTensorboardLogger(TensorboardLogger):
+class IterationTensorboardLogger(EntryLogger, TensorboardLogger):
     """SpeechBrain's TensorBoard logger with the iteration on the horizontal axis.
 
     SpeechBrain counts the entries of this process instead, which starts anew when a
     run is resumed.
     """
 
-    @main_process_only
-    def log_stats(
-        self,
-        stats_meta,
-        train_stats=None,
-        valid_stats=None,
-        test_stats=None,
-        verbose=False,
-    ):
-        """See ``TrainLogger.log_stats``; needs ``iteration`` in ``stats_meta``."""
-        step = stats_meta["iteration"]
-        stages = {"train": train_stats, "valid": valid_stats, "test": test_stats}
-        for name, value in stats_meta.items():
+    def write(self, meta, stages):
+        """Write scalars at ``meta["iteration"]``."""
+        step = meta["iteration"]
+        for name, value in meta.items():
             self.writer.add_scalar(name, value, step)
         for stage, stats in stages.items():
-            for name, value in (stats or {}).items():
+            for name, value in stats.items():
                 self.writer.add_scalar(f"{name}/{stage}", value, step)
         self.writer.flush()

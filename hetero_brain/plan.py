@@ -113,61 +113,21 @@ class Plan:
             domains_per_iteration = n_domains
         if max_utterance_seconds is None:
             max_utterance_seconds = np.inf
-        temperatures = {
-            "proportional": 1.0,
-            "equal": np.inf,
-            "temperature": temperature,
-        }
-
-        faults = []
-        if not global_batch_seconds > 0:
-            faults.append(
-                f"global_batch_seconds: must be positive, got {global_batch_seconds}"
+        _raise_if_any(
+            _wrong_settings(
+                n_domains,
+                global_batch_seconds,
+                domain_sampling,
+                temperature,
+                domains_per_iteration,
+                batches_per_iteration,
+                max_utterance_seconds,
             )
-        if domain_sampling not in temperatures:
-            faults.append(
-                f"domain_sampling: must be one of {', '.join(temperatures)}, "
-                f"got {domain_sampling!r}"
-            )
-        if not temperature > 0:
-            faults.append(f"temperature: must be positive, got {temperature}")
-        elif temperature != 1.0 and domain_sampling != "temperature":
-            faults.append(
-                f"temperature: must be 1.0 unless domain_sampling is 'temperature', "
-                f"got {temperature}"
-            )
-        if domains_per_iteration not in range(1, n_domains + 1):
-            faults.append(
-                f"domains_per_iteration: must be from 1 to {n_domains}, the number of "
-                f"domains, got {domains_per_iteration}"
-            )
-        if not batches_per_iteration >= 1:
-            faults.append(
-                f"batches_per_iteration: must be 1 or more, got {batches_per_iteration}"
-            )
-        if not max_utterance_seconds > 0:
-            faults.append(
-                f"max_utterance_seconds: must be positive, got {max_utterance_seconds}"
-            )
-        if len(set(domains)) < n_domains:
-            faults.append(f"domains: a name is there twice in {list(domains)}")
-        if not np.all((durations > 0) & (durations < np.inf)):
-            faults.append("durations: must be positive and finite")
-        if domain_of.shape != durations.shape or durations.ndim != 1:
-            faults.append(
-                f"domain_of: must have one code for each of durations, got shapes "
-                f"{domain_of.shape} and {durations.shape}"
-            )
-        elif not np.all((domain_of >= 0) & (domain_of < n_domains)):
-            faults.append(f"domain_of: codes must be from 0 to {n_domains - 1}")
-        else:
-            # Small integers, which NumPy sorts in linear time.
-            domain_of = domain_of.astype(np.min_scalar_type(n_domains))
-            sizes = np.bincount(domain_of, minlength=n_domains)
-            empty = [name for name, size in zip(domains, sizes) if size == 0]
-            if empty:
-                faults.append(f"domains: no utterances in {', '.join(empty)}")
-        _raise_if_any(faults)
+            + _wrong_rows(durations, domain_of, domains)
+        )
+        # Small integers, which NumPy sorts in linear time.
+        domain_of = domain_of.astype(np.min_scalar_type(n_domains))
+        sizes = np.bincount(domain_of, minlength=n_domains)
 
         self.domains = tuple(domains)
         self.seed = seed
@@ -182,7 +142,10 @@ class Plan:
         np.minimum(self._durations, max_utterance_seconds, out=self._durations)
 
         seconds = np.add.reduceat(self._durations, ends - sizes, dtype=np.float64)
-        weights = (seconds / seconds.sum()) ** (1 / temperatures[domain_sampling])
+        exponent = {"proportional": 1.0, "equal": 0.0}.get(
+            domain_sampling, 1 / temperature
+        )
+        weights = (seconds / seconds.sum()) ** exponent
         # m domains of average weight make up a global batch.
         batch_seconds = (
             global_batch_seconds * weights / (weights.mean() * domains_per_iteration)
@@ -246,10 +209,6 @@ class Plan:
     def __getstate__(self):
         """Leave the cached epoch out: a loader worker computes its own."""
         return {**self.__dict__, "_cache": (None, None)}
-
-    def epoch_of(self, step):
-        """The epoch that ``step`` is in, from 0."""
-        return step // self.steps_per_epoch
 
     def summary(self, epoch=0):
         """What an epoch takes from each domain, for the log.
@@ -344,6 +303,62 @@ class Plan:
 
         edges = np.concatenate(([0], cuts, [n_utterances]))
         return order, edges, rng.permutation(n_batches)
+
+
+def _wrong_settings(
+    n_domains,
+    global_batch_seconds,
+    domain_sampling,
+    temperature,
+    domains_per_iteration,
+    batches_per_iteration,
+    max_utterance_seconds,
+):
+    """What is wrong with the settings of a plan: texts that begin with the key."""
+    samplings = ("proportional", "equal", "temperature")
+    wrong = {
+        f"global_batch_seconds: must be positive, got {global_batch_seconds}": (
+            not global_batch_seconds > 0
+        ),
+        f"domain_sampling: must be one of {', '.join(samplings)}, "
+        f"got {domain_sampling!r}": domain_sampling not in samplings,
+        f"temperature: must be positive, got {temperature}": not temperature > 0,
+        f"temperature: must be 1.0 unless domain_sampling is 'temperature', "
+        f"got {temperature}": (
+            temperature > 0 and temperature != 1 and domain_sampling != "temperature"
+        ),
+        f"domains_per_iteration: must be from 1 to {n_domains}, the number of "
+        f"domains, got {domains_per_iteration}": (
+            domains_per_iteration not in range(1, n_domains + 1)
+        ),
+        f"batches_per_iteration: must be 1 or more, got {batches_per_iteration}": (
+            not batches_per_iteration >= 1
+        ),
+        f"max_utterance_seconds: must be positive, got {max_utterance_seconds}": (
+            not max_utterance_seconds > 0
+        ),
+    }
+    return [text for text, is_wrong in wrong.items() if is_wrong]
+
+
+def _wrong_rows(durations, domain_of, domains):
+    """What is wrong with the utterances of a plan: texts that begin with the argument."""
+    faults = []
+    if len(set(domains)) < len(domains):
+        faults.append(f"domains: a name is there twice in {list(domains)}")
+    if not np.all((durations > 0) & (durations < np.inf)):
+        faults.append("durations: must be positive and finite")
+    if domain_of.shape != durations.shape or durations.ndim != 1:
+        faults.append(
+            f"domain_of: must have one code for each of durations, got shapes "
+            f"{domain_of.shape} and {durations.shape}"
+        )
+    elif not np.all((domain_of >= 0) & (domain_of < len(domains))):
+        faults.append(f"domain_of: codes must be from 0 to {len(domains) - 1}")
+    elif missing := set(range(len(domains))) - set(np.unique(domain_of).tolist()):
+        names = ", ".join(domains[i] for i in sorted(missing))
+        faults.append(f"domains: no utterances in {names}")
+    return faults
 
 
 def _raise_if_any(faults):

@@ -10,6 +10,7 @@ from .loggers import JsonLinesLogger
 from .rng import generator
 
 N_RESAMPLES = 2000
+UNITS = {"CER": "char", "WER": "word"}
 
 
 def bootstrap_interval(errors, totals, key=0):
@@ -40,6 +41,30 @@ def bootstrap_interval(errors, totals, key=0):
     rates = 100 * errors[draws].sum(1) / totals[draws].sum(1)
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(100 * errors.sum() / totals.sum()), float(low), float(high)
+
+
+def describe(utterances):
+    """Error rates of one run in words, for its log.
+
+    Arguments
+    ---------
+    utterances : list of dict
+        Errors and reference lengths of each, as ``asr.CTCBrain.note_errors``.
+
+    Returns
+    -------
+    str
+        A line for each domain: CER and WER in percent with their 95 % intervals.
+    """
+    lines = []
+    for domain in sorted({utterance["domain"] for utterance in utterances}):
+        run = [u for u in utterances if u["domain"] == domain]
+        texts = []
+        for rate, unit in UNITS.items():
+            errors, totals = _counts([run], unit)
+            texts.append(f"{rate} {_text(*bootstrap_interval(errors[0], totals[0]))} %")
+        lines.append(f"{domain}: {', '.join(texts)} ({len(run)} utterances)")
+    return "\n".join(lines)
 
 
 def gather(folder, split, baselines=()):
@@ -73,7 +98,7 @@ def gather(folder, split, baselines=()):
     rows = []
     for (judge, model, domain), seeds in runs.items():
         row = {"judge": judge, "model": model, "domain": domain, "split": split}
-        for rate, unit in (("CER", "char"), ("WER", "word")):
+        for rate, unit in UNITS.items():
             errors, totals = _counts(seeds, unit)
             row[f"{rate}_seeds"] = (100 * errors.sum(1) / totals.sum(1)).tolist()
             # An utterance is resampled with all its seeds: they are not independent.
@@ -90,6 +115,11 @@ def gather(folder, split, baselines=()):
                 row[name], row[f"{name}_low"], row[f"{name}_high"] = interval
         rows.append(row)
     return rows
+
+
+def _text(rate, low, high):
+    """A rate and its interval, as in a table's cell."""
+    return f"{rate:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _counts(seeds, unit):
@@ -132,7 +162,7 @@ def table(rows, judge, rate="CER", models=None):
         texts = [
             "–"
             if c is None
-            else f"{c[rate]:.1f} [{c[rate + '_low']:.1f}, {c[rate + '_high']:.1f}]"
+            else _text(*(c[rate + end] for end in ("", "_low", "_high")))
             for c in found
         ]
         lines.append(f"| {model} | " + " | ".join(texts) + " |")

@@ -126,8 +126,9 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     Arguments
     ---------
     hparams : dict
-        ``phases``, ``modules``, ``opt_class`` and ``local_optimizer`` (without ``lr``),
-        ``output_folder``, ``seed``, and what the Brain reads.
+        ``phases``, ``only_phases`` (None for all), ``modules``, ``opt_class`` and
+        ``local_optimizer`` (without ``lr``), ``output_folder``, ``seed``, and what the
+        Brain reads.
     run_opts : RunOptions or dict
         SpeechBrain's run options.
     brain_class : type
@@ -137,7 +138,7 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     """
     folder = Path(hparams["output_folder"])
     names = [phase.name for phase in hparams["phases"]]
-    wanted = hparams.get("only_phases") or names
+    wanted = hparams["only_phases"] or names
     if unknown := set(wanted) - set(names):
         raise ValueError(f"only_phases: no phase {sorted(unknown)}; there are {names}")
     for phase in hparams["phases"]:

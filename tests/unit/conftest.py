@@ -1,11 +1,30 @@
 """Fixtures of the unit tests: a Brain for any model and any loss."""
 
+import importlib.util
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
-from hetero_brain import HeteroBrain
+from hetero_brain import HeteroBrain, manifest
+
+RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory):
+    """sample(split, domains) → a manifest of the speech that ships in the repository."""
+    spec = importlib.util.spec_from_file_location(
+        "voice_prompts_prepare", RECIPE / "voice_prompts_prepare.py"
+    )
+    prepare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(prepare)
+    folder = tmp_path_factory.mktemp("sample")
+    prepare.prepare_voice_prompts(RECIPE / "sample", folder, ["en", "es", "fr"])
+    return lambda split, domains: manifest.read(
+        folder / f"{split}.csv", RECIPE / "sample", domains
+    )
 
 
 class LossBrain(HeteroBrain):

@@ -1,6 +1,5 @@
 """Fine-tuning: it fits what it is shown, freezes what it should, and counts right."""
 
-import importlib.util
 import json
 import math
 from functools import partial
@@ -14,7 +13,7 @@ from speechbrain.decoders.ctc import CTCBeamSearcher
 from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
-from hetero_brain import DomainBatch, manifest
+from hetero_brain import DomainBatch
 from hetero_brain.asr import CTCBrain, error_rates, finetune
 from hetero_brain.encoder import (
     Conformer,
@@ -34,16 +33,9 @@ TEXTS = ["the cat sat", "on the mat", "a dog's tea"]
 
 
 @pytest.fixture(scope="module")
-def ten(tmp_path_factory):
+def ten(sample):
     """The ten shortest transcribed Spanish prompts of the sample."""
-    spec = importlib.util.spec_from_file_location(
-        "voice_prompts_prepare", RECIPE / "voice_prompts_prepare.py"
-    )
-    prepare = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(prepare)
-    folder = tmp_path_factory.mktemp("sample")
-    prepare.prepare_voice_prompts(RECIPE / "sample", folder, ["es"])
-    train = manifest.read(folder / "train.csv", RECIPE / "sample")
+    train = sample("train", ["es"])
     order = sorted(range(len(train)), key=lambda i: train.duration[i])
     return train.subset([i for i in order if " " in train[i]["wrd"]][:10])
 

@@ -1,6 +1,5 @@
 """BEST-RQ: masks, labels, loss and figures against plain references; and it learns."""
 
-import importlib.util
 import math
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from speechbrain.nnet.quantisers import (
 )
 from torch import nn
 
-from hetero_brain import DomainBatch, manifest
+from hetero_brain import DomainBatch
 from hetero_brain.dataio import GlobalBatches, Utterances, make_plan
 from hetero_brain.encoder import Conformer, LinearFrontEnd, StackedFbank, make_head
 from hetero_brain.objectives.bestrq import BestRQBrain
@@ -463,21 +462,20 @@ def test_codebook_use_is_of_the_domain_and_the_interval():
 
 
 @pytest.fixture(scope="module")
-def speech(tmp_path_factory):
+def speech(sample, tmp_path_factory):
     """Global batches of the shipped sample, and the quantizer fitted on it."""
-    spec = importlib.util.spec_from_file_location(
-        "voice_prompts_prepare", RECIPE / "voice_prompts_prepare.py"
-    )
-    prepare = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(prepare)
-    folder = tmp_path_factory.mktemp("sample")
-    prepare.prepare_voice_prompts(RECIPE / "sample", folder, ["en", "es"])
-    train = manifest.read(folder / "train.csv", RECIPE / "sample")
+    train = sample("train", ["en", "es"])
     utterances = Utterances(train, 8000, max_utterance_seconds=4)
     plan = make_plan(train, seed=1, global_batch_seconds=12, max_utterance_seconds=4)
     quantizer = KMeansQuantizer(80, codebook_size=24, n_components=16)
     features = StackedFbank(8000, n_mels=20, stack=4)
-    fit_quantizer(quantizer, features, utterances, folder / "q.ckpt", max_frames=2000)
+    fit_quantizer(
+        quantizer,
+        features,
+        utterances,
+        tmp_path_factory.mktemp("q") / "q.ckpt",
+        max_frames=2000,
+    )
     batches = GlobalBatches(utterances, plan)
     return [batches[t][0] for t in range(4)], features, quantizer
 

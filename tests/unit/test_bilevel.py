@@ -77,19 +77,18 @@ def plain_loop(theta, batches, steps, kind):
     return grad
 
 
+def quadratic_brain(make_brain, steps, kind, **hparams):
+    """θ, and a Brain that takes plain gradient steps of rates α and β from it."""
+    model = Theta()
+    settings = dict(local_steps=steps, hypergradient=kind, **hparams)
+    return model, make_brain(model, quadratic_loss, BETA, local_lr=ALPHA, **settings)
+
+
 @pytest.mark.parametrize("kind", ["first_order", "exact"])
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
 class TestQuadratics:
     def test_closed_form(self, make_brain, steps, kind):
-        model = Theta()
-        brain = make_brain(
-            model,
-            quadratic_loss,
-            lr=BETA,
-            local_lr=ALPHA,
-            local_steps=steps,
-            hypergradient=kind,
-        )
+        model, brain = quadratic_brain(make_brain, steps, kind)
         theta = model.theta.detach().clone()
         domains = quadratic_domains()
         for _ in range(3):
@@ -103,15 +102,7 @@ class TestQuadratics:
 
     @pytest.mark.parametrize("fresh", [1, 0, -1], ids=["K+1", "K", "fewer"])
     def test_fresh_batches(self, make_brain, steps, kind, fresh):
-        model = Theta()
-        brain = make_brain(
-            model,
-            quadratic_loss,
-            lr=BETA,
-            local_lr=ALPHA,
-            local_steps=steps,
-            hypergradient=kind,
-        )
+        model, brain = quadratic_brain(make_brain, steps, kind)
         theta = model.theta.detach().clone()
         domains = quadratic_domains(batches=max(1, steps + fresh))
         grads = [plain_loop(theta, d.batches, steps, kind) for d in domains]
@@ -120,16 +111,7 @@ class TestQuadratics:
 
     def test_domain_weights(self, make_brain, steps, kind):
         weights = {"a": 1, "b": 2.5, "c": 4, "absent": 100}
-        model = Theta()
-        brain = make_brain(
-            model,
-            quadratic_loss,
-            lr=BETA,
-            local_lr=ALPHA,
-            local_steps=steps,
-            hypergradient=kind,
-            domain_weights=weights,
-        )
+        model, brain = quadratic_brain(make_brain, steps, kind, domain_weights=weights)
         for domains in quadratic_domains(), quadratic_domains()[1:]:
             theta = model.theta.detach().clone()
             total = sum(weights[d.domain] for d in domains)

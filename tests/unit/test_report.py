@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from hetero_brain.loggers import JsonLinesLogger
-from hetero_brain.report import bootstrap_interval, gather, plot_phases, table
+from hetero_brain.report import bootstrap_interval, describe, gather, plot_phases, table
 
 
 @pytest.mark.parametrize("n", [40, 400])
@@ -122,6 +122,17 @@ def test_differences_are_paired(runs):
     assert "WER - scratch" not in row, "other utterances"
     text = table(list(rows.values()), "probe", "WER - scratch", ["scratch", "PTLOC.1"])
     assert text.splitlines()[2:] == ["| PTLOC.1 | -25.0 [-50.0, -8.3] |"]
+
+
+def test_a_run_in_words():
+    run = [utterance("a", 3, 4, 6, 30), utterance("b", 1, 6, 2, 20)]
+    run = [{**u, "domain": "fr"} for u in run] + [
+        {**utterance("c", 1, 4, 1, 8), "domain": "en"}
+    ]
+    assert describe(run).splitlines() == [
+        "en: CER 12.5 [12.5, 12.5] %, WER 25.0 [25.0, 25.0] % (1 utterances)",
+        "fr: CER 16.0 [10.0, 20.0] %, WER 40.0 [16.7, 75.0] % (2 utterances)",
+    ]
 
 
 def test_table(runs):

@@ -82,19 +82,20 @@ def make_hparams(folder, seed=0, **changed):
         "local_optimizer": torch.optim.SGD,
         "seed": 5,
         "log_interval": 2,
+        "only_phases": None,
         "phases": alternation(2, CSSL, PTLOC, control={"lr": 0.02}),
         **changed,
     }
 
 
-def run(hparams, stop_at=None):
+def run(hparams, stop_at=None, **options):
     """Run; gives what the phases did: passes, first and last weights."""
 
     class Run(Toy):
         passes, first, last = Counter(), {}, {}
 
     Run.stop_at = stop_at
-    options = {"device": "cpu", "noprogressbar": True}
+    options = {"device": "cpu", "noprogressbar": True, **options}
     try:
         run_phases(hparams, options, Run, loader())
     except Interrupted:
@@ -238,6 +239,16 @@ def test_an_interrupted_run_ends_with_the_same_weights(undisturbed, tmp_path, st
         per_iteration = 4 if name.startswith("PTLOC") else 2
         assert after.passes[name] == done.passes[name] - kept * per_iteration
     assert set(after.passes) == set(NAMES[NAMES.index(phase) :])
+
+
+def test_a_checkpoint_within_an_epoch_is_gone_on_from(undisturbed, tmp_path):
+    done, _ = undisturbed
+    run(make_hparams(tmp_path), ("PTLOC.1", N_STEPS + 2), ckpt_interval_steps=1)
+    after = run(make_hparams(tmp_path, seed=77), ckpt_interval_steps=1)
+    for name in NAMES[1:]:
+        assert torch.equal(after.last[name], done.last[name])
+    # Of its two epochs only what came after the second epoch's second step.
+    assert after.passes["PTLOC.1"] == done.passes["PTLOC.1"] - (N_STEPS + 1 + 1) * 4
 
 
 def test_a_phase_can_be_run_alone(undisturbed, tmp_path):
