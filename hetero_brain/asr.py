@@ -187,7 +187,7 @@ def finetune(hparams, run_opts, splits):
     run_opts : RunOptions or dict
         SpeechBrain's.
     splits : dict
-        ``train``, ``dev``, ``test`` → Manifest of transcribed speech.
+        ``train``, ``dev`` and those in ``eval_splits`` → Manifest of transcribed speech.
 
     Returns
     -------
@@ -236,7 +236,7 @@ def finetune(hparams, run_opts, splits):
     utterances = {k: Utterances(m, rate, tokenizer.encode) for k, m in splits.items()}
     dev = {
         split: dev_loader(utterances[split], hparams["eval_batch_seconds"], **options)
-        for split in {"dev", *hparams["eval_splits"]}
+        for split in utterances.keys() - {"train"}
     }
     plan = make_plan(train, seed, **hparams["plan"])
     brain.fit(counter, train_loader(utterances["train"], plan, **options), dev["dev"])

@@ -6,10 +6,12 @@ ones. What lies behind the end of an utterance never reaches its own frames, so 
 padding changes nothing but time.
 """
 
+import math
 from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
+from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.transformer.Conformer import (
     ConformerEncoder as SpeechBrainConformer,
@@ -18,11 +20,6 @@ from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
 from speechbrain.nnet.attention import RoPEMHA, _rope_rotate
 from speechbrain.processing.features import Deltas, InputNormalization
 from torch import nn
-
-
-def valid_frames(lengths, n_frames):
-    """Boolean mask (batch, n_frames), True before each length (in frames)."""
-    return torch.arange(n_frames, device=lengths.device) < lengths.unsqueeze(1)
 
 
 class StackedFbank(nn.Module):
@@ -51,7 +48,7 @@ class StackedFbank(nn.Module):
 
     def __init__(self, sample_rate=16000, n_mels=80, deltas=False, stack=4):
         super().__init__()
-        n_fft = 512 if sample_rate > 10240 else 256  # holds the window of 25 ms
+        n_fft = 2 ** math.ceil(math.log2(0.025 * sample_rate))  # holds the window
         self.fbank = Fbank(sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft)
         self.deltas = Deltas(input_size=n_mels) if deltas else None
         self.normalize = InputNormalization(norm_type="sentence", update_until_epoch=0)
@@ -89,7 +86,7 @@ class StackedFbank(nn.Module):
             delta = repeat_last(self.deltas(x), lengths)
             x = torch.cat([x, delta, self.deltas(delta)], dim=2)
         x = self.normalize(x, lengths / x.shape[1])
-        x = x * valid_frames(lengths, x.shape[1]).unsqueeze(2)
+        x = x * length_to_mask(lengths, x.shape[1], torch.bool).unsqueeze(2)
         x = F.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
         x = x.reshape(len(x), -1, self.output_size)
         return x, (lengths + self.stack - 1) // self.stack
@@ -100,26 +97,6 @@ def repeat_last(x, lengths):
     index = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
     index = index.minimum(lengths.unsqueeze(1) - 1)
     return x.gather(1, index.unsqueeze(2).expand_as(x))
-
-
-class LinearFrontEnd(nn.Module):
-    """Stacked features to encoder inputs by one projection, as in the paper.
-
-    Arguments
-    ---------
-    input_size : int
-        Dimension of the stacked features.
-    d_model : int
-        Dimension of the encoder.
-    """
-
-    def __init__(self, input_size, d_model):
-        super().__init__()
-        self.projection = nn.Linear(input_size, d_model)
-
-    def forward(self, x):
-        """(batch, frames, input_size) → (batch, frames, d_model)."""
-        return self.projection(x)
 
 
 class ConvFrontEnd(nn.Module):
@@ -223,7 +200,7 @@ def make_encoder(size, input_size, front_end="linear", dropout=0.1):
     ValueError
         An unknown size or front end.
     """
-    kinds = {"linear": LinearFrontEnd, "conv": ConvFrontEnd}
+    kinds = {"linear": nn.Linear, "conv": ConvFrontEnd}
     if size not in SIZES or front_end not in kinds:
         raise ValueError(
             f"size: {size}, front_end: {front_end}; there are {', '.join(SIZES)} and "
@@ -352,7 +329,7 @@ class Conformer(nn.Module):
 
     Example
     -------
-    >>> encoder = Conformer(LinearFrontEnd(240, 64), 2, d_model=64, nhead=4, d_ffn=128)
+    >>> encoder = Conformer(nn.Linear(240, 64), 2, d_model=64, nhead=4, d_ffn=128)
     >>> out, hidden = encoder(torch.rand(2, 30, 240), torch.tensor([30, 12]))
     >>> out.shape, len(hidden)
     (torch.Size([2, 30, 64]), 3)
@@ -397,7 +374,7 @@ class Conformer(nn.Module):
         hidden : list of torch.Tensor
             Input of the first block and output of each block, same shape.
         """
-        padding = ~valid_frames(lengths, features.shape[1])
+        padding = ~length_to_mask(lengths, features.shape[1], torch.bool)
         # Without padding no mask: SDPA then takes its fastest kernel.
         padding = padding if padding.any() else None
         x = self.dropout(self.front_end(features))

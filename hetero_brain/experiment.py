@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 from .recipe import load_recipe
@@ -73,27 +74,27 @@ def finetuning_commands(spec, recipe, folder):
     """Folder of each run → its command; judges × their seeds and domains × models."""
     commands = {}
     for judge, settings in spec["judges"].items():
-        for seed in settings["seeds"]:
-            for model in spec["models"]:
-                for domain in settings["domains"]:
-                    out = folder / "finetune" / judge / model / str(seed) / domain
-                    phase = str(folder / "pretrain" / str(seed) / model)
-                    commands[out] = [
-                        sys.executable,
-                        str(recipe / "finetune/train.py"),
-                        str(recipe / settings["hparams"]),
-                        *shlex.split(settings["options"]),
-                        *overrides(
-                            {
-                                "data_folder": spec["data_folder"],
-                                "output_folder": str(out),
-                                "domains": [domain],
-                                "pretrained": None if model == "scratch" else phase,
-                                "eval_splits": spec["eval_splits"],
-                                "seed": seed,
-                            }
-                        ),
-                    ]
+        for seed, model, domain in product(
+            settings["seeds"], spec["models"], settings["domains"]
+        ):
+            out = folder / "finetune" / judge / model / str(seed) / domain
+            phase = str(folder / "pretrain" / str(seed) / model)
+            commands[out] = [
+                sys.executable,
+                str(recipe / "finetune/train.py"),
+                str(recipe / settings["hparams"]),
+                *shlex.split(settings["options"]),
+                *overrides(
+                    {
+                        "data_folder": spec["data_folder"],
+                        "output_folder": str(out),
+                        "domains": [domain],
+                        "pretrained": None if model == "scratch" else phase,
+                        "eval_splits": spec["eval_splits"],
+                        "seed": seed,
+                    }
+                ),
+            ]
     return commands
 
 

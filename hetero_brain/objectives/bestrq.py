@@ -1,6 +1,7 @@
 """BEST-RQ: predict the quantized features of masked spans (arXiv:2202.01855)."""
 
 from collections import defaultdict
+from functools import cached_property
 
 import speechbrain as sb
 import torch
@@ -98,17 +99,18 @@ class BestRQBrain(HeteroBrain):
             offsets = torch.arange(labels.shape[1], device=labels.device)
             codes = labels + offsets * logits.shape[-1]
             counts = torch.bincount(codes.flatten(), minlength=logits[0].numel())
-            self._codes_seen()[part.domain] += counts
+            self.codes_seen[part.domain] += counts
 
     def interval_stats(self):
         """Figures of the interval, with the share of codes in use per domain."""
         use = {
             f"codebook_use/{domain}": (counts > 0).float().mean().item()
-            for domain, counts in self._codes_seen().items()
+            for domain, counts in self.codes_seen.items()
         }
-        self._codes_seen().clear()
+        self.codes_seen.clear()
         return {**super().interval_stats(), **use}
 
-    def _codes_seen(self):
+    @cached_property
+    def codes_seen(self):
         """Domain → how often each code was a label since the last entry."""
-        return vars(self).setdefault("_seen", defaultdict(int))
+        return defaultdict(int)

@@ -18,7 +18,6 @@ from hetero_brain.asr import CTCBrain, error_rates, finetune
 from hetero_brain.encoder import (
     Conformer,
     LastLayer,
-    LinearFrontEnd,
     StackedFbank,
     WeightedLayers,
     make_head,
@@ -44,7 +43,7 @@ def settings(folder, dropout=0.0, **changed):
     """As a recipe's ``ctc.yaml``, tiny."""
     torch.manual_seed(0)
     encoder = Conformer(
-        LinearFrontEnd(160, 48),
+        nn.Linear(160, 48),
         2,
         d_model=48,
         nhead=4,

@@ -16,7 +16,7 @@ from torch import nn
 
 from hetero_brain import DomainBatch
 from hetero_brain.dataio import GlobalBatches, Utterances, make_plan
-from hetero_brain.encoder import Conformer, LinearFrontEnd, StackedFbank, make_head
+from hetero_brain.encoder import Conformer, StackedFbank, make_head
 from hetero_brain.objectives.bestrq import BestRQBrain
 from hetero_brain.objectives.masking import mask_batch
 from hetero_brain.objectives.quantizers import (
@@ -333,7 +333,7 @@ def test_fit_quantizer_leaves_a_random_projection_alone(tmp_path):
 def speech_brain(codebooks=2, size=32):
     features = StackedFbank(8000, n_mels=20, stack=4)
     torch.manual_seed(0)
-    encoder = Conformer(LinearFrontEnd(80, 16), 2, 16, nhead=2, d_ffn=32, kernel_size=5)
+    encoder = Conformer(nn.Linear(80, 16), 2, 16, nhead=2, d_ffn=32, kernel_size=5)
     quantizer = RandomProjectionQuantizer(80, 8, size, codebooks)
     brain = make_brain(
         size=size,
@@ -491,7 +491,7 @@ def test_it_learns(speech, local_steps):
         lr=3e-3,
         features=features,
         encoder=Conformer(
-            LinearFrontEnd(80, 48), 2, 48, nhead=4, d_ffn=96, kernel_size=7, dropout=0.0
+            nn.Linear(80, 48), 2, 48, nhead=4, d_ffn=96, kernel_size=7, dropout=0.0
         ),
         quantizer=quantizer,
         mask_prob=0.12,

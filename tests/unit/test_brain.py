@@ -928,6 +928,23 @@ def test_fit_validates_logs_and_saves(make_brain, tmp_path):
     assert math.isfinite(stats["train"]["loss"])
 
 
+def test_fit_takes_a_plain_list_of_global_batches():
+    class Mean(HeteroBrain):
+        def compute_forward(self, batch, stage):
+            return self.modules.model(batch)
+
+        def compute_objectives(self, predictions, batch, stage):
+            seen.append(batch)
+            return predictions.square().mean()
+
+    seen = []
+    global_batches = [[DomainBatch(d, (torch.rand(2, 3),)) for d in "ab"]] * 2
+    brain = Mean({"model": nn.Linear(3, 1)}, partial(SGD, lr=0.1), {})
+    brain.fit(range(1, 3), global_batches, progressbar=False)
+    assert brain.iteration == 4
+    assert [batch.shape for batch in seen] == [(2, 3)] * 8
+
+
 # ------------------------------------------------------------------------ memory
 
 

@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
 from speechbrain.nnet.attention import RoPEMHA
+from torch import nn
 
 from hetero_brain.encoder import (
     Conformer,
     ConvFrontEnd,
     LastLayer,
-    LinearFrontEnd,
     MaskedConvolutionModule,
     RotarySelfAttention,
     StackedFbank,
@@ -18,7 +19,6 @@ from hetero_brain.encoder import (
     make_encoder,
     make_head,
     repeat_last,
-    valid_frames,
 )
 
 
@@ -60,7 +60,7 @@ def test_padding_changes_no_feature_at_any_length():
     features = StackedFbank(8000, n_mels=8, deltas=False, stack=1)
     samples = torch.arange(400, 16000, 397)
     wavs = noise(len(samples), int(samples.max()))
-    wavs *= valid_frames(samples, wavs.shape[1])
+    wavs *= length_to_mask(samples, wavs.shape[1], torch.bool)
     x, lengths = features(wavs, samples / wavs.shape[1])
     assert lengths.tolist() == [1 + n // 80 for n in samples.tolist()]
     for row, n, length in zip(range(len(samples)), samples, lengths):
@@ -106,6 +106,15 @@ def test_features_of_the_paper_are_240_dimensional():
     assert StackedFbank(8000, n_mels=80, stack=4).output_size == 320
 
 
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
+def test_every_rate_has_frames_of_10_ms(rate):
+    x, lengths = StackedFbank(rate, n_mels=20, stack=1)(
+        torch.rand(1, rate), torch.ones(1)
+    )
+    assert x.shape == (1, lengths[0], 20) and lengths[0] in (101, 102)
+    assert x.isfinite().all()
+
+
 def test_deltas_are_those_of_speechbrain():
     features = StackedFbank(16000, n_mels=40, deltas=True, stack=1)
     features.normalize.forward = lambda x, lengths: x
@@ -136,7 +145,7 @@ def test_repeat_last():
 # ------------------------------------------------------------------ blocks and encoder
 
 
-@pytest.mark.parametrize("front_end", [LinearFrontEnd, ConvFrontEnd])
+@pytest.mark.parametrize("front_end", [nn.Linear, ConvFrontEnd])
 @pytest.mark.parametrize("content", ["zeros", "garbage"])
 def test_padding_changes_no_encoder_frame(front_end, content):
     torch.manual_seed(0)
@@ -145,7 +154,7 @@ def test_padding_changes_no_encoder_frame(front_end, content):
     x = noise(3, 23, 40, dtype=torch.float64)
     lengths = torch.tensor([23, 11, 1])
     if content == "zeros":
-        x = x * valid_frames(lengths, 23).unsqueeze(2)
+        x = x * length_to_mask(lengths, 23, torch.bool).unsqueeze(2)
     with torch.no_grad():
         out, hidden = encoder(x, lengths)
         for i, n in enumerate(lengths):
@@ -160,7 +169,7 @@ def test_padding_changes_no_encoder_frame(front_end, content):
 
 def test_every_frame_sees_the_whole_utterance():
     torch.manual_seed(0)
-    encoder = Conformer(LinearFrontEnd(4, 8), 1, 8, nhead=2, d_ffn=8, kernel_size=3)
+    encoder = Conformer(nn.Linear(4, 8), 1, 8, nhead=2, d_ffn=8, kernel_size=3)
     x = noise(1, 20, 4).requires_grad_()
     encoder.eval()(x, torch.tensor([20]))[0][0, 0, 0].backward()
     assert (x.grad[0].abs().sum(1) > 0).all()
@@ -173,7 +182,7 @@ def test_rotary_attention_is_speechbrains(padded, causal):
     ours, theirs = RotarySelfAttention(24, 4), RoPEMHA(24, 4)
     ours.load_state_dict(theirs.state_dict())
     x = noise(3, 15, 24)
-    valid = valid_frames(torch.tensor([15, 9, 4]), 15)
+    valid = length_to_mask(torch.tensor([15, 9, 4]), 15, torch.bool)
     masks = {
         "key_padding_mask": ~valid if padded else None,
         "attn_mask": torch.ones(15, 15).triu(1).bool() if causal else None,
@@ -188,7 +197,7 @@ def test_rotary_attention_in_bf16_is_close():
     torch.manual_seed(0)
     attention = RotarySelfAttention(32, 4)
     x = noise(2, 40, 32)
-    padding = ~valid_frames(torch.tensor([40, 17]), 40)
+    padding = ~length_to_mask(torch.tensor([40, 17]), 40, torch.bool)
     reference, _ = attention(x, key_padding_mask=padding)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         out, _ = attention(x, key_padding_mask=padding)
@@ -207,7 +216,7 @@ def test_attention_dropout_only_in_training():
 
 
 def test_every_block_has_the_fast_attention():
-    encoder = Conformer(LinearFrontEnd(4, 8), 3, 8, nhead=2, d_ffn=8, kernel_size=3)
+    encoder = Conformer(nn.Linear(4, 8), 3, 8, nhead=2, d_ffn=8, kernel_size=3)
     kinds = {type(layer.mha_layer) for layer in encoder.blocks.layers}
     assert kinds == {RotarySelfAttention}
 
@@ -231,7 +240,7 @@ def test_speechbrains_convolution_module_leaks_padding_and_ours_does_not():
     """Why it is replaced; once this fails, SpeechBrain's own can be used again."""
     ours, theirs = convolution_modules()
     x = noise(1, 20, 12)
-    mask = ~valid_frames(torch.tensor([13]), 20).unsqueeze(2)
+    mask = ~length_to_mask(torch.tensor([13]), 20, torch.bool).unsqueeze(2)
     alone = ours(x[:, :13])
     torch.testing.assert_close(ours(x, mask)[:, :13], alone, rtol=0, atol=1e-6)
     leak = (theirs(x, mask)[:, :13] - alone).abs().amax(dim=(0, 2))

@@ -31,7 +31,7 @@ def main(argv):
             hparams["seed"],
             hparams["label_seconds"] if split == "train" else None,
         )
-        for split in ("train", "dev", "test")
+        for split in {"train", "dev", *hparams["eval_splits"]}
     }
     finetune(hparams, run_opts, splits)
 
