@@ -93,8 +93,9 @@ def test_the_readme_has_exactly_two_setup_commands():
 )
 def test_an_override_that_does_not_exist_is_refused(flag, named, tmp_path):
     row = ROWS[0]
-    with pytest.raises(AssertionError, match=named):
+    with pytest.raises(AssertionError, match=named) as error:
         run(f"python {row['Script_file']} {row['Hparam_file']} {flag}", tmp_path)
+    assert "Traceback" not in str(error.value)  # a message, for whoever mistyped
     assert not (tmp_path / "results").exists()
 
 
