@@ -87,8 +87,9 @@ class LocalSolver:
     def solve(self, domain):
         """One local solve: θ on entry, φ inside, θ again on exit or exception.
 
-        After an exception the buffers, too, are those of the entry: running
-        statistics of a batch that is not finite would stay so for ever.
+        After an exception the buffers, too, are those of the entry, and a domain's own
+        optimizer state begins afresh: what a batch that is not finite left in them would
+        stay for ever.
         """
         self.optimizer.state = (
             self.states.setdefault(domain, defaultdict(dict))
@@ -100,6 +101,7 @@ class LocalSolver:
             yield self
         except BaseException:
             self.buffers = entry
+            self.states.pop(domain, None)
             raise
         finally:
             self._restore()

@@ -38,6 +38,11 @@ class DomainBatch:
     domain: str
     batches: tuple
 
+    def pin_memory(self):
+        """The same in pinned memory; what a ``DataLoader`` asks for."""
+        pinned = (b.pin_memory() if hasattr(b, "pin_memory") else b for b in self.batches)
+        return DomainBatch(self.domain, tuple(pinned))
+
 
 class NonFiniteDomain(ArithmeticError):
     """The loss or the gradient of a domain is not finite."""
@@ -179,6 +184,7 @@ class HeteroBrain(sb.Brain):
         if self.seed is not None:
             torch.manual_seed(derive_seed(self.seed, self.iteration, part.domain))
         self.random_state = self._get_random_state()
+        self.passes = []  # (loss, gradient norm) of each
         try:
             with self.local_solver.solve(part.domain) as phi:
                 yield phi
@@ -221,8 +227,8 @@ class HeteroBrain(sb.Brain):
 
         Returns
         -------
-        loss : float
-            ℓ_i, undivided.
+        loss : torch.Tensor
+            ℓ_i, undivided, detached.
         grads : list of torch.Tensor or None
             Aligned with ``local_solver.params``.
         outputs : any
@@ -231,7 +237,8 @@ class HeteroBrain(sb.Brain):
         Raises
         ------
         NonFiniteDomain
-            The loss or the norm of the gradient is not finite.
+            A loss or the norm of a gradient of this solve was not finite; raised behind
+            the last local step, so that the host waits for the device once a solve.
         """
         outputs, loss = self.forward_pass(part, k)
         params = self.local_solver.params
@@ -246,30 +253,35 @@ class HeteroBrain(sb.Brain):
         present = [g for g in grads if g is not None]
         norm = torch.nn.utils.get_total_norm(present) * divisor
         loss = loss.detach().float().squeeze()
-        loss, norm = torch.stack([loss, norm.float()]).tolist()  # one wait for the GPU
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise NonFiniteDomain(part.domain, loss, norm)
-        self.observe(part, k, loss, norm, grads, outputs)
+        self.passes.append(torch.stack([loss, norm.float()]))
+        if k == self.local_steps:
+            self.finish_solve(part, grads)
+        self.observe(part, k, outputs)
         return loss, grads, outputs
 
-    def observe(self, part, k, loss, norm, grads, outputs):
-        """Note what local step k tells; called once a pass, with a finite gradient.
+    def finish_solve(self, part, grads):
+        """Check the passes of a solve, and note what they tell."""
+        passes = torch.stack(self.passes).tolist()  # the one wait for a GPU
+        for loss, norm in passes:
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise NonFiniteDomain(part.domain, loss, norm)
+        (first, _), (last, norm) = passes[0], passes[-1]
+        self.monitor.add(
+            part.domain,
+            loss_at_theta=first,
+            loss_at_phi=last,
+            local_gain=first - last,
+            hypergradient_norm=norm,
+        )
+        if self._is_due(self.cosine_interval):
+            self.monitor.keep_gradient(part.domain, grads, self.local_solver.params)
 
-        Override, calling ``super()``, to add figures of an objective to the log with
-        ``self.monitor.add(domain, name=value)``.
+    def observe(self, part, k, outputs):
+        """Called once a pass with what ``compute_forward`` returned; does nothing.
+
+        Override to add figures of an objective to the log with ``self.monitor.add(domain,
+        name=value)``; a 0-dimensional tensor as value spares the wait for the device.
         """
-        if k == 0:
-            self.loss_at_theta = loss
-        if k == self.local_steps:
-            self.monitor.add(
-                part.domain,
-                loss_at_theta=self.loss_at_theta,
-                loss_at_phi=loss,
-                local_gain=self.loss_at_theta - loss,
-                hypergradient_norm=norm,
-            )
-            if self._is_due(self.cosine_interval):
-                self.monitor.keep_gradient(part.domain, grads, self.local_solver.params)
 
     def divisors(self, global_batch):
         """What each domain's loss is divided by, so that the sum is the mean.
@@ -287,13 +299,14 @@ class HeteroBrain(sb.Brain):
     def accumulate(self, grads):
         """Add a domain's share of the hypergradient to ``.grad``, as backward does."""
         scale = self.scaler.get_scale()  # 1 but in fp16; undone by optimizers_step
-        for param, grad in zip(self.local_solver.params, grads):
-            if grad is not None:
-                grad = grad if scale == 1 else grad * scale
-                if param.grad is None:  # a copy: parameters may share one gradient
-                    param.grad = torch.empty_like(param).copy_(grad)
-                else:
-                    param.grad.add_(grad)
+        pairs = zip(self.local_solver.params, grads)
+        pairs = [(param, grad) for param, grad in pairs if grad is not None]
+        new = [(param, grad) for param, grad in pairs if param.grad is None]
+        for param, _ in new:  # zeros added to: parameters may share one gradient
+            param.grad = torch.zeros_like(param)
+        torch._foreach_add_(
+            [param.grad for param, _ in pairs], [grad for _, grad in pairs], alpha=scale
+        )
 
     def global_step(self, used):
         """SpeechBrain's optimizer step on the mean over the domains that were finite.
@@ -439,4 +452,4 @@ def mean_loss(finite):
     if not finite:
         return torch.tensor(math.nan)
     used = sum(share for share, _, _ in finite)
-    return torch.tensor(sum(share * loss for share, loss, _ in finite) / used)
+    return torch.stack([loss * (share / used) for share, loss, _ in finite]).sum().cpu()

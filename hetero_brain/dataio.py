@@ -299,6 +299,7 @@ def train_loader(utterances, plan, num_workers=0, max_bad_audio_fraction=0.01):
         sampler=EpochSampler(plan.steps_per_epoch),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
     )
 
 

@@ -17,7 +17,7 @@ from speechbrain.lobes.models.transformer.Conformer import (
     ConformerEncoder as SpeechBrainConformer,
 )
 from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
-from speechbrain.nnet.attention import RoPEMHA, _rope_rotate
+from speechbrain.nnet.attention import PositionalwiseFeedForward, RoPEMHA, _get_precomputed_values
 from speechbrain.processing.features import Deltas, InputNormalization
 from torch import nn
 
@@ -139,6 +139,17 @@ class ConvFrontEnd(nn.Module):
         return self.projection(x.permute(0, 2, 3, 1).reshape(batch, frames, -1))
 
 
+def fp32_on_cpu(x):
+    """A context without autocast if ``x`` is on a CPU: for operations whose bf16 kernels
+    there are slower than those of fp32 (attention), or hang (depthwise convolution)."""
+    return torch.autocast("cpu", enabled=False) if x.is_cpu else nullcontext()
+
+
+def widened(x):
+    """``x`` in fp32 if it is in half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 class MaskedConvolutionModule(ConvolutionModule):
     """SpeechBrain's convolution module, without its leak from padding into speech.
 
@@ -169,7 +180,16 @@ class MaskedConvolutionModule(ConvolutionModule):
         out = F.glu(out, dim=-1)
         if mask is not None:
             out = out.masked_fill(mask, 0.0)
-        return self.after_conv(self.conv(out.transpose(1, 2)).transpose(1, 2))
+        # (batch, channels, 1, frames), channels-last: a view of what is there.
+        with fp32_on_cpu(out):
+            out = F.conv2d(
+                (widened(out) if out.is_cpu else out).transpose(1, 2).unsqueeze(2),
+                self.conv.weight.unsqueeze(2),
+                self.conv.bias,
+                padding=(0, self.padding),
+                groups=self.conv.groups,
+            )
+        return self.after_conv(out.squeeze(2).transpose(1, 2))
 
 
 # Widths and depths by name; the feed-forward width of the paper's model is open, this
@@ -250,6 +270,15 @@ class WeightedLayers(nn.Module):
         return layers @ self.weights.softmax(0).to(layers.dtype)
 
 
+class FeedForward(PositionalwiseFeedForward):
+    """SpeechBrain's feed-forward module, without its transposition to time × batch and
+    back, which copies every input."""
+
+    def forward(self, x):
+        """(batch, frames, channels) → the same."""
+        return self.ffn(x)
+
+
 class RotarySelfAttention(RoPEMHA):
     """SpeechBrain's rotary attention, for self-attention only, with a broadcast mask.
 
@@ -289,28 +318,39 @@ class RotarySelfAttention(RoPEMHA):
             SDPA does not give them.
         """
         qkv = F.linear(query, self.in_proj_weight)
-        qkv = qkv.unflatten(-1, (self.num_heads, 3 * self.head_dim))
-        q, k, v = qkv.chunk(3, dim=-1)
+        qkv = qkv.unflatten(-1, (self.num_heads, 3 * self.head_dim)).transpose(1, 2)
+        q, k = self.rotate(qkv[..., : 2 * self.head_dim])
+        v = qkv[..., 2 * self.head_dim :]
         allowed = None
         if key_padding_mask is not None:
             allowed = ~key_padding_mask[:, None, None, :]
         if attn_mask is not None:
             allowed = ~attn_mask if allowed is None else allowed & ~attn_mask
-        q, k, v = (x.transpose(1, 2) for x in (_rope_rotate(q), _rope_rotate(k), v))
-        precise = nullcontext()
-        if q.device.type == "cpu" and v.dtype == torch.bfloat16:
-            precise = torch.autocast("cpu", enabled=False)
-            q, k, v = q.float(), k.float(), v.float()
-        with precise:
+        if v.is_cpu:
+            v = widened(v)
+        with fp32_on_cpu(v):
             out = F.scaled_dot_product_attention(
-                q,
-                k,
+                q.to(v.dtype),
+                k.to(v.dtype),
                 v,
                 attn_mask=allowed,
                 dropout_p=self.dropout if self.training else 0.0,
                 scale=self.scale,
             )
         return self.out_proj(out.transpose(1, 2).flatten(2)), None
+
+    def rotate(self, qk):
+        """Queries and keys turned by their positions, pairs of channels as complex numbers.
+
+        (batch, heads, frames, 2 · head_dim) → both (batch, heads, frames, head_dim), in
+        fp32 or float64.
+        """
+        qk, frames = widened(qk), qk.shape[2]
+        table = _get_precomputed_values(frames, self.head_dim, qk.dtype, qk.device)
+        turns = torch.complex(table.cosines[:frames, ::2], table.sines[:frames, 1::2])
+        pairs = torch.view_as_complex(qk.unflatten(-1, (2, -1, 2)))
+        rotated = torch.view_as_real(pairs * turns.unsqueeze(1)).flatten(-2)
+        return rotated.unbind(-2)
 
 
 class Conformer(nn.Module):
@@ -356,6 +396,8 @@ class Conformer(nn.Module):
             layer.convolution_module = MaskedConvolutionModule(
                 d_model, kernel_size, dropout=dropout
             )
+            for ffn in (layer.ffn_module1, layer.ffn_module2):
+                ffn[1].__class__=FeedForward
 
     def forward(self, features, lengths):
         """Encode.
@@ -375,8 +417,6 @@ class Conformer(nn.Module):
             Input of the first block and output of each block, same shape.
         """
         padding = ~length_to_mask(lengths, features.shape[1], torch.bool)
-        # Without padding no mask: SDPA then takes its fastest kernel.
-        padding = padding if padding.any() else None
         x = self.dropout(self.front_end(features))
         out, _, hidden = self.blocks(x, src_key_padding_mask=padding)
         return out, hidden

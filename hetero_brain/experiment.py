@@ -102,7 +102,6 @@ def main(argv):
     """Run the experiment and print its tables."""
     spec, _ = load_recipe(argv)
     recipe, folder = Path(argv[0]).resolve().parent, Path(spec["output_folder"])
-    threads = max(1, (os.cpu_count() or 1) // spec["parallel"])
     pretraining = pretraining_commands(spec, recipe, folder)
     finetuning = finetuning_commands(spec, recipe, folder)
     lines = [shlex.join(c) for c in (*pretraining.values(), *finetuning.values())]
@@ -110,7 +109,9 @@ def main(argv):
 
     def run_all(jobs, what):
         """Run (command, folder) pairs, some in parallel, and count them."""
-        with ThreadPoolExecutor(spec["parallel"]) as pool:
+        parallel = min(spec["parallel"], len(jobs))
+        threads = max(1, (os.cpu_count() or 1) // parallel)
+        with ThreadPoolExecutor(parallel) as pool:
             futures = [pool.submit(run, *job, threads) for job in jobs]
             try:
                 for i, future in enumerate(futures, start=1):

@@ -25,7 +25,7 @@ class DomainMonitor:
         self.gradients = {}
 
     def add(self, domain, **figures):
-        """Add one iteration's figures (floats) of a domain."""
+        """Add one iteration's figures of a domain: floats, or 0-dimensional tensors."""
         for name, value in figures.items():
             self.sums[name, domain] += value
             self.counts[name, domain] += 1
@@ -58,13 +58,13 @@ class DomainMonitor:
 
     def mean(self, name):
         """Mean of a figure over domains, each by its own mean; NaN without any."""
-        means = [s / self.counts[k] for k, s in self.sums.items() if k[0] == name]
+        means = [float(s) / self.counts[k] for k, s in self.sums.items() if k[0] == name]
         return sum(means) / len(means) if means else float("nan")
 
     def pop(self):
         """All figures as ``name/domain`` → float, and start anew."""
         entry = {
-            f"{name}/{domain}": total / self.counts[name, domain]
+            f"{name}/{domain}": float(total) / self.counts[name, domain]
             for (name, domain), total in self.sums.items()
         }
         entry.update({f"dropped/{d}": float(n) for d, n in self.dropped.items()})

@@ -1,8 +1,8 @@
 """BEST-RQ: predict the quantized features of masked spans (arXiv:2202.01855)."""
 
-from collections import defaultdict
 from functools import cached_property
 
+import numpy as np
 import speechbrain as sb
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ class BestRQBrain(HeteroBrain):
         """
         noisy, lengths, masked, labels = self.masked_inputs(batch, stage)
         encoded, _ = self.modules.encoder(noisy, lengths)
-        logits = self.modules.output(encoded[masked])  # masked frames only
+        logits = self.modules.output(encoded.flatten(0, 1)[masked])  # masked frames only
         return logits.unflatten(-1, (labels.shape[-1], -1)), labels
 
     def compute_objectives(self, predictions, batch, stage):
@@ -65,14 +65,14 @@ class BestRQBrain(HeteroBrain):
         lengths : torch.Tensor
             (batch,) in frames.
         masked : torch.Tensor
-            (batch, frames) of bool.
+            (masked frames,), their places in the flattened (batch · frames).
         labels : torch.Tensor
             (masked frames, n_codebooks).
         """
         iteration = self.iteration if stage == sb.Stage.TRAIN else -1
         if self._prepared[0] is batch and self._prepared[1] == iteration:
             return self._inputs
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, non_blocking=True)
         x, lengths = self.modules.features(*batch.sig)
         rngs = [generator(self.hparams.seed, "mask", iteration, i) for i in batch.id]
         prob, span = self.hparams.mask_prob, self.hparams.mask_span
@@ -81,36 +81,40 @@ class BestRQBrain(HeteroBrain):
             rng.standard_normal((int(row.sum()), x.shape[2]), dtype="float32")
             for rng, row in zip(rngs, masked)
         ]
-        masked = torch.from_numpy(masked).to(x.device)
-        noise = torch.cat([torch.from_numpy(n) for n in noise]).to(x.device)
-        labels = self.modules.quantizer(x[masked])
-        x[masked] = noise * self.hparams.noise_std
+        masked, noise = (
+            torch.from_numpy(array).to(x.device, non_blocking=True)
+            for array in (np.flatnonzero(masked), np.concatenate(noise))
+        )
+        frames = x.flatten(0, 1)
+        labels = self.modules.quantizer(frames[masked])
+        frames[masked] = noise * self.hparams.noise_std  # in x, which it is a view of
         self._prepared = batch, iteration
         self._inputs = x, lengths, masked, labels
         return self._inputs
 
-    def observe(self, part, k, loss, norm, grads, outputs):
+    def observe(self, part, k, outputs):
         """Add accuracy and the codes seen, at φ_K."""
-        super().observe(part, k, loss, norm, grads, outputs)
         logits, labels = outputs
         if k == self.local_steps and len(labels):
             hits = logits.argmax(-1) == labels
-            self.monitor.add(part.domain, accuracy=hits.float().mean().item())
-            offsets = torch.arange(labels.shape[1], device=labels.device)
-            codes = labels + offsets * logits.shape[-1]
-            counts = torch.bincount(codes.flatten(), minlength=logits[0].numel())
-            self.codes_seen[part.domain] += counts
+            self.monitor.add(part.domain, accuracy=hits.float().mean())
+            if part.domain not in self.codes_seen:
+                self.codes_seen[part.domain] = torch.zeros_like(
+                    logits[0], dtype=torch.bool
+                )
+            codebooks = torch.arange(labels.shape[1], device=labels.device)
+            self.codes_seen[part.domain][codebooks, labels] = True
 
     def interval_stats(self):
         """Figures of the interval, with the share of codes in use per domain."""
         use = {
-            f"codebook_use/{domain}": (counts > 0).float().mean().item()
-            for domain, counts in self.codes_seen.items()
+            f"codebook_use/{domain}": seen.float().mean().item()
+            for domain, seen in self.codes_seen.items()
         }
         self.codes_seen.clear()
         return {**super().interval_stats(), **use}
 
     @cached_property
     def codes_seen(self):
-        """Domain → how often each code was a label since the last entry."""
-        return defaultdict(int)
+        """Domain → whether each code was a label since the last entry."""
+        return {}
