@@ -98,10 +98,19 @@ def batch_of(**frames):
     return PaddedBatch([utterance(key, n) for key, n in frames.items()])
 
 
+def masked_inputs(brain, batch, stage=TRAIN):
+    """As the brain's, with the mask as (batch, frames) of bool."""
+    noisy, lengths, places, labels = brain.masked_inputs(batch, stage)
+    masked = torch.zeros(noisy.shape[:2], dtype=torch.bool)
+    masked.view(-1)[places] = True
+    assert masked.sum() == len(places)  # none twice
+    return noisy, lengths, masked, labels
+
+
 def inputs(brain, iteration=0, stage=TRAIN, **frames):
     """Key → (mask, noise) of every utterance of a batch."""
     brain.optimizer_step = iteration
-    noisy, lengths, masked, _ = brain.masked_inputs(batch_of(**frames), stage)
+    noisy, lengths, masked, _ = masked_inputs(brain, batch_of(**frames), stage)
     rows = zip(frames, noisy, lengths, masked)
     return {key: (mask[:n].tolist(), x[mask].tolist()) for key, x, n, mask in rows}
 
@@ -143,7 +152,7 @@ def test_masks_are_spans():
 
 def test_padding_is_neither_masked_nor_a_target():
     brain = make_brain(mask_prob=0.9)
-    noisy, lengths, masked, labels = brain.masked_inputs(batch_of(a=30, b=4), TRAIN)
+    noisy, lengths, masked, labels = masked_inputs(brain, batch_of(a=30, b=4))
     assert lengths.tolist() == [30, 4]
     assert not masked[1, 4:].any() and not noisy[1, 4:].any()
     assert masked[1, :4].any() and masked[0, 4:].any()
@@ -154,7 +163,7 @@ def test_masked_frames_are_noise_and_the_others_unharmed():
     brain = make_brain(noise_std=0.5)
     batch = batch_of(a=3000)
     x = batch.sig.data.view(1, -1, DIM).clone()
-    noisy, _, masked, labels = brain.masked_inputs(batch, TRAIN)
+    noisy, _, masked, labels = masked_inputs(brain, batch)
     assert torch.equal(noisy[~masked], x[~masked])
     drawn = noisy[masked]
     assert drawn.std() == pytest.approx(0.5, abs=0.02) and abs(drawn.mean()) < 0.02
@@ -362,7 +371,7 @@ def test_padding_does_not_change_what_an_utterance_contributes():
 def test_logits_are_those_of_masked_frames_only():
     brain = make_brain(size=16, codebooks=3)
     batch = batch_of(a=40, b=25)
-    noisy, _, masked, _ = brain.masked_inputs(batch, TRAIN)
+    noisy, _, masked, _ = masked_inputs(brain, batch)
     logits, labels = brain.compute_forward(batch, TRAIN)
     n = int(masked.sum())
     assert 0 < n < 65
