@@ -40,7 +40,9 @@ class DomainBatch:
 
     def pin_memory(self):
         """The same in pinned memory; what a ``DataLoader`` asks for."""
-        pinned = (b.pin_memory() if hasattr(b, "pin_memory") else b for b in self.batches)
+        pinned = (
+            b.pin_memory() if hasattr(b, "pin_memory") else b for b in self.batches
+        )
         return DomainBatch(self.domain, tuple(pinned))
 
 

@@ -7,7 +7,6 @@ padding changes nothing but time.
 """
 
 import math
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +15,10 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.lobes.models.transformer.Conformer import (
     ConformerEncoder as SpeechBrainConformer,
 )
-from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
-from speechbrain.nnet.attention import PositionalwiseFeedForward, RoPEMHA, _get_precomputed_values
 from speechbrain.processing.features import Deltas, InputNormalization
 from torch import nn
+
+from .layers import Dropout, adapt
 
 
 class StackedFbank(nn.Module):
@@ -139,59 +138,6 @@ class ConvFrontEnd(nn.Module):
         return self.projection(x.permute(0, 2, 3, 1).reshape(batch, frames, -1))
 
 
-def fp32_on_cpu(x):
-    """A context without autocast if ``x`` is on a CPU: for operations whose bf16 kernels
-    there are slower than those of fp32 (attention), or hang (depthwise convolution)."""
-    return torch.autocast("cpu", enabled=False) if x.is_cpu else nullcontext()
-
-
-def widened(x):
-    """``x`` in fp32 if it is in half precision."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-class MaskedConvolutionModule(ConvolutionModule):
-    """SpeechBrain's convolution module, without its leak from padding into speech.
-
-    SpeechBrain masks what leaves the depthwise convolution but not what enters it, so
-    that the last frames of an utterance depend on how long it was padded. Here padding
-    is zeroed before the convolution; parameters and their names are the same.
-    """
-
-    def forward(self, x, mask=None, dynchunktrain_config=None):
-        """Apply the module.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            (batch, frames, channels).
-        mask : torch.Tensor
-            (batch, frames, 1), True behind the end of an utterance.
-        dynchunktrain_config : None
-            Kept for SpeechBrain's signature; chunked training is not supported.
-
-        Returns
-        -------
-        torch.Tensor
-            (batch, frames, channels).
-        """
-        pointwise = self.bottleneck[0]
-        out = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
-        out = F.glu(out, dim=-1)
-        if mask is not None:
-            out = out.masked_fill(mask, 0.0)
-        # (batch, channels, 1, frames), channels-last: a view of what is there.
-        with fp32_on_cpu(out):
-            out = F.conv2d(
-                (widened(out) if out.is_cpu else out).transpose(1, 2).unsqueeze(2),
-                self.conv.weight.unsqueeze(2),
-                self.conv.bias,
-                padding=(0, self.padding),
-                groups=self.conv.groups,
-            )
-        return self.after_conv(out.squeeze(2).transpose(1, 2))
-
-
 # Widths and depths by name; the feed-forward width of the paper's model is open, this
 # one gives its 70 M parameters.
 SIZES = {
@@ -270,89 +216,6 @@ class WeightedLayers(nn.Module):
         return layers @ self.weights.softmax(0).to(layers.dtype)
 
 
-class FeedForward(PositionalwiseFeedForward):
-    """SpeechBrain's feed-forward module, without its transposition to time × batch and
-    back, which copies every input."""
-
-    def forward(self, x):
-        """(batch, frames, channels) → the same."""
-        return self.ffn(x)
-
-
-class RotarySelfAttention(RoPEMHA):
-    """SpeechBrain's rotary attention, for self-attention only, with a broadcast mask.
-
-    SpeechBrain expands the padding mask to (batch, heads, time, time) and inverts it in
-    every layer. Under bf16 on a CPU, attention itself is computed in fp32: there the
-    backward pass of PyTorch's bf16 kernel takes five times as long. Parameters and
-    their names are the same.
-    """
-
-    def forward(
-        self,
-        query,
-        key=None,
-        value=None,
-        key_padding_mask=None,
-        attn_mask=None,
-        pos_embs=None,
-    ):
-        """Attend from every frame of an utterance to all of them.
-
-        Arguments
-        ---------
-        query : torch.Tensor
-            (batch, frames, embed_dim); ``key`` and ``value`` are taken to be the same.
-        key, value, pos_embs : None
-            Kept for SpeechBrain's signature.
-        key_padding_mask : torch.Tensor
-            (batch, frames), True behind the end of an utterance.
-        attn_mask : torch.Tensor
-            (frames, frames), True where attention is not allowed.
-
-        Returns
-        -------
-        out : torch.Tensor
-            (batch, frames, embed_dim).
-        weights : None
-            SDPA does not give them.
-        """
-        qkv = F.linear(query, self.in_proj_weight)
-        qkv = qkv.unflatten(-1, (self.num_heads, 3 * self.head_dim)).transpose(1, 2)
-        q, k = self.rotate(qkv[..., : 2 * self.head_dim])
-        v = qkv[..., 2 * self.head_dim :]
-        allowed = None
-        if key_padding_mask is not None:
-            allowed = ~key_padding_mask[:, None, None, :]
-        if attn_mask is not None:
-            allowed = ~attn_mask if allowed is None else allowed & ~attn_mask
-        if v.is_cpu:
-            v = widened(v)
-        with fp32_on_cpu(v):
-            out = F.scaled_dot_product_attention(
-                q.to(v.dtype),
-                k.to(v.dtype),
-                v,
-                attn_mask=allowed,
-                dropout_p=self.dropout if self.training else 0.0,
-                scale=self.scale,
-            )
-        return self.out_proj(out.transpose(1, 2).flatten(2)), None
-
-    def rotate(self, qk):
-        """Queries and keys turned by their positions, pairs of channels as complex numbers.
-
-        (batch, heads, frames, 2 · head_dim) → both (batch, heads, frames, head_dim), in
-        fp32 or float64.
-        """
-        qk, frames = widened(qk), qk.shape[2]
-        table = _get_precomputed_values(frames, self.head_dim, qk.dtype, qk.device)
-        turns = torch.complex(table.cosines[:frames, ::2], table.sines[:frames, 1::2])
-        pairs = torch.view_as_complex(qk.unflatten(-1, (2, -1, 2)))
-        rotated = torch.view_as_real(pairs * turns.unsqueeze(1)).flatten(-2)
-        return rotated.unbind(-2)
-
-
 class Conformer(nn.Module):
     """Front end and Conformer blocks with rotary attention (SDPA kernels).
 
@@ -380,7 +243,7 @@ class Conformer(nn.Module):
     ):
         super().__init__()
         self.front_end, self.d_model = front_end, d_model
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = SpeechBrainConformer(
             num_layers=num_layers,
             d_model=d_model,
@@ -392,12 +255,7 @@ class Conformer(nn.Module):
             output_hidden_states=True,
         )
         for layer in self.blocks.layers:
-            layer.mha_layer = RotarySelfAttention(d_model, nhead, dropout)
-            layer.convolution_module = MaskedConvolutionModule(
-                d_model, kernel_size, dropout=dropout
-            )
-            for ffn in (layer.ffn_module1, layer.ffn_module2):
-                ffn[1].__class__=FeedForward
+            adapt(layer)
 
     def forward(self, features, lengths):
         """Encode.

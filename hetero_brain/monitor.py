@@ -58,7 +58,9 @@ class DomainMonitor:
 
     def mean(self, name):
         """Mean of a figure over domains, each by its own mean; NaN without any."""
-        means = [float(s) / self.counts[k] for k, s in self.sums.items() if k[0] == name]
+        means = [
+            float(s) / self.counts[k] for k, s in self.sums.items() if k[0] == name
+        ]
         return sum(means) / len(means) if means else float("nan")
 
     def pop(self):

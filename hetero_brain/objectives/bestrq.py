@@ -41,7 +41,9 @@ class BestRQBrain(HeteroBrain):
         """
         noisy, lengths, masked, labels = self.masked_inputs(batch, stage)
         encoded, _ = self.modules.encoder(noisy, lengths)
-        logits = self.modules.output(encoded.flatten(0, 1)[masked])  # masked frames only
+        logits = self.modules.output(
+            encoded.flatten(0, 1)[masked]
+        )  # masked frames only
         return logits.unflatten(-1, (labels.shape[-1], -1)), labels
 
     def compute_objectives(self, predictions, batch, stage):

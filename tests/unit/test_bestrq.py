@@ -13,6 +13,7 @@ from speechbrain.nnet.quantisers import (
     RandomProjectionQuantizer as SpeechBrainQuantizer,
 )
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hetero_brain import DomainBatch
 from hetero_brain.dataio import GlobalBatches, Utterances, make_plan
@@ -73,7 +74,7 @@ def make_brain(local_steps=0, size=16, codebooks=1, lr=1e-2, **changed):
     modules["output"] = make_head(modules["encoder"], size * codebooks)
     brain = BestRQBrain(
         modules,
-        opt_class=partial(torch.optim.AdamW, lr=lr),
+        opt_class=partial(torch.optim.AdamW, lr=lr, fused=True),
         hparams={
             "seed": 1,
             "mask_prob": 0.2,
@@ -509,3 +510,42 @@ def test_it_learns(speech, local_steps):
     losses = [brain.fit_batch(batches[t % len(batches)]) for t in range(80)]
     assert losses[0] == pytest.approx(math.log(24), abs=0.5)
     assert sum(losses[-8:]) / 8 < math.log(24) - 0.6
+
+
+class HostReads(TorchDispatchMode):
+    """Counts what makes the host wait for a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        waits = (
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "unique",
+            "bincount",
+        )
+        self.count += any(name in str(operation) for name in waits)
+        return operation(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_no_more_often_with_more_local_steps(monkeypatch):
+    """Once a domain batch for the lengths, once a solve for losses and norms."""
+    lists = []
+    read = torch.Tensor.tolist
+    monkeypatch.setattr(
+        torch.Tensor, "tolist", lambda t: lists.append(t.shape) or read(t)
+    )
+    counts = []
+    for local_steps in (1, 5):
+        brain = make_brain(local_steps)
+        parts = [DomainBatch("a", (batch_of(a=40, b=20),))]
+        parts.append(DomainBatch("b", (batch_of(c=30),)))
+        lists.clear()
+        with HostReads() as reads:
+            brain.fit_batch(parts)
+        assert len(lists) == 4
+        counts.append(reads.count)
+    assert counts == [0, 0]

@@ -631,3 +631,19 @@ def test_local_gradients_never_reach_grad(make_brain):
             assert all(same(at_theta, grads) for grads in later)
         assert not same(seen[3], seen[6])  # the second domain has added its share
         assert all(p.grad is None for p in params)
+
+
+def test_after_a_fault_a_domains_own_state_begins_afresh():
+    solver = LocalSolver(Theta(), partial(AdamW, lr=0.1), state="per_domain")
+    grads = [torch.ones_like(p) for p in solver.params]
+    for domain in ("a", "b"):
+        with solver.solve(domain) as phi:
+            phi.step(grads)
+    with pytest.raises(ArithmeticError), solver.solve("a") as phi:
+        phi.step([torch.full_like(g, torch.nan) for g in grads])
+        raise ArithmeticError
+    assert set(solver.states) == {"b"}
+    with solver.solve("a") as phi:
+        phi.step(grads)
+        assert all(p.isfinite().all() for p in solver.params)
+    assert {s["step"].item() for s in solver.states["a"].values()} == {1}

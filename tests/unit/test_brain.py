@@ -969,3 +969,12 @@ def test_one_gradient_at_a_time(make_brain, monkeypatch, steps):
     for _ in range(2):
         brain.fit_batch([DomainBatch(d, (torch.rand(4, 3),)) for d in "abc"])
     assert counts == [0] * (2 * 3 * (steps + 1))
+
+
+def test_domain_batches_are_pinned_as_their_batches_are():
+    class Pinnable:
+        def pin_memory(self):
+            return "pinned"
+
+    pinned = DomainBatch("a", (Pinnable(), None)).pin_memory()
+    assert pinned == DomainBatch("a", ("pinned", None))

@@ -4,16 +4,12 @@ import pytest
 import torch
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.lobes.features import Fbank
-from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
-from speechbrain.nnet.attention import RoPEMHA
 from torch import nn
 
 from hetero_brain.encoder import (
     Conformer,
     ConvFrontEnd,
     LastLayer,
-    MaskedConvolutionModule,
-    RotarySelfAttention,
     StackedFbank,
     WeightedLayers,
     make_encoder,
@@ -173,79 +169,6 @@ def test_every_frame_sees_the_whole_utterance():
     x = noise(1, 20, 4).requires_grad_()
     encoder.eval()(x, torch.tensor([20]))[0][0, 0, 0].backward()
     assert (x.grad[0].abs().sum(1) > 0).all()
-
-
-@pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("causal", [False, True])
-def test_rotary_attention_is_speechbrains(padded, causal):
-    torch.manual_seed(0)
-    ours, theirs = RotarySelfAttention(24, 4), RoPEMHA(24, 4)
-    ours.load_state_dict(theirs.state_dict())
-    x = noise(3, 15, 24)
-    valid = length_to_mask(torch.tensor([15, 9, 4]), 15, torch.bool)
-    masks = {
-        "key_padding_mask": ~valid if padded else None,
-        "attn_mask": torch.ones(15, 15).triu(1).bool() if causal else None,
-    }
-    out, weights = ours(x, x, x, **masks)
-    reference, _ = theirs(x, x, x, **masks)
-    assert weights is None
-    torch.testing.assert_close(out, reference, rtol=1e-5, atol=1e-6)
-
-
-def test_rotary_attention_in_bf16_is_close():
-    torch.manual_seed(0)
-    attention = RotarySelfAttention(32, 4)
-    x = noise(2, 40, 32)
-    padding = ~length_to_mask(torch.tensor([40, 17]), 40, torch.bool)
-    reference, _ = attention(x, key_padding_mask=padding)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out, _ = attention(x, key_padding_mask=padding)
-    assert out.dtype == torch.bfloat16
-    error = (out.float() - reference).square().mean().sqrt()
-    assert 0 < error < 0.02 * reference.std()
-
-
-def test_attention_dropout_only_in_training():
-    torch.manual_seed(0)
-    attention = RotarySelfAttention(8, 2, dropout=0.5)
-    x = noise(1, 10, 8)
-    assert not torch.equal(attention(x)[0], attention(x)[0])
-    attention.eval()
-    assert torch.equal(attention(x)[0], attention(x)[0])
-
-
-def test_every_block_has_the_fast_attention():
-    encoder = Conformer(nn.Linear(4, 8), 3, 8, nhead=2, d_ffn=8, kernel_size=3)
-    kinds = {type(layer.mha_layer) for layer in encoder.blocks.layers}
-    assert kinds == {RotarySelfAttention}
-
-
-def convolution_modules():
-    torch.manual_seed(0)
-    ours, theirs = MaskedConvolutionModule(12, 7), ConvolutionModule(12, 7)
-    ours.load_state_dict(theirs.state_dict())
-    return ours, theirs
-
-
-def test_convolution_module_is_speechbrains_without_padding():
-    ours, theirs = convolution_modules()
-    x = noise(2, 20, 12)
-    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
-    mask = torch.zeros(2, 20, 1, dtype=torch.bool)
-    torch.testing.assert_close(ours(x, mask), theirs(x, mask), rtol=1e-5, atol=1e-6)
-
-
-def test_speechbrains_convolution_module_leaks_padding_and_ours_does_not():
-    """Why it is replaced; once this fails, SpeechBrain's own can be used again."""
-    ours, theirs = convolution_modules()
-    x = noise(1, 20, 12)
-    mask = ~length_to_mask(torch.tensor([13]), 20, torch.bool).unsqueeze(2)
-    alone = ours(x[:, :13])
-    torch.testing.assert_close(ours(x, mask)[:, :13], alone, rtol=0, atol=1e-6)
-    leak = (theirs(x, mask)[:, :13] - alone).abs().amax(dim=(0, 2))
-    assert leak[:10].max() < 1e-6  # within the kernel's reach of the end
-    assert leak[10:].min() > 0.01
 
 
 @pytest.mark.parametrize("n_mels", [40, 41, 80])

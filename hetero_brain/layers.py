@@ -1,0 +1,199 @@
+"""SpeechBrain's Conformer layers where they are slow, or leak padding into speech.
+
+Parameters and their names are SpeechBrain's, and so is what is computed, up to rounding.
+"""
+
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
+from speechbrain.nnet.attention import RoPEMHA, _get_precomputed_values
+from torch import nn
+
+
+def adapt(layer):
+    """Replace the parts of a SpeechBrain ``ConformerEncoderLayer`` by those below.
+
+    Arguments
+    ---------
+    layer : torch.nn.Module
+        With rotary attention; changed in place. Weights of attention and convolution are
+        drawn anew.
+    """
+    mha, conv = layer.mha_layer, layer.convolution_module
+    layer.mha_layer = RotarySelfAttention(mha.embed_dim, mha.num_heads, mha.dropout)
+    layer.convolution_module = MaskedConvolutionModule(
+        conv.conv.in_channels, conv.kernel_size, dropout=conv.after_conv[3].p
+    )
+    for module in (layer.ffn_module1, layer.ffn_module2):
+        module[1] = FeedForward(module[1].ffn)
+    for parent in layer.modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout:
+                setattr(parent, name, Dropout(child.p))
+
+
+def fp32_on_cpu(x):
+    """A context without autocast if ``x`` is on a CPU: for operations whose bf16 kernels
+    there are slower than those of fp32 (attention), or hang (depthwise convolution)."""
+    return torch.autocast("cpu", enabled=False) if x.is_cpu else nullcontext()
+
+
+def widened(x):
+    """``x`` in fp32 if it is in half precision."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+class MaskedConvolutionModule(ConvolutionModule):
+    """SpeechBrain's convolution module, without its leak from padding into speech.
+
+    SpeechBrain masks what leaves the depthwise convolution but not what enters it, so
+    that the last frames of an utterance depend on how long it was padded. Here padding
+    is zeroed before the convolution, which runs channels-last, without transposition:
+    forward and backward two to three times as fast (one CPU thread).
+    """
+
+    def forward(self, x, mask=None, dynchunktrain_config=None):
+        """Apply the module.
+
+        Arguments
+        ---------
+        x : torch.Tensor
+            (batch, frames, channels).
+        mask : torch.Tensor
+            (batch, frames, 1), True behind the end of an utterance.
+        dynchunktrain_config : None
+            Kept for SpeechBrain's signature; chunked training is not supported.
+
+        Returns
+        -------
+        torch.Tensor
+            (batch, frames, channels).
+        """
+        pointwise = self.bottleneck[0]
+        out = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
+        out = F.glu(out, dim=-1)
+        if mask is not None:
+            out = out.masked_fill(mask, 0.0)
+        # (batch, channels, 1, frames), channels-last: a view of what is there.
+        with fp32_on_cpu(out):
+            out = F.conv2d(
+                (widened(out) if out.is_cpu else out).transpose(1, 2).unsqueeze(2),
+                self.conv.weight.unsqueeze(2),
+                self.conv.bias,
+                padding=(0, self.padding),
+                groups=self.conv.groups,
+            )
+        return self.after_conv(out.squeeze(2).transpose(1, 2))
+
+
+class FeedForward(nn.Module):
+    """SpeechBrain's ``PositionalwiseFeedForward`` without its transposition to time ×
+    batch and back, for which every input is copied.
+
+    Arguments
+    ---------
+    ffn : torch.nn.Module
+        Its two linear layers, and what is between them.
+    """
+
+    def __init__(self, ffn):
+        super().__init__()
+        self.ffn = ffn
+
+    def forward(self, x):
+        """(batch, frames, channels) → the same."""
+        return self.ffn(x)
+
+
+class Dropout(nn.Dropout):
+    """Dropout in half the time on a CPU, where its random numbers cost a seventh.
+
+    PyTorch draws each decision by itself, in one thread; here four come from one 64-bit
+    number, each of 16 bits: p is kept to 1/65536. On other devices it is PyTorch's.
+    """
+
+    def forward(self, x):
+        """Zero elements with probability p and scale the others by 1 / (1 − p)."""
+        if not (self.training and self.p and x.is_cpu):
+            return super().forward(x)
+        bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
+        bits = bits.random_(-(2**63), None).view(torch.int16)[: x.numel()]
+        kept = bits.view(x.shape) >= round(self.p * 2**16) - 2**15
+        return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
+
+
+class RotarySelfAttention(RoPEMHA):
+    """SpeechBrain's rotary attention, for self-attention only, with a broadcast mask.
+
+    SpeechBrain expands the padding mask to (batch, heads, time, time) and inverts it in
+    every layer, and rotates queries and keys by eight operations where one product of
+    complex numbers takes a third of the time (one CPU thread). Under bf16 on a CPU,
+    attention itself is computed in fp32: there the backward pass of PyTorch's bf16 kernel
+    takes five times as long.
+    """
+
+    def forward(
+        self,
+        query,
+        key=None,
+        value=None,
+        key_padding_mask=None,
+        attn_mask=None,
+        pos_embs=None,
+    ):
+        """Attend from every frame of an utterance to all of them.
+
+        Arguments
+        ---------
+        query : torch.Tensor
+            (batch, frames, embed_dim); ``key`` and ``value`` are taken to be the same.
+        key, value, pos_embs : None
+            Kept for SpeechBrain's signature.
+        key_padding_mask : torch.Tensor
+            (batch, frames), True behind the end of an utterance.
+        attn_mask : torch.Tensor
+            (frames, frames), True where attention is not allowed.
+
+        Returns
+        -------
+        out : torch.Tensor
+            (batch, frames, embed_dim).
+        weights : None
+            SDPA does not give them.
+        """
+        qkv = F.linear(query, self.in_proj_weight)
+        qkv = qkv.unflatten(-1, (self.num_heads, 3 * self.head_dim)).transpose(1, 2)
+        q, k = self.rotate(qkv[..., : 2 * self.head_dim])
+        v = qkv[..., 2 * self.head_dim :]
+        allowed = None
+        if key_padding_mask is not None:
+            allowed = ~key_padding_mask[:, None, None, :]
+        if attn_mask is not None:
+            allowed = ~attn_mask if allowed is None else allowed & ~attn_mask
+        if v.is_cpu:
+            v = widened(v)
+        with fp32_on_cpu(v):
+            out = F.scaled_dot_product_attention(
+                q.to(v.dtype),
+                k.to(v.dtype),
+                v,
+                attn_mask=allowed,
+                dropout_p=self.dropout if self.training else 0.0,
+                scale=self.scale,
+            )
+        return self.out_proj(out.transpose(1, 2).flatten(2)), None
+
+    def rotate(self, qk):
+        """Turn queries and keys by their positions: pairs of channels as complex numbers.
+
+        (batch, heads, frames, 2 · head_dim) → both (batch, heads, frames, head_dim), in
+        fp32 or float64.
+        """
+        qk, frames = widened(qk), qk.shape[2]
+        table = _get_precomputed_values(frames, self.head_dim, qk.dtype, qk.device)
+        turns = torch.complex(table.cosines[:frames, ::2], table.sines[:frames, 1::2])
+        pairs = torch.view_as_complex(qk.unflatten(-1, (2, -1, 2)))
+        rotated = torch.view_as_real(pairs * turns.unsqueeze(1)).flatten(-2)
+        return rotated.unbind(-2)

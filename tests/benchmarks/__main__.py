@@ -1,0 +1,45 @@
+"""Run the benchmarks: a table in the terminal, JSON and PNG in ``results/bench``.
+
+> python -m tests.benchmarks [--quick] [--only throughput bilevel …]
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+
+from .measure import machine
+from .plot import draw
+
+SECTIONS = ("throughput", "bilevel", "libraries", "scaling", "data_path", "limit")
+
+
+def main():
+    """Run the sections that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="smaller, in 3 minutes")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    parser.add_argument("--output_folder", type=Path, default=Path("results/bench"))
+    args = parser.parse_args()
+    args.output_folder.mkdir(parents=True, exist_ok=True)
+
+    facts, tables = machine(), []
+    print("\n".join(f"{name}: {fact}" for name, fact in facts.items()), "\n")
+    for name in args.only:
+        start = time.perf_counter()
+        section = import_module(f"{__package__}.{name}").run(args.quick)
+        tables += section
+        print("\n\n".join(table.markdown() for table in section))
+        print(f"\n({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)
+        results = {"machine": facts, "tables": [asdict(table) for table in tables]}
+        (args.output_folder / "bench.json").write_text(
+            json.dumps(results, indent=1), encoding="utf-8"
+        )
+    draw(tables, args.output_folder / "bench.png")
+    print(f"Everything is in {args.output_folder}.")
+
+
+if __name__ == "__main__":
+    main()

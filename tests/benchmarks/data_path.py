@@ -1,0 +1,426 @@
+"""The data path: the loader against training, planning and resume, the manifest."""
+
+import itertools
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torchaudio
+
+from hetero_brain import manifest
+from hetero_brain.dataio import Utterances, read_audio, train_loader
+from hetero_brain.plan import Plan
+
+from . import models, speech
+from .measure import Table, alternate, in_new_process, peak_bytes, ratios, spread
+
+KINDS = ((".wav", 8000, 8000), (".flac", 16000, 16000), (".flac", 16000, 8000))
+MODELS = {"tiny": 4, "base": 1}  # and the global batches of a measurement
+WORKERS = (0, 1, 2)
+N_DOMAINS, GLOBAL_BATCH_SECONDS = 10, 320  # of the plans that are timed
+ROWS_PER_FILE, MOST_ROWS_WRITTEN = 100, 1_000_000  # of manifests
+
+
+def run(quick):
+    """The loader's, the plan's and the manifest's tables."""
+    planned = (10_000, 100_000, 1_000_000) + (() if quick else (10_000_000,))
+    with tempfile.TemporaryDirectory() as folder:
+        sources = files(Path(folder), KINDS[-2:] if quick else KINDS)
+        seconds, repeats, rounds = (24, 2, 2) if quick else (96, 10, 4)
+        steps = {"tiny": 8} if quick else {"tiny": 10, "base": 3}
+        return [
+            loader_table(sources, seconds, repeats, rounds),
+            wait_table(seconds, steps),
+            plan_table(planned),
+            manifest_table(planned[1:2] if quick else planned),
+        ]
+
+
+# ---------------------------------------------------------------------------- loader
+
+
+def files(folder, kinds):
+    """The speech of the sample in several kinds of file.
+
+    Arguments
+    ---------
+    folder : Path
+        For those that are made.
+    kinds : sequence of tuple
+        Suffix, rate of the file and rate wanted, in Hz.
+
+    Returns
+    -------
+    dict
+        Name → Utterances.
+    """
+    sources = {"FLAC 8 kHz (the sample)": speech.utterances()}
+    for suffix, rate, wanted in kinds:
+        name = f"{suffix[1:].upper()} {rate // 1000} kHz"
+        if wanted != rate:
+            name += f", read at {wanted // 1000} kHz"
+        rows = copy_of(speech.utterances(), folder, suffix, rate)
+        sources[name] = Utterances(rows, wanted)
+    return sources
+
+
+def copy_of(utterances, folder, suffix, rate):
+    """The manifest of the same speech, written as 16-bit files of another kind."""
+    rows = []
+    for number, row in enumerate(utterances.manifest):
+        signal = read_audio(row, speech.RATE)
+        signal = torchaudio.functional.resample(signal, speech.RATE, rate)
+        wav = folder / f"{number}{suffix}"
+        soundfile.write(wav, signal.clamp(-1, 1), rate, "PCM_16")
+        rows.append({**row, "wav": wav, "start": None, "stop": None})
+    path = folder / f"{suffix[1:]}.csv"
+    manifest.write(path, rows)
+    return manifest.read(path)
+
+
+def repeated(utterances, times):
+    """The utterances several times over, for an epoch that lasts."""
+    rows = utterances.manifest
+    return Utterances(
+        rows.subset(np.tile(np.arange(len(rows)), times)), utterances.sample_rate
+    )
+
+
+def plan_of(rows, seconds):
+    """The plan of a manifest."""
+    return Plan(
+        rows.duration, rows.domain, rows.domains, global_batch_seconds=seconds, seed=0
+    )
+
+
+def epoch_seconds(rows, plan):
+    """Audio in the first epoch of a plan, in seconds."""
+    return sum(
+        float(rows.duration[taken].sum())
+        for step in range(plan.steps_per_epoch)
+        for _, batches in plan[step]
+        for taken in batches
+    )
+
+
+def a_pass(loader):
+    """Load an epoch."""
+    for _ in loader:
+        pass
+
+
+def first_pass(loader):
+    """Load an epoch, workers to be started.
+
+    Returns
+    -------
+    float
+        Seconds until the first global batch.
+    """
+    start = time.perf_counter()
+    batches = iter(loader)
+    next(batches)
+    seconds = time.perf_counter() - start
+    a_pass(batches)
+    return seconds
+
+
+def train(brain, batches):
+    """Train on global batches that are in memory."""
+    for batch in batches:
+        brain.fit_batch(batch)
+
+
+def ready_batches(seconds):
+    """Four global batches of the sample, in memory."""
+    utterances = repeated(speech.utterances(), 2)
+    loader = train_loader(utterances, plan_of(utterances.manifest, seconds))
+    return list(loader)[:4]
+
+
+def audio_of(global_batch):
+    """Audio in a global batch, in seconds."""
+    return sum(speech.seconds_of(part.batches[0]) for part in global_batch)
+
+
+def loader_table(sources, seconds, repeats, rounds):
+    """The loader alone against training alone, in turns."""
+    batches = ready_batches(seconds)
+    candidates, audio, startup = {}, {}, {}
+    for size, n_batches in MODELS.items():
+        brain = models.ours(size)
+        brain.fit_batch(batches[0])
+        candidates[size] = partial(train, brain, batches[:n_batches])
+        audio[size] = sum(map(audio_of, batches[:n_batches]))
+    for (name, utterances), workers in itertools.product(sources.items(), WORKERS):
+        utterances = repeated(utterances, repeats)
+        plan = plan_of(utterances.manifest, seconds)
+        loader = train_loader(utterances, plan, workers)
+        startup[name, workers] = first_pass(loader)
+        candidates[name, workers] = partial(a_pass, loader)
+        audio[name, workers] = epoch_seconds(utterances.manifest, plan)
+
+    times = alternate(candidates, rounds, warm_up=0)
+    rates = {key: [audio[key] / taken for taken in times[key]] for key in times}
+    table = Table(
+        f"Loader alone against training alone, global batches of {seconds} s",
+        ["files", "workers", "audio s/s"]
+        + [f"× training {size}" for size in MODELS]
+        + ["first batch, s"],
+    )
+    for size in MODELS:
+        table.rows.append(
+            [f"training {size}, CSSL", "", spread(rates[size])] + 3 * [""]
+        )
+    for (name, workers), first in startup.items():
+        rate = rates[name, workers]
+        against = [spread(ratios(rate, rates[size])) for size in MODELS]
+        table.rows.append([name, workers, spread(rate), *against, first])
+    least = min(min(rates[name, 2]) for name in sources) / max(rates["tiny"])
+    table.notes = [
+        "Slowest round of any loader with 2 workers to fastest round of training tiny: "
+        f"{least:.3g} times.",
+        f"The {len(speech.utterances())} utterances of the sample, "
+        f"{speech.utterances().manifest.duration.mean():.1f} s on average, repeated "
+        f"{repeats} times; the files are in the page cache. Longer ones cost less a "
+        "second.",
+        "Whole epochs; workers have been started before, as from the second epoch of a "
+        "run. The first batch of a run waits for them.",
+    ]
+    table.curves = [
+        {
+            "panel": "Loader alone, training alone",
+            "xlabel": "workers",
+            "ylabel": "seconds of audio a second",
+            "label": name,
+            "x": list(WORKERS),
+            "y": [float(np.median(rates[key])) for key in keys],
+        }
+        for name, keys in {
+            **{name: [(name, workers) for workers in WORKERS] for name in sources},
+            **{f"training {size}": [size] * len(WORKERS) for size in MODELS},
+        }.items()
+    ]
+    return table
+
+
+def wait_table(seconds, steps):
+    """How long training waits for a loader that shares its cores."""
+    batches = ready_batches(seconds)
+    utterances = repeated(speech.utterances(), 20)
+    plan = plan_of(utterances.manifest, seconds)
+    table = Table(
+        f"Training with the loader, FLAC 8 kHz, global batches of {seconds} s",
+        ["model", "batches from", "iterations", "audio s/s", "waiting for batches"],
+        notes=["Time in next(loader) / all time, from the second iteration on."],
+    )
+    for size, n_steps in steps.items():
+        brain = models.ours(size)
+        for name, source in {
+            "memory": itertools.cycle(batches),
+            "loader, 0 workers": train_loader(utterances, plan, 0),
+            "loader, 2 workers": train_loader(utterances, plan, 2),
+        }.items():
+            rate, waiting = train_from(brain, iter(source), n_steps)
+            table.rows.append([size, name, n_steps, rate, f"{waiting:.2%}"])
+    return table
+
+
+def train_from(brain, batches, steps):
+    """Train on what a loader yields.
+
+    Returns
+    -------
+    rate : float
+        Seconds of audio a second.
+    waiting : float
+        The share of time in ``next(batches)``.
+    """
+    brain.fit_batch(next(batches))
+    audio, waited, start = 0.0, 0.0, time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        brain.fit_batch(batch)
+        audio += audio_of(batch)
+    taken = time.perf_counter() - start
+    return audio / taken, waited / taken
+
+
+# ---------------------------------------------------------------------------- planning
+
+
+def plan_table(sizes):
+    """Time and memory of the plan, by rows."""
+    table = Table(
+        f"Planning, {N_DOMAINS} domains, global batches of {GLOBAL_BATCH_SECONDS} s",
+        [
+            "rows",
+            "steps an epoch",
+            "build, s",
+            "cut an epoch, s",
+            "then a step, µs",
+            "resume at step",
+            "resume, s",
+            "peak memory, MiB",
+        ],
+        notes=[
+            "Durations from 0.3 s to 20 s, lognormal, 5.9 s on average.",
+            "Cut an epoch: what the first step asked for in it takes.",
+            "Resume: a fresh plan, asked for a step near the end of the last epoch "
+            "walked; the same rows as on the walk. No audio is read.",
+            "Memory beside durations and domains, each size in its own process.",
+        ],
+    )
+    table.rows = [[size, *in_new_process(plan_figures, size)] for size in sizes]
+    table.curves = [
+        curve("Planning", "seconds", label, table, column)
+        for label, column in {"build": 2, "cut an epoch": 3, "resume": 6}.items()
+    ] + [curve("Memory", "MiB", "plan", table, 7)]
+    return table
+
+
+def plan_figures(n_rows):
+    """The columns of :func:`plan_table`, for one size."""
+    rng = np.random.default_rng(0)
+    durations = np.clip(rng.lognormal(1.5, 0.8, n_rows), 0.3, 20).astype(np.float32)
+    domain_of = rng.integers(N_DOMAINS, size=n_rows).astype(np.int16)
+
+    def build():
+        return Plan(
+            durations,
+            domain_of,
+            [f"domain{i}" for i in range(N_DOMAINS)],
+            global_batch_seconds=GLOBAL_BATCH_SECONDS,
+            seed=0,
+        )
+
+    def use():
+        plan = build()
+        for step in range(1000):
+            plan[step]
+
+    memory = peak_bytes(use)
+    plan, build_seconds = timed(build)
+    _, cut_seconds = timed(lambda: plan[0])
+    n_steps = plan.steps_per_epoch
+
+    def walk(steps):
+        for step in steps:
+            rows = plan[step]
+        return rows
+
+    _, walk_seconds = timed(lambda: walk(range(1, n_steps)))
+    late = max(2, min(20, 3_000_000 // n_rows)) * n_steps - 2
+    walked = walk(range(n_steps, late + 1))
+    resumed, resume_seconds = timed(lambda: build()[late])
+    if not is_same(resumed, walked):
+        raise AssertionError(f"{n_rows} rows: step {late} is another after a resume")
+    step_micros = 1e6 * walk_seconds / (n_steps - 1)
+    times = (build_seconds, cut_seconds, step_micros, late, resume_seconds)
+    return n_steps, *times, memory / 2**20
+
+
+def timed(function):
+    """What a function returns, and the seconds it takes."""
+    start = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - start
+
+
+def is_same(one, other):
+    """Whether two global batches have the same rows."""
+    rows = [
+        [(domain, [taken.tolist() for taken in batches]) for domain, batches in plan]
+        for plan in (one, other)
+    ]
+    return rows[0] == rows[1]
+
+
+def curve(panel, ylabel, label, table, column):
+    """A column of a table against its first one."""
+    return {
+        "panel": panel,
+        "xlabel": "manifest rows",
+        "ylabel": ylabel,
+        "label": label,
+        "x": [row[0] for row in table.rows],
+        "y": [row[column] for row in table.rows],
+        "scale": "log",
+    }
+
+
+# ---------------------------------------------------------------------------- manifest
+
+
+def manifest_table(sizes):
+    """Time and memory of the manifest, by rows."""
+    table = Table(
+        "The manifest",
+        ["rows", "MiB", "write, s", "read and check, s", "a row, µs", "peak, MiB"],
+        notes=[
+            f"{ROWS_PER_FILE} rows to an audio file, each of which is looked up. Peak: "
+            "memory of reading, each size in its own process.",
+            "Writing checks what it wrote; 10 M rows were written by other means.",
+        ],
+    )
+    table.rows = [[size, *in_new_process(manifest_figures, size)] for size in sizes]
+    table.curves = [
+        curve("Planning", "seconds", "read the manifest", table, 3),
+        curve("Memory", "MiB", "manifest", table, 5),
+    ]
+    return table
+
+
+def manifest_figures(n_rows):
+    """The columns of :func:`manifest_table`, for one size."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.csv"
+        for number in range(n_rows // ROWS_PER_FILE):
+            (Path(folder) / f"{number:07}.flac").touch()
+        write_seconds = write(path, n_rows)
+        kept = []
+
+        def read():
+            kept.append(timed(lambda: manifest.read(path, folder)))
+
+        memory = peak_bytes(read)
+        ((rows, read_seconds),) = kept
+        wanted = np.random.default_rng(0).integers(n_rows, size=5000).tolist()
+        _, row_seconds = timed(lambda: [rows[index] for index in wanted])
+        row_micros = 1e6 * row_seconds / len(wanted)
+        size = path.stat().st_size / 2**20
+    return size, write_seconds, read_seconds, row_micros, memory / 2**20
+
+
+def write(path, n_rows):
+    """Write a manifest.
+
+    Returns
+    -------
+    float or str
+        Seconds that ``manifest.write`` took; a dash where lines were written instead.
+    """
+    rows = (
+        {
+            "ID": f"utterance-{number:08}",
+            "duration": 4.5,
+            "wav": f"{{data_root}}/{number // ROWS_PER_FILE:07}.flac",
+            "start": 36000 * (number % ROWS_PER_FILE),
+            "stop": 36000 * (number % ROWS_PER_FILE + 1),
+            "domain": f"domain{number % N_DOMAINS}",
+            "spk_id": f"speaker{number // ROWS_PER_FILE}",
+            "wrd": "the words of an utterance of some seconds",
+        }
+        for number in range(n_rows)
+    )
+    if n_rows <= MOST_ROWS_WRITTEN:
+        return timed(lambda: manifest.write(path, rows))[1]
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(",".join(manifest.COLUMNS) + "\n")
+        file.writelines(",".join(map(str, row.values())) + "\n" for row in rows)
+    return "–"

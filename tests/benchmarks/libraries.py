@@ -1,0 +1,423 @@
+"""First-order MAML by the libraries for it, beside ours: time, memory, hypergradient.
+
+One iteration is the same for all: K steps of SGD from θ on each domain, the gradient at
+φ_K averaged over the domains, clipping, AdamW. Features, masks and labels are prepared
+before, and the loss is computed by one module, so that only what leads from θ to φ_K and
+back differs. Each library is used as its own documentation or example does it:
+
+- learn2learn: ``MAML(first_order=True)``, ``clone`` and ``adapt``.
+- higher: ``innerloop_ctx(track_higher_grads=False)`` and the gradient with respect to the
+  fast weights, which its authors give for first order (its issue 63).
+- TorchOpt documents second-order MAML only, by ``MetaSGD`` and ``recover_state_dict``
+  (``examples/few-shot``). That is measured against our exact hypergradient; first order
+  is put together of ``extract_state_dict(by="deepcopy")`` and its plain ``SGD``.
+- by hand: a loop over ``copy.deepcopy(model)``, without any library.
+
+The libraries are no dependency of this project. ``pip install higher torchopt`` does for
+two of them. The C code that learn2learn 0.2.0 ships does not compile on Python ≥ 3.11;
+its own ``setup.py`` makes it anew when told to, on 3.10, too:
+
+> pip install gym requests torchvision
+> pip install --no-deps --use-pep517 --config-settings=--build-option=build_ext learn2learn
+
+A library that does not import or run is named with its error; with the last error in
+``results/bench/<library>.error``, if there is what pip said when it did not install.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from hetero_brain import DomainBatch, HeteroBrain
+
+from . import models, speech
+from .measure import Table, alternate, in_new_process, peak_bytes, ratios, spread
+
+ERRORS = Path("results/bench")
+DOMAINS, LOCAL_RATE, MAX_GRAD_NORM = 3, 0.03, 10.0
+LOCAL_SGD = partial(torch.optim.SGD, lr=LOCAL_RATE)
+
+
+# ------------------------------------------------------------ what all compute
+
+
+class MaskedPrediction(torch.nn.Module):
+    """The loss of our BEST-RQ Brain on inputs that are prepared."""
+
+    def __init__(self, encoder, output):
+        super().__init__()
+        self.encoder, self.output = encoder, output
+
+    def forward(self, noisy, lengths, masked, labels):
+        """Mean cross-entropy of what ``BestRQBrain.masked_inputs`` gives."""
+        encoded, _ = self.encoder(noisy, lengths)
+        logits = self.output(encoded.flatten(0, 1)[masked])
+        logits = logits.unflatten(-1, (labels.shape[-1], -1))
+        return F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+
+
+class PreparedBrain(HeteroBrain):
+    """Trains a module that maps a batch, a tuple of tensors, to its loss."""
+
+    def compute_forward(self, batch, stage):
+        """The loss already."""
+        return self.modules.model(*batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        """What ``compute_forward`` returned."""
+        return predictions
+
+
+def prepared(size, seconds):
+    """A model of a size, and for each domain its inputs of about ``seconds`` of speech."""
+    brain = models.ours(size)
+    batches = [
+        brain.masked_inputs(part.batches[0], sb.Stage.TRAIN)
+        for part in speech.global_batch(DOMAINS, seconds)
+    ]
+    return MaskedPrediction(brain.modules.encoder, brain.modules.output), batches
+
+
+def accumulate(model, grads):
+    """Add gradients to ``.grad``."""
+    for param, grad in zip(model.parameters(), grads):
+        if grad is not None:
+            param.grad = grad if param.grad is None else param.grad.add_(grad)
+
+
+def global_step(optimizer):
+    """What SpeechBrain does with the gradients in ``.grad``."""
+    params = optimizer.param_groups[0]["params"]
+    torch.nn.utils.clip_grad_norm_(params, MAX_GRAD_NORM)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+# ---------------------------------------------------------------- who does it
+# All take (model, optimizer, local_steps) and return the iteration, a function of the
+# domains' batches.
+
+
+def ours(model, optimizer, local_steps, hypergradient="first_order"):
+    """``HeteroBrain.fit_batch``."""
+    hparams = {
+        "local_steps": local_steps,
+        "local_optimizer": LOCAL_SGD,
+        "hypergradient": hypergradient,
+        "max_grad_norm": MAX_GRAD_NORM,
+    }
+    run_opts = {"device": "cpu"}
+    brain = PreparedBrain({"model": model}, lambda _: optimizer, hparams, run_opts)
+    brain.on_fit_start()
+
+    def iteration(batches):
+        brain.fit_batch([DomainBatch(str(i), (b,)) for i, b in enumerate(batches)])
+
+    return iteration
+
+
+def by_hand(model, optimizer, local_steps):
+    """A deep copy for each domain."""
+
+    def iteration(batches):
+        for inputs in batches:
+            phi = copy.deepcopy(model)
+            local = LOCAL_SGD(phi.parameters())
+            for _ in range(local_steps):
+                phi(*inputs).backward()
+                local.step()
+                local.zero_grad()
+            (phi(*inputs) / len(batches)).backward()
+            accumulate(model, [param.grad for param in phi.parameters()])
+        global_step(optimizer)
+
+    return iteration
+
+
+def learn2learn(model, optimizer, local_steps):
+    """``MAML(first_order=True)``."""
+    from learn2learn.algorithms import MAML
+
+    maml = MAML(model, lr=LOCAL_RATE, first_order=True)
+
+    def iteration(batches):
+        for inputs in batches:
+            phi = maml.clone()
+            for _ in range(local_steps):
+                phi.adapt(phi(*inputs))
+            (phi(*inputs) / len(batches)).backward()
+        global_step(optimizer)
+
+    return iteration
+
+
+def higher(model, optimizer, local_steps):
+    """``innerloop_ctx``, the gradient taken at the fast weights."""
+    from higher import innerloop_ctx
+
+    local = LOCAL_SGD(model.parameters())
+    options = {"copy_initial_weights": False, "track_higher_grads": False}
+
+    def iteration(batches):
+        for inputs in batches:
+            with innerloop_ctx(model, local, **options) as (phi, stepper):
+                for _ in range(local_steps):
+                    stepper.step(phi(*inputs))
+                loss = phi(*inputs) / len(batches)
+                accumulate(model, torch.autograd.grad(loss, list(phi.parameters())))
+        global_step(optimizer)
+
+    return iteration
+
+
+def torchopt_sgd(model, optimizer, local_steps):
+    """Copies put into the model, plain ``torchopt.SGD`` on them, θ put back."""
+    import torchopt
+
+    theta = torchopt.extract_state_dict(model, by="reference")
+
+    def iteration(batches):
+        for inputs in batches:
+            copies = torchopt.extract_state_dict(model, by="deepcopy")
+            torchopt.recover_state_dict(model, copies)
+            local = torchopt.SGD(model.parameters(), lr=LOCAL_RATE)
+            for _ in range(local_steps):
+                model(*inputs).backward()
+                local.step()
+                local.zero_grad(set_to_none=True)
+            (model(*inputs) / len(batches)).backward()
+            grads = [param.grad for param in model.parameters()]
+            torchopt.recover_state_dict(model, theta)
+            accumulate(model, grads)
+        global_step(optimizer)
+
+    return iteration
+
+
+def torchopt_metasgd(model, optimizer, local_steps):
+    """Second order: ``MetaSGD``, with one backward pass a domain to spare memory."""
+    import torchopt
+
+    local = torchopt.MetaSGD(model, lr=LOCAL_RATE)
+    theta = torchopt.extract_state_dict(model, by="reference", detach_buffers=True)
+    start = torchopt.extract_state_dict(local, by="reference")
+
+    def iteration(batches):
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention differentiates only once
+            for inputs in batches:
+                for _ in range(local_steps):
+                    local.step(model(*inputs))
+                (model(*inputs) / len(batches)).backward()
+                torchopt.recover_state_dict(model, theta)
+                torchopt.recover_state_dict(local, start)
+        global_step(optimizer)
+
+    return iteration
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute an iteration.
+
+    Attributes
+    ----------
+    build : callable
+        (model, optimizer, local_steps) → the iteration, a function of batches.
+    library : str
+        What has to be imported for it; empty for none.
+    reference : str
+        Name of the candidate that it is compared with.
+    """
+
+    build: Callable
+    library: str = ""
+    reference: str = "ours"
+
+
+CANDIDATES = {
+    "ours": Candidate(ours),
+    "by hand, deepcopy": Candidate(by_hand),
+    "learn2learn": Candidate(learn2learn, "learn2learn"),
+    "higher": Candidate(higher, "higher"),
+    "TorchOpt SGD": Candidate(torchopt_sgd, "torchopt"),
+    "ours, exact": Candidate(partial(ours, hypergradient="exact"), "", "ours, exact"),
+    "TorchOpt MetaSGD, exact": Candidate(torchopt_metasgd, "torchopt", "ours, exact"),
+}
+
+
+# ------------------------------------------------------------------ the figures
+
+
+def hypergradient(candidate, model, batches, local_steps):
+    """The mean gradient that a candidate hands to the optimizer, in double precision.
+
+    Arguments
+    ---------
+    candidate : Candidate
+        Whose.
+    model : torch.nn.Module
+        Maps the tensors of a batch to its loss. Not changed.
+    batches : list of tuple
+        One for each domain.
+    local_steps : int
+        K.
+
+    Returns
+    -------
+    torch.Tensor
+        Flat.
+    """
+    model = copy.deepcopy(model).double()
+    batches = [[x.double() if x.is_floating_point() else x for x in b] for b in batches]
+    optimizer, found = torch.optim.SGD(model.parameters(), lr=0.1), []
+
+    def keep(*_):
+        found.extend(param.grad.flatten().clone() for param in model.parameters())
+
+    optimizer.register_step_pre_hook(keep)
+    candidate.build(model, optimizer, local_steps)(batches)
+    return torch.cat(found)
+
+
+def try_out(model, batches, local_steps):
+    """The hypergradient of each candidate, or why there is none.
+
+    Returns
+    -------
+    gradients : dict
+        Name → tensor.
+    errors : dict
+        Name → text.
+    """
+    gradients, errors = {}, {}
+    for name, candidate in CANDIDATES.items():
+        try:
+            gradients[name] = hypergradient(candidate, model, batches, local_steps)
+        except Exception as error:  # of a library: anything
+            if not candidate.library:
+                raise
+            errors[name] = explain(candidate.library, error)
+    return gradients, errors
+
+
+def explain(library, error):
+    """An error in one line: that of pip where the library is not installed."""
+    said = ERRORS / f"{library}.error"
+    if isinstance(error, ModuleNotFoundError) and said.exists():
+        lines = said.read_text(encoding="utf-8").split("\n")
+        return "not installed: " + [line for line in lines if line.strip()][-1].strip()
+    return f"{type(error).__name__}: {error}".strip().split("\n")[-1]
+
+
+def seconds(names, model, batches, local_steps, rounds):
+    """Seconds of an iteration, in interleaved rounds: name → list."""
+    iterations = {}
+    for name in names:
+        own = copy.deepcopy(model)
+        optimizer = models.OPTIMIZER(own.parameters())
+        iteration = CANDIDATES[name].build(own, optimizer, local_steps)
+        iterations[name] = partial(iteration, batches)
+    return alternate(iterations, rounds)
+
+
+def compare(model, batches, local_steps, rounds):
+    """Rows of the candidates: name, K, seconds, ratio, difference of hypergradients.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        Maps the tensors of a batch to its loss.
+    batches : list of tuple
+        One for each domain.
+    local_steps : int
+        K.
+    rounds : int
+        Rounds of the timing.
+    """
+    gradients, errors = try_out(model, batches, local_steps)
+    times = seconds(gradients, model, batches, local_steps, rounds)
+    rows = []
+    for name, candidate in CANDIDATES.items():
+        if name in errors:
+            rows.append([name, local_steps, errors[name], "-", "-"])
+            continue
+        to = candidate.reference
+        difference = (gradients[name] - gradients[to]).abs().max()
+        difference = f"{difference / gradients[to].abs().max():.1g}"
+        ratio = spread(ratios(times[name], times[to]))
+        rows.append([name, local_steps, spread(times[name]), ratio, difference])
+    return rows
+
+
+def peak(name, size, seconds, local_steps):
+    """Peak memory of three iterations of a candidate; for a process of its own.
+
+    Returns
+    -------
+    peak : int
+        Bytes above model and inputs.
+    params : int
+        Bytes of the parameters.
+    """
+    build = CANDIDATES[name].build
+
+    def iterate(model, batches):
+        iteration = build(model, models.OPTIMIZER(model.parameters()), local_steps)
+        for _ in range(3):
+            iteration(batches)
+
+    iterate(*prepared("tiny", 1.0))  # loads libraries and kernels
+    model, batches = prepared(size, seconds)
+    params = sum(param.nbytes for param in model.parameters())
+    return peak_bytes(lambda: iterate(model, batches)), params
+
+
+def memory_rows(names, size, seconds, local_steps):
+    """Rows of the candidates: name, K, MB, copies of the parameters, ratio."""
+    peaks = {
+        name: in_new_process(peak, name, size, seconds, local_steps) for name in names
+    }
+    return [
+        [
+            name,
+            local_steps,
+            top / 1e6,
+            top / params,
+            top / peaks[CANDIDATES[name].reference][0],
+        ]
+        for name, (top, params) in peaks.items()
+    ]
+
+
+def run(quick):
+    """Time and hypergradients on the model tiny, memory on base."""
+    length, rounds = (8, 3) if quick else (16, 7)
+    times = Table(
+        "First-order MAML by libraries: time and hypergradient (tiny, "
+        f"{DOMAINS} domains of {length} s)",
+        ["", "K", "s / iteration", "ratio to ours", "hypergradient, rel. difference"],
+        notes=[
+            "median [middle half] of interleaved rounds, ratios round by round; the "
+            "difference is the largest one over the largest entry, in double precision",
+            "second order is compared with ours, exact",
+        ],
+    )
+    model, batches = prepared("tiny", length)
+    for local_steps in (1, 3):
+        times.rows += compare(model, batches, local_steps, rounds)
+    memory = Table(
+        f"First-order MAML by libraries: peak memory (base, {DOMAINS} domains of 2 s)",
+        ["", "K", "MB", "copies of the parameters", "ratio to ours"],
+        notes=["above model and inputs; 2 copies are AdamW's, 1 is the mean gradient"],
+    )
+    works = [row[0] for row in times.rows if row[1] == 3 and row[-1] != "-"]
+    for local_steps in (3,):
+        memory.rows += memory_rows(works, "base", 2.0, local_steps)
+    return [times, memory]

@@ -1,0 +1,142 @@
+"""6. The limit: what the matrix products and convolutions alone would take."""
+
+import time
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode
+
+from .measure import Table, alternate, spread
+from .models import ours
+from .speech import global_batch
+
+# What the limit counts, and the parts of the rest: substrings of operator names.
+HEAVY = ("mm", "conv", "_scaled_dot_product")
+KINDS = {
+    "matrix products": ("mm",),
+    "attention": ("scaled_dot_product", "_softmax"),
+    "depthwise convolution": ("conv",),
+    "activations": ("silu", "gelu", "glu", "sigmoid"),
+    "normalisation": ("layer_norm",),
+    "optimizer, clipping, local steps": ("adamw", "foreach", "norm", "Optimizer"),
+    "copies and fills": ("copy_", "fill_", "cat", "clone", "zero_", "index", "masked"),
+    "arithmetic": ("add", "mul", "sub", "div", "sum", "mean"),
+}
+
+
+class Recorder(TorchDispatchMode):
+    """Keeps the heavy calls of what runs under it, as shapes."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if any(name in str(operator) for name in HEAVY):
+            shapes = tree_map_only(torch.Tensor, describe, (args, kwargs))
+            self.calls.append((operator, shapes))
+        return operator(*args, **kwargs)
+
+
+def describe(tensor):
+    """A tensor's shape, strides and dtype, as something that is not a tensor."""
+    return ("tensor", tensor.shape, tensor.stride(), tensor.dtype)
+
+
+def is_description(item):
+    """Whether ``item`` comes from :func:`describe`."""
+    return isinstance(item, tuple) and len(item) == 4 and item[0] == "tensor"
+
+
+def revive(item):
+    """Random tensors in place of descriptions."""
+    if is_description(item):
+        _, shape, stride, dtype = item
+        tensor = torch.empty_strided(shape, stride, dtype=dtype)
+        return tensor.normal_() if dtype.is_floating_point else tensor.zero_()
+    if isinstance(item, (list, tuple)):
+        return type(item)(revive(part) for part in item)
+    if isinstance(item, dict):
+        return {key: revive(part) for key, part in item.items()}
+    return item
+
+
+def replay(calls):
+    """Seconds that the calls take one after another, on operands made beforehand."""
+    total = 0.0
+    for operator, shapes in calls:
+        args, kwargs = revive(shapes)
+        start = time.perf_counter()
+        operator(*args, **kwargs)
+        total += time.perf_counter() - start
+    return total
+
+
+def large_product_rate(n, rounds):
+    """GFLOP/s of a product of two n × n matrices; median."""
+    a, b = torch.randn(n, n), torch.randn(n, n)
+    taken = alternate({"mm": lambda: a @ b}, rounds)["mm"]
+    return [2e-9 * n**3 / t for t in taken]
+
+
+def profiled(train):
+    """Share of each kind of operator in an iteration, in per cent of all self time."""
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        train()
+    shares = dict.fromkeys([*KINDS, "all else (Python, dispatch, features)"], 0.0)
+    events = found.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    for event in events:
+        kinds = (k for k, names in KINDS.items() if any(n in event.key for n in names))
+        kind = next(kinds, list(shares)[-1])
+        shares[kind] += 100 * event.self_cpu_time_total / total
+    return shares
+
+
+def run(quick):
+    """The limit and the profile of an iteration, K = 1 and M = 3."""
+    limit = Table(
+        "The limit: heavy operators of an iteration (K = 1, M = 3)",
+        [
+            "size",
+            "GFLOP",
+            "iteration (s)",
+            "at the large product's rate (s)",
+            "the model's own shapes (s)",
+            "iteration / large product",
+            "iteration / own shapes",
+        ],
+    )
+    where = Table("Where an iteration's time goes (% of a profile)", ["kind"])
+    columns = []
+    rate = large_product_rate(1024 if quick else 3072, 3 if quick else 7)
+    for size in ("tiny",) if quick else ("tiny", "base"):
+        brain, parts = ours(size, 1), global_batch(3, 6 if quick else 32)
+
+        def train(brain=brain, parts=parts):
+            brain.fit_batch(parts)
+
+        taken = sorted(alternate({size: train}, 3 if quick else 5)[size])
+        median = taken[len(taken) // 2]
+        with FlopCounterMode(display=False) as flops:
+            train()
+        with Recorder() as recorder:
+            train()
+        own = sorted(replay(recorder.calls) for _ in range(3))[1]
+        gflop = flops.get_total_flops() / 1e9
+        ideal = gflop / sorted(rate)[len(rate) // 2]
+        limit.rows.append(
+            [size, gflop, spread(taken), ideal, own, median / ideal, median / own]
+        )
+        where.columns.append(size)
+        columns.append(profiled(train))
+    where.rows = [[kind, *(c[kind] for c in columns)] for kind in columns[0]]
+    limit.notes = [
+        f"Large product: {spread(rate)} GFLOP/s in fp32. Own shapes: every matrix "
+        "product, convolution and attention of the iteration, forward and backward, "
+        "replayed alone.",
+    ]
+    return [limit, where]

@@ -1,0 +1,73 @@
+"""1. Seconds of audio trained per second, and memory, beside SpeechBrain's BEST-RQ."""
+
+from functools import partial
+
+from hetero_brain import DomainBatch
+
+from .measure import Table, alternate, in_new_process, peak_bytes, ratios, spread
+from .models import CODES, DROPOUT, ours, speechbrain_batch, speechbrain_bestrq
+from .speech import batch, seconds_of
+
+BASELINE, OURS = "SpeechBrain, fp32", "hetero_brain, fp32"
+BUILDERS = {
+    BASELINE: speechbrain_bestrq,
+    OURS: partial(ours, front_end="conv", codes=CODES, dropout=DROPOUT),
+    "SpeechBrain, bf16": partial(speechbrain_bestrq, precision="bf16"),
+    "hetero_brain, bf16": partial(
+        ours, front_end="conv", codes=CODES, dropout=DROPOUT, precision="bf16"
+    ),
+}
+
+
+def trainer(name, size, seconds):
+    """A function that trains on its next batch; the same batches for every name."""
+    brain, turn = BUILDERS[name](size), iter(range(1_000_000))
+
+    def train():
+        speech = batch(seconds, next(turn))
+        if "SpeechBrain" in name:
+            brain.fit_batch(speechbrain_batch(speech))
+        else:
+            brain.fit_batch([DomainBatch("all", (speech,))])
+
+    return train
+
+
+def peak(name, size, seconds):
+    """Peak bytes of three iterations above what the process had with the model made."""
+    train = trainer(name, size, seconds)
+    batch(seconds, 0)
+    return peak_bytes(lambda: [train() for _ in range(3)])
+
+
+def run(quick):
+    """Throughput for each size and precision; memory in processes of their own."""
+    table = Table(
+        "SSL throughput: BEST-RQ on one domain (CSSL)",
+        ["size", "batch (s)", "code", "audio s / s", "× SpeechBrain fp32", "peak MB"],
+    )
+    plan = {"tiny": (96, 9), "base": (96, 5), "recipe": (96, 3)}
+    for size, (seconds, rounds) in ({"tiny": (24, 3)} if quick else plan).items():
+        audio = [seconds_of(batch(seconds, i)) for i in range(1, rounds + 1)]
+        times = alternate(
+            {name: trainer(name, size, seconds) for name in BUILDERS}, rounds
+        )
+        for name in BUILDERS:
+            table.rows.append(
+                [
+                    size,
+                    seconds,
+                    name,
+                    spread(ratios(audio, times[name])),
+                    spread(ratios(times[BASELINE], times[name])),
+                    round(in_new_process(peak, name, size, seconds) / 1e6),
+                ]
+            )
+    table.notes = [
+        "`recipe` is the size of SpeechBrain's LibriSpeech recipe (12 layers, 576 wide); "
+        f"all with its {CODES} codes of 16, its masks (0.15 × 4 frames), dropout "
+        f"{DROPOUT} and AdamW. Each round is a new batch, the same for all.",
+        "Median [middle half] over rounds; the ratio is taken within a round.",
+        "Peak: three iterations, above the memory with the model made.",
+    ]
+    return [table]

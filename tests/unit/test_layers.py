@@ -1,0 +1,192 @@
+"""Each layer computes what SpeechBrain's or PyTorch's does, and why it is replaced."""
+
+import pytest
+import torch
+from speechbrain.dataio.dataio import length_to_mask
+from speechbrain.lobes.models.transformer.Conformer import (
+    ConformerEncoderLayer,
+    ConvolutionModule,
+)
+from speechbrain.nnet.attention import RoPEMHA
+from torch import nn
+
+from hetero_brain.layers import (
+    Dropout,
+    FeedForward,
+    MaskedConvolutionModule,
+    RotarySelfAttention,
+    adapt,
+)
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def conformer_layer(dropout=0.0):
+    torch.manual_seed(0)
+    return ConformerEncoderLayer(
+        d_ffn=24,
+        nhead=2,
+        d_model=12,
+        kernel_size=5,
+        dropout=dropout,
+        attention_type="RoPEMHA",
+    )
+
+
+def test_an_adapted_layer_is_speechbrains():
+    ours, theirs = conformer_layer(), conformer_layer()
+    adapt(ours)
+    kinds = {type(ours.mha_layer), type(ours.convolution_module)}
+    kinds |= {type(ours.ffn_module1[1]), type(ours.ffn_module2[1])}
+    assert kinds == {RotarySelfAttention, MaskedConvolutionModule, FeedForward}
+    ours.load_state_dict(theirs.state_dict())  # the same names
+    x, y = noise(3, 20, 12).requires_grad_(), noise(3, 20, 12).requires_grad_()
+    out, reference = ours(x)[0], theirs(y)[0]
+    torch.testing.assert_close(out, reference, rtol=1e-5, atol=1e-5)
+    weights = noise(3, 20, 12, seed=1)
+    (out * weights).sum().backward(), (reference * weights).sum().backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-4, atol=1e-5)
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_an_adapted_layer_keeps_every_dropout():
+    theirs, ours = conformer_layer(0.3), conformer_layer(0.3)
+    adapt(ours)
+
+    def rates(layer):
+        return {n: m.p for n, m in layer.named_modules() if isinstance(m, nn.Dropout)}
+
+    assert rates(ours) == rates(theirs) and set(rates(ours).values()) == {0.3}
+    assert {type(m) for m in ours.modules() if isinstance(m, nn.Dropout)} == {Dropout}
+    assert ours.mha_layer.dropout == 0.3
+
+
+# -------------------------------------------------------------------------- dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.97])
+def test_dropout_zeroes_with_its_probability_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    n = 1_000_001  # not a multiple of four
+    out = Dropout(p)(torch.full((n,), 2.0))
+    kept = out != 0
+    assert kept.float().mean() == pytest.approx(1 - p, abs=4 * (p * (1 - p) / n) ** 0.5)
+    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 2 / (1 - p)))
+    # Each of the four decisions that share a random number, and neighbours apart.
+    for i in range(4):
+        assert kept[i::4].float().mean() == pytest.approx(1 - p, abs=4e-3)
+    both = (kept[:-1] & kept[1:]).float().mean()
+    assert both == pytest.approx((1 - p) ** 2, abs=4e-3)
+
+
+def test_dropout_passes_the_gradient_of_what_it_kept():
+    torch.manual_seed(0)
+    x = noise(7, 5, 3).requires_grad_()
+    out = Dropout(0.4)(x)
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, (out != 0) / 0.6)
+    assert 0 < (x.grad == 0).sum() < x.numel()
+
+
+def test_dropout_draws_from_the_generator_of_torch():
+    layer, x = Dropout(0.5), torch.ones(1000)
+    state = torch.get_rng_state()
+    first, second = layer(x), layer(x)
+    torch.set_rng_state(state)
+    assert torch.equal(layer(x), first) and not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dropout_keeps_the_dtype(dtype):
+    assert Dropout(0.5)(torch.ones(8, dtype=dtype)).dtype == dtype
+
+
+def test_no_dropout_outside_training_or_at_rate_zero():
+    x = torch.ones(100)
+    assert torch.equal(Dropout(0.9).eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+
+
+# --------------------------------------------------------- attention and convolution
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_rotary_attention_is_speechbrains(padded, causal):
+    torch.manual_seed(0)
+    ours, theirs = RotarySelfAttention(24, 4), RoPEMHA(24, 4)
+    ours.load_state_dict(theirs.state_dict())
+    x = noise(3, 15, 24)
+    valid = length_to_mask(torch.tensor([15, 9, 4]), 15, torch.bool)
+    masks = {
+        "key_padding_mask": ~valid if padded else None,
+        "attn_mask": torch.ones(15, 15).triu(1).bool() if causal else None,
+    }
+    out, weights = ours(x, x, x, **masks)
+    reference, _ = theirs(x, x, x, **masks)
+    assert weights is None
+    torch.testing.assert_close(out, reference, rtol=1e-5, atol=1e-6)
+
+
+def test_rotary_attention_in_bf16_is_close():
+    torch.manual_seed(0)
+    attention = RotarySelfAttention(32, 4)
+    x = noise(2, 40, 32)
+    padding = ~length_to_mask(torch.tensor([40, 17]), 40, torch.bool)
+    reference, _ = attention(x, key_padding_mask=padding)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out, _ = attention(x, key_padding_mask=padding)
+    assert out.dtype == torch.bfloat16
+    error = (out.float() - reference).square().mean().sqrt()
+    assert 0 < error < 0.02 * reference.std()
+
+
+def test_attention_dropout_only_in_training():
+    torch.manual_seed(0)
+    attention = RotarySelfAttention(8, 2, dropout=0.5)
+    x = noise(1, 10, 8)
+    assert not torch.equal(attention(x)[0], attention(x)[0])
+    attention.eval()
+    assert torch.equal(attention(x)[0], attention(x)[0])
+
+
+def convolution_modules():
+    torch.manual_seed(0)
+    ours, theirs = MaskedConvolutionModule(12, 7), ConvolutionModule(12, 7)
+    ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+def test_convolution_module_is_speechbrains_without_padding():
+    ours, theirs = convolution_modules()
+    x = noise(2, 20, 12)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-6)
+    mask = torch.zeros(2, 20, 1, dtype=torch.bool)
+    torch.testing.assert_close(ours(x, mask), theirs(x, mask), rtol=1e-5, atol=1e-6)
+
+
+def test_speechbrains_convolution_module_leaks_padding_and_ours_does_not():
+    """Why it is replaced; once this fails, SpeechBrain's own can be used again."""
+    ours, theirs = convolution_modules()
+    x = noise(1, 20, 12)
+    mask = ~length_to_mask(torch.tensor([13]), 20, torch.bool).unsqueeze(2)
+    alone = ours(x[:, :13])
+    torch.testing.assert_close(ours(x, mask)[:, :13], alone, rtol=0, atol=1e-6)
+    leak = (theirs(x, mask)[:, :13] - alone).abs().amax(dim=(0, 2))
+    assert leak[:10].max() < 1e-6  # within the kernel's reach of the end
+    assert leak[10:].min() > 0.01
+
+
+def test_convolution_under_bf16_is_in_fp32_on_a_cpu():
+    """oneDNN's bf16 kernel never returns for 5 × 34 frames of 144 channels, 2 threads."""
+    module, x = MaskedConvolutionModule(144, 15), noise(5, 34, 144)
+    seen = []
+    module.after_conv.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = module(x)
+    assert seen[0].dtype == torch.float32 and out.dtype == torch.bfloat16
+    error = (out.float() - module(x)).square().mean().sqrt()
+    assert 0 < error < 0.02 * out.float().std()
