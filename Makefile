@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test
+.PHONY: demo test bench bench-quick
 
 demo: $(VENV)/installed
 	$(BIN)/python -m hetero_brain.experiment recipes/VoicePrompts/demo.yaml
@@ -10,7 +10,26 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
+bench: $(VENV)/installed $(VENV)/compared
+	$(BIN)/python -m tests.benchmarks
+
+bench-quick: $(VENV)/installed $(VENV)/compared
+	$(BIN)/python -m tests.benchmarks --quick
+
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+# What the benchmarks compare with. None is needed otherwise; one that does not install is
+# named with its error. learn2learn's C code is made anew, as it is too old for Python 3.11.
+$(VENV)/compared: $(VENV)/installed
+	mkdir -p results/bench
+	for library in higher torchopt; do \
+	    $(BIN)/pip install --quiet $$library 2> results/bench/$$library.error || true; \
+	done
+	( $(BIN)/pip install --quiet gym requests torchvision && \
+	  $(BIN)/pip install --quiet --no-deps --use-pep517 \
+	      --config-settings=--build-option=build_ext learn2learn \
+	) 2> results/bench/learn2learn.error || true
 	touch $@

@@ -13,12 +13,9 @@ back differs. Each library is used as its own documentation or example does it:
   is put together of ``extract_state_dict(by="deepcopy")`` and its plain ``SGD``.
 - by hand: a loop over ``copy.deepcopy(model)``, without any library.
 
-The libraries are no dependency of this project. ``pip install higher torchopt`` does for
-two of them. The C code that learn2learn 0.2.0 ships does not compile on Python ≥ 3.11;
-its own ``setup.py`` makes it anew when told to, on 3.10, too:
-
-> pip install gym requests torchvision
-> pip install --no-deps --use-pep517 --config-settings=--build-option=build_ext learn2learn
+The libraries are no dependency of this project; the Makefile installs them. The C code
+that learn2learn 0.2.0 ships does not compile on Python ≥ 3.11, but its own ``setup.py``
+makes it anew when told to, with pip's ``--config-settings=--build-option=build_ext``.
 
 A library that does not import or run is named with its error; with the last error in
 ``results/bench/<library>.error``, if there is what pip said when it did not install.
@@ -26,6 +23,7 @@ A library that does not import or run is named with its error; with the last err
 
 import copy
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +40,7 @@ from .measure import Table, alternate, in_new_process, peak_bytes, ratios, sprea
 
 ERRORS = Path("results/bench")
 DOMAINS, LOCAL_RATE, MAX_GRAD_NORM = 3, 0.03, 10.0
+UTTERANCE = 3.0  # seconds, about
 LOCAL_SGD = partial(torch.optim.SGD, lr=LOCAL_RATE)
 
 
@@ -76,11 +75,11 @@ class PreparedBrain(HeteroBrain):
 
 
 def prepared(size, seconds):
-    """A model of a size, and for each domain its inputs of about ``seconds`` of speech."""
+    """A model of a size, and inputs of about ``seconds`` of speech for each domain."""
     brain = models.ours(size)
     batches = [
-        brain.masked_inputs(part.batches[0], sb.Stage.TRAIN)
-        for part in speech.global_batch(DOMAINS, seconds)
+        brain.masked_inputs(speech.batch(seconds, i, like=UTTERANCE), sb.Stage.TRAIN)
+        for i in range(DOMAINS)
     ]
     return MaskedPrediction(brain.modules.encoder, brain.modules.output), batches
 
@@ -256,7 +255,7 @@ CANDIDATES = {
 
 
 def hypergradient(candidate, model, batches, local_steps):
-    """The mean gradient that a candidate hands to the optimizer, in double precision.
+    """The mean gradient that a candidate hands to the optimizer.
 
     Arguments
     ---------
@@ -274,8 +273,7 @@ def hypergradient(candidate, model, batches, local_steps):
     torch.Tensor
         Flat.
     """
-    model = copy.deepcopy(model).double()
-    batches = [[x.double() if x.is_floating_point() else x for x in b] for b in batches]
+    model = copy.deepcopy(model)
     optimizer, found = torch.optim.SGD(model.parameters(), lr=0.1), []
 
     def keep(*_):
@@ -286,8 +284,8 @@ def hypergradient(candidate, model, batches, local_steps):
     return torch.cat(found)
 
 
-def try_out(model, batches, local_steps):
-    """The hypergradient of each candidate, or why there is none.
+def try_out(names, model, batches, local_steps):
+    """The hypergradient of each candidate named, or why there is none.
 
     Returns
     -------
@@ -297,7 +295,8 @@ def try_out(model, batches, local_steps):
         Name → text.
     """
     gradients, errors = {}, {}
-    for name, candidate in CANDIDATES.items():
+    for name in names:
+        candidate = CANDIDATES[name]
         try:
             gradients[name] = hypergradient(candidate, model, batches, local_steps)
         except Exception as error:  # of a library: anything
@@ -327,11 +326,13 @@ def seconds(names, model, batches, local_steps, rounds):
     return alternate(iterations, rounds)
 
 
-def compare(model, batches, local_steps, rounds):
-    """Rows of the candidates: name, K, seconds, ratio, difference of hypergradients.
+def compare(names, model, batches, local_steps, rounds):
+    """Rows of candidates: name, K, seconds, ratio, difference of hypergradients.
 
     Arguments
     ---------
+    names : list of str
+        Which candidates, with those that they are compared with.
     model : torch.nn.Module
         Maps the tensors of a batch to its loss.
     batches : list of tuple
@@ -341,14 +342,14 @@ def compare(model, batches, local_steps, rounds):
     rounds : int
         Rounds of the timing.
     """
-    gradients, errors = try_out(model, batches, local_steps)
+    gradients, errors = try_out(names, model, batches, local_steps)
     times = seconds(gradients, model, batches, local_steps, rounds)
     rows = []
-    for name, candidate in CANDIDATES.items():
+    for name in names:
         if name in errors:
             rows.append([name, local_steps, errors[name], "-", "-"])
             continue
-        to = candidate.reference
+        to = CANDIDATES[name].reference
         difference = (gradients[name] - gradients[to]).abs().max()
         difference = f"{difference / gradients[to].abs().max():.1g}"
         ratio = spread(ratios(times[name], times[to]))
@@ -357,7 +358,7 @@ def compare(model, batches, local_steps, rounds):
 
 
 def peak(name, size, seconds, local_steps):
-    """Peak memory of three iterations of a candidate; for a process of its own.
+    """Peak memory of two iterations of a candidate; for a process of its own.
 
     Returns
     -------
@@ -370,7 +371,7 @@ def peak(name, size, seconds, local_steps):
 
     def iterate(model, batches):
         iteration = build(model, models.OPTIMIZER(model.parameters()), local_steps)
-        for _ in range(3):
+        for _ in range(2):
             iteration(batches)
 
     iterate(*prepared("tiny", 1.0))  # loads libraries and kernels
@@ -380,44 +381,44 @@ def peak(name, size, seconds, local_steps):
 
 
 def memory_rows(names, size, seconds, local_steps):
-    """Rows of the candidates: name, K, MB, copies of the parameters, ratio."""
-    peaks = {
-        name: in_new_process(peak, name, size, seconds, local_steps) for name in names
-    }
+    """Rows of candidates: name, K, MB, copies of the parameters, ratio to the first."""
+
+    def measure(name):
+        return in_new_process(peak, name, size, seconds, local_steps)
+
+    with ThreadPoolExecutor(2) as pool:
+        peaks = list(pool.map(measure, names))
     return [
-        [
-            name,
-            local_steps,
-            top / 1e6,
-            top / params,
-            top / peaks[CANDIDATES[name].reference][0],
-        ]
-        for name, (top, params) in peaks.items()
+        [name, local_steps, top / 1e6, top / params, top / peaks[0][0]]
+        for name, (top, params) in zip(names, peaks)
     ]
 
 
 def run(quick):
     """Time and hypergradients on the model tiny, memory on base."""
-    length, rounds = (8, 3) if quick else (16, 7)
+    length, rounds = (4, 3) if quick else (16, 7)
+    first_order = [name for name, c in CANDIDATES.items() if c.reference == "ours"]
+    exact = [name for name in CANDIDATES if name not in first_order]
     times = Table(
-        "First-order MAML by libraries: time and hypergradient (tiny, "
-        f"{DOMAINS} domains of {length} s)",
-        ["", "K", "s / iteration", "ratio to ours", "hypergradient, rel. difference"],
+        "MAML by libraries: time and hypergradient "
+        f"(tiny, {DOMAINS} domains of {length} s)",
+        ["", "K", "s / iteration", "ratio to ours", "hypergradient, difference"],
         notes=[
-            "median [middle half] of interleaved rounds, ratios round by round; the "
-            "difference is the largest one over the largest entry, in double precision",
-            "second order is compared with ours, exact",
+            "median [middle half] of interleaved rounds, ratios round by round",
+            "largest difference from ours over the largest entry, in fp32",
+            "exact is second order, compared with ours of that kind, K = 1 only",
         ],
     )
     model, batches = prepared("tiny", length)
-    for local_steps in (1, 3):
-        times.rows += compare(model, batches, local_steps, rounds)
+    times.rows += compare(first_order, model, batches, 1, rounds)
+    rows = compare(first_order, model, batches, 3, rounds)
+    times.rows += rows
+    times.rows += compare(exact, model, batches, 1, rounds)
     memory = Table(
-        f"First-order MAML by libraries: peak memory (base, {DOMAINS} domains of 2 s)",
+        f"First-order MAML by libraries: peak memory (base, {DOMAINS} domains of 3 s)",
         ["", "K", "MB", "copies of the parameters", "ratio to ours"],
         notes=["above model and inputs; 2 copies are AdamW's, 1 is the mean gradient"],
     )
-    works = [row[0] for row in times.rows if row[1] == 3 and row[-1] != "-"]
-    for local_steps in (3,):
-        memory.rows += memory_rows(works, "base", 2.0, local_steps)
+    runs = [row[0] for row in rows if row[-1] != "-"]
+    memory.rows += memory_rows(runs, "base", UTTERANCE, 3)
     return [times, memory]

@@ -55,8 +55,9 @@ def revive(item):
     """Random tensors in place of descriptions."""
     if is_description(item):
         _, shape, stride, dtype = item
-        tensor = torch.empty_strided(shape, stride, dtype=dtype)
-        return tensor.normal_() if dtype.is_floating_point else tensor.zero_()
+        size = 1 + sum((n - 1) * step for n, step in zip(shape, stride))
+        memory = torch.randn(size).to(dtype)  # strides of 0 occur
+        return memory.as_strided(shape, stride)
     if isinstance(item, (list, tuple)):
         return type(item)(revive(part) for part in item)
     if isinstance(item, dict):

@@ -1,0 +1,152 @@
+"""The benchmarks measure what they say: turns, memory, limits, and equal models."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.benchmarks import limit, measure, models, scaling, speech, throughput
+from tests.benchmarks.bilevel import plain_passes
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_candidates_take_turns_and_warm_up_does_not_count():
+    calls = []
+    times = measure.alternate({n: lambda n=n: calls.append(n) for n in "ab"}, 2)
+    assert calls == list("ababab")
+    assert {name: len(taken) for name, taken in times.items()} == {"a": 2, "b": 2}
+
+
+def test_spread_and_ratios():
+    assert measure.spread([4.0, 1.0, 2.0, 3.0, 5.0]) == "3 [2, 4]"
+    assert measure.spread([2.5]) == "2.5"
+    assert measure.ratios([4.0, 9.0], [2.0, 3.0]) == [2.0, 3.0]
+
+
+def allocate(megabytes):
+    kept = torch.ones(megabytes, 250_000)  # touched
+    return kept.numel()
+
+
+def peak_of(megabytes):
+    return measure.peak_bytes(lambda: [allocate(megabytes) for _ in range(3)])
+
+
+def test_peak_memory_is_the_highest_and_not_the_sum():
+    assert measure.in_new_process(peak_of, 300) == pytest.approx(300e6, rel=0.1)
+
+
+def test_a_table_as_markdown():
+    table = measure.Table("T", ["a", "b"], [["x", 1.23456], [2, "y"]], ["note"])
+    lines = ["### T", "", "| a | b |", "|---|---|", "| x | 1.23 |", "| 2 | y |"]
+    assert table.markdown() == "\n".join([*lines, "", "- note"])
+
+
+def test_both_codes_train_the_same_model():
+    """The same layers; only attention differs, by relative positions' own weights."""
+    theirs, ours = (
+        throughput.BUILDERS[n]("tiny") for n in list(throughput.BUILDERS)[:2]
+    )
+    layers = theirs.modules.wrapper.transformer.encoder.layers
+    named = {
+        name: param.shape
+        for name, param in layers.named_parameters()
+        if not any(key in name for key in ("pos_bias", "linear_pos"))
+    }
+    assert named == {
+        n: p.shape for n, p in ours.modules.encoder.blocks.layers.named_parameters()
+    }
+    dropouts = [
+        {m.p for m in brain.modules.modules() if isinstance(m, torch.nn.Dropout)}
+        for brain in (theirs, ours)
+    ]
+    assert dropouts[0] == dropouts[1] == {models.DROPOUT}
+    groups = [
+        {k: v for k, v in brain.optimizer.param_groups[0].items() if k != "params"}
+        for brain in (theirs, ours)
+    ]
+    assert groups[0] == groups[1]
+
+
+def test_both_codes_see_the_same_speech_and_learn():
+    theirs, ours = (
+        throughput.BUILDERS[n]("tiny") for n in list(throughput.BUILDERS)[:2]
+    )
+    batch = speech.batch(8, 3)
+    wavs, lengths, _ = models.speechbrain_batch(batch)
+    assert torch.equal(wavs, batch.sig.data)
+    torch.testing.assert_close(lengths, batch.sig.lengths)
+    theirs_losses = [
+        float(theirs.fit_batch(models.speechbrain_batch(batch))) for _ in range(8)
+    ]
+    part = [throughput.DomainBatch("a", (batch,))]
+    our_losses = [float(ours.fit_batch(part)) for _ in range(8)]
+    for losses in (theirs_losses, our_losses):
+        assert losses[0] == pytest.approx(np.log(8192), rel=0.1)
+        assert losses[-1] < losses[0] - 0.3
+
+
+def test_plain_passes_give_what_an_iteration_without_local_rate_gives():
+    parts = speech.global_batch(2, 4)
+    brains = [models.ours("tiny", 1) for _ in range(2)]
+    brains[0].local_solver.optimizer.param_groups[0]["lr"] = 0.0
+    brains[0].fit_batch(parts)
+    plain_passes(brains[1], parts)  # each gradient twice over, which clipping undoes
+    for a, b in zip(brains[0].local_solver.params, brains[1].local_solver.params):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+
+
+def test_long_utterances_have_their_length():
+    batch = scaling.long_batch(3, 2)
+    assert batch.sig.data.shape == (2, 3 * speech.RATE)
+    assert (
+        batch.sig.lengths.tolist() == [1, 1] and batch.sig.data.abs().amax(1).min() > 0
+    )
+
+
+def test_bend_is_that_from_a_straight_line():
+    x = [1.0, 2.0, 4.0]
+    assert scaling.bend(x, [3.0, 5.0, 9.0]) < 1e-9
+    assert scaling.bend(x, [1.0, 4.0, 16.0]) > 0.05
+
+
+def test_the_heavy_calls_are_recorded_with_their_shapes_and_replayed():
+    layer, x = torch.nn.Linear(7, 3), torch.randn(5, 7, requires_grad=True)
+    with limit.Recorder() as recorder:
+        layer(x).sum().backward()
+    names = [str(operator) for operator, _ in recorder.calls]
+    assert len(names) == 3 and all("mm" in name for name in names)
+    args, _ = limit.revive(recorder.calls[0][1])
+    assert [tuple(arg.shape) for arg in args] == [(3,), (5, 7), (7, 3)]
+    assert limit.replay(recorder.calls) > 0
+
+
+def test_shares_of_a_profile_add_up():
+    x = torch.randn(300, 300)
+    shares = limit.profiled(lambda: [x @ x for _ in range(20)])
+    assert sum(shares.values()) == pytest.approx(100)
+    assert shares["matrix products"] > 50
+
+
+def test_quick_benchmarks_run_as_make_runs_them(tmp_path):
+    """All sections, their files, and no figure missing."""
+    dry = subprocess.run(
+        ["make", "--dry-run", "bench-quick"], cwd=ROOT, capture_output=True, text=True
+    )
+    command = dry.stdout.splitlines()[-1].split()
+    assert command[1:] == ["-m", "tests.benchmarks", "--quick"]
+    words = [sys.executable, *command[1:], "--output_folder", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert (tmp_path / "bench.png").stat().st_size > 10_000
+    assert results["machine"]["torch"] == torch.__version__
+    assert len(results["tables"]) >= 10
+    for table in results["tables"]:
+        assert table["title"] in done.stdout and table["rows"]
+        assert all(len(row) == len(table["columns"]) for row in table["rows"])
