@@ -53,7 +53,7 @@ def run(quick):
         "Bilevel update: an iteration against as many plain passes (M = 5)",
         ["size", "K", "passes", "iteration (s)", "plain passes (s)", "ratio"],
     )
-    seconds, rounds = (4, 3) if quick else (19, 7)
+    seconds, rounds = (4, 3) if quick else (12, 7)
     batch(seconds)  # manifests are read here, not in the first round
     for size in ("tiny",) if quick else ("tiny", "base"):
         for local_steps in (1, 3):

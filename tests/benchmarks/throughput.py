@@ -34,10 +34,10 @@ def trainer(name, size, seconds):
 
 
 def peak(name, size, seconds):
-    """Peak bytes of three iterations above what the process had with the model made."""
+    """Peak bytes of two iterations above what the process had with the model made."""
     train = trainer(name, size, seconds)
     batch(seconds, 0)
-    return peak_bytes(lambda: [train() for _ in range(3)])
+    return peak_bytes(lambda: [train() for _ in range(2)])
 
 
 def run(quick):
@@ -68,6 +68,6 @@ def run(quick):
         f"all with its {CODES} codes of 16, its masks (0.15 × 4 frames), dropout "
         f"{DROPOUT} and AdamW. Each round is a new batch, the same for all.",
         "Median [middle half] over rounds; the ratio is taken within a round.",
-        "Peak: three iterations, above the memory with the model made.",
+        "Peak: two iterations, above the memory with the model made.",
     ]
     return [table]
