@@ -46,7 +46,7 @@ def run(quick):
         "SSL throughput: BEST-RQ on one domain (CSSL)",
         ["size", "batch (s)", "code", "audio s / s", "× SpeechBrain fp32", "peak MB"],
     )
-    plan = {"tiny": (96, 9), "base": (96, 5), "recipe": (96, 3)}
+    plan = {"tiny": (96, 7), "base": (48, 5), "recipe": (32, 3)}
     for size, (seconds, rounds) in ({"tiny": (24, 3)} if quick else plan).items():
         audio = [seconds_of(batch(seconds, i)) for i in range(1, rounds + 1)]
         times = alternate(
