@@ -123,9 +123,9 @@ class ConvFrontEnd(nn.Module):
         self.n_mels = input_size // 4
         self.convs = nn.Sequential(
             nn.Conv2d(1, channels, 3, stride=2, padding=1),
-            nn.GELU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(channels, channels, 3, stride=2, padding=1),
-            nn.GELU(),
+            nn.ReLU(inplace=True),
         ).to(memory_format=torch.channels_last)
         bands = (self.n_mels + 3) // 4
         self.projection = nn.Linear(channels * bands, d_model)

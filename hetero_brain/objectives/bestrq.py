@@ -98,7 +98,8 @@ class BestRQBrain(HeteroBrain):
         """Add accuracy and the codes seen, at φ_K."""
         logits, labels = outputs
         if k == self.local_steps and len(labels):
-            hits = logits.argmax(-1) == labels
+            of_labels = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+            hits = of_labels == logits.amax(-1)
             self.monitor.add(part.domain, accuracy=hits.float().mean())
             if part.domain not in self.codes_seen:
                 self.codes_seen[part.domain] = torch.zeros_like(

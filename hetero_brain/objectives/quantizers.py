@@ -68,11 +68,11 @@ class RandomProjectionQuantizer(nn.Module):
             (..., n_codebooks) of int64, in [0, codebook_size).
         """
         # The length of a projected vector scales all its products alike: no need to
-        # normalise it. Folding projection and codes leaves one product a codebook.
+        # normalise it.
         with torch.autocast(x.device.type, enabled=False):
-            folded = torch.einsum("nid,ncd->inc", self.projection, self.codes)
-            products = x.float() @ folded.flatten(1)
-        return products.unflatten(-1, folded.shape[1:]).argmax(dim=-1)
+            frames = x.float().flatten(0, -2)
+            products = torch.matmul(frames @ self.projection, self.codes.mT)
+        return products.argmax(dim=-1).T.unflatten(0, x.shape[:-1])
 
 
 class KMeansQuantizer(nn.Module):
