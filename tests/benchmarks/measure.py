@@ -109,7 +109,8 @@ def peak_bytes(function):
     Sampled each millisecond from a thread; to be used in a process of its own.
     """
     gc.collect()
-    start, highest, stop = resident_bytes(), 0, threading.Event()
+    start, stop = resident_bytes(), threading.Event()
+    highest = start
 
     def watch():
         nonlocal highest
