@@ -307,11 +307,12 @@ def try_out(names, model, batches, local_steps):
 
 
 def explain(library, error):
-    """An error in one line: that of pip where the library is not installed."""
+    """An error in one line: the last of pip's where the library is not installed."""
     said = ERRORS / f"{library}.error"
     if isinstance(error, ModuleNotFoundError) and said.exists():
-        lines = said.read_text(encoding="utf-8").split("\n")
-        return "not installed: " + [line for line in lines if line.strip()][-1].strip()
+        lines = said.read_text(encoding="utf-8").splitlines()
+        if errors := [line.strip() for line in lines if "error" in line.lower()]:
+            return f"not installed: {errors[-1]}"
     return f"{type(error).__name__}: {error}".strip().split("\n")[-1]
 
 
@@ -367,6 +368,7 @@ def peak(name, size, seconds, local_steps):
     params : int
         Bytes of the parameters.
     """
+    torch.set_num_threads(1)  # another candidate runs beside this one
     build = CANDIDATES[name].build
 
     def iterate(model, batches):

@@ -77,7 +77,10 @@ def test_iterations_begin_at_theta_again(name, batches):
     torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-14)
 
 
-def test_library_that_does_not_import_is_a_row_with_its_error(batches, monkeypatch):
+def test_library_that_does_not_import_is_a_row_with_its_error(
+    batches, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(libraries, "ERRORS", tmp_path)
     monkeypatch.setitem(sys.modules, "higher", None)
     names = ["ours", "higher"]
     ours, row = libraries.compare(names, Regression(), batches, 1, rounds=1)
@@ -90,11 +93,13 @@ def test_error_of_an_install_is_given_where_the_library_is_missing(
     tmp_path, monkeypatch
 ):
     monkeypatch.setattr(libraries, "ERRORS", tmp_path)
-    (tmp_path / "higher.error").write_text("collecting\nerror: no compiler\n\n")
+    (tmp_path / "higher.error").write_text("error: no compiler\n[notice] new pip\n\n")
+    (tmp_path / "learn2learn.error").touch()  # installed, but something it needs is not
     missing = ModuleNotFoundError("No module named 'higher'")
     assert libraries.explain("higher", missing) == "not installed: error: no compiler"
     assert libraries.explain("higher", ValueError("a\nb")) == "b"
-    assert libraries.explain("torchopt", missing).startswith("ModuleNotFoundError")
+    for library in ("torchopt", "learn2learn"):
+        assert libraries.explain(library, missing).startswith("ModuleNotFoundError")
 
 
 def test_fault_of_ours_is_not_hidden(batches, monkeypatch):
