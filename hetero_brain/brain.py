@@ -186,7 +186,7 @@ class HeteroBrain(sb.Brain):
         if self.seed is not None:
             torch.manual_seed(derive_seed(self.seed, self.iteration, part.domain))
         self.random_state = self._get_random_state()
-        self.passes = []  # (loss, gradient norm) of each
+        self._losses_and_norms = []  # of each pass of this solve
         try:
             with self.local_solver.solve(part.domain) as phi:
                 yield phi
@@ -255,7 +255,7 @@ class HeteroBrain(sb.Brain):
         present = [g for g in grads if g is not None]
         norm = torch.nn.utils.get_total_norm(present) * divisor
         loss = loss.detach().float().squeeze()
-        self.passes.append(torch.stack([loss, norm.float()]))
+        self._losses_and_norms.append(torch.stack([loss, norm.float()]))
         if k == self.local_steps:
             self.finish_solve(part, grads)
         self.observe(part, k, outputs)
@@ -263,7 +263,7 @@ class HeteroBrain(sb.Brain):
 
     def finish_solve(self, part, grads):
         """Check the passes of a solve, and note what they tell."""
-        passes = torch.stack(self.passes).tolist()  # the one wait for a GPU
+        passes = torch.stack(self._losses_and_norms).tolist()  # the one wait for a GPU
         for loss, norm in passes:
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise NonFiniteDomain(part.domain, loss, norm)
