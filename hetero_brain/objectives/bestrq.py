@@ -41,9 +41,8 @@ class BestRQBrain(HeteroBrain):
         """
         noisy, lengths, masked, labels = self.masked_inputs(batch, stage)
         encoded, _ = self.modules.encoder(noisy, lengths)
-        logits = self.modules.output(
-            encoded.flatten(0, 1)[masked]
-        )  # masked frames only
+        encoded = encoded.flatten(0, 1)[masked]  # only these through the output layer
+        logits = self.modules.output(encoded)
         return logits.unflatten(-1, (labels.shape[-1], -1)), labels
 
     def compute_objectives(self, predictions, batch, stage):
@@ -98,8 +97,7 @@ class BestRQBrain(HeteroBrain):
         """Add accuracy and the codes seen, at φ_K."""
         logits, labels = outputs
         if k == self.local_steps and len(labels):
-            of_labels = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-            hits = of_labels == logits.amax(-1)
+            hits = logits.argmax(-1) == labels
             self.monitor.add(part.domain, accuracy=hits.float().mean())
             if part.domain not in self.codes_seen:
                 self.codes_seen[part.domain] = torch.zeros_like(

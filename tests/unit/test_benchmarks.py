@@ -91,12 +91,20 @@ def test_both_codes_see_the_same_speech_and_learn():
         assert losses[-1] < losses[0] - 0.3
 
 
-def test_plain_passes_give_what_an_iteration_without_local_rate_gives():
+def test_plain_passes_are_as_many_and_give_what_no_local_rate_gives():
     parts = speech.global_batch(2, 4)
-    brains = [models.ours("tiny", 1) for _ in range(2)]
+    brains, passes = [models.ours("tiny", 1) for _ in range(2)], [0, 0]
+    for i, brain in enumerate(brains):
+
+        def count(batch, stage, i=i, forward=brain.compute_forward):
+            passes[i] += 1
+            return forward(batch, stage)
+
+        brain.compute_forward = count
     brains[0].local_solver.optimizer.param_groups[0]["lr"] = 0.0
     brains[0].fit_batch(parts)
     plain_passes(brains[1], parts)  # each gradient twice over, which clipping undoes
+    assert passes == [4, 4]
     for a, b in zip(brains[0].local_solver.params, brains[1].local_solver.params):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
 
