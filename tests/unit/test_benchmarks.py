@@ -144,7 +144,10 @@ def test_shares_of_a_profile_add_up():
 def test_quick_benchmarks_run_as_make_runs_them(tmp_path):
     """All sections, their files, and no figure missing."""
     dry = subprocess.run(
-        ["make", "--dry-run", "bench-quick"], cwd=ROOT, capture_output=True, text=True
+        ["make", "--dry-run", "--no-print-directory", "bench-quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     command = dry.stdout.splitlines()[-1].split()
     assert command[1:] == ["-m", "tests.benchmarks", "--quick"]
