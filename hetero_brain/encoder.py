@@ -105,7 +105,7 @@ class ConvFrontEnd(nn.Module):
     feature frame behind its own four, so that padding never enters.
 
     SpeechBrain's ``ConvolutionFrontEnd`` transposes to and fro around every convolution
-    and normalises over channels and bands; forward and backward take three times as long
+    and normalises over channels and bands; forward and backward take five times as long
     (8 × 6 s, 64 channels, one CPU thread).
 
     Arguments

@@ -14,9 +14,9 @@ class RandomProjectionQuantizer(nn.Module):
     """Nearest codes to a random projection (BEST-RQ; Chiu et al., arXiv:2202.01855).
 
     Vectors and codes are normalised, so that the nearest code is the one of largest
-    product: one matrix product, where SpeechBrain's quantizer of this name builds a
-    (batch, codebook, time, dim) tensor of differences and takes five times as long (8192
-    codes, one CPU thread).
+    product: two matrix products, where SpeechBrain's quantizer of this name builds a
+    (batch, codebook, time, dim) tensor of differences and takes twelve times as long
+    (8192 codes, one CPU thread).
 
     Arguments
     ---------
