@@ -18,13 +18,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @register_checkpoint_hooks
 class LocalSolver:
-    """Takes local steps φ ← φ − α∇ℓ_i(φ) from θ, in place, and restores θ bit for bit.
+    """Takes local steps φ ← φ − α∇ℓ_i(φ) from θ, and gives θ back bit for bit.
 
     The model always computes with its own parameters, so that any
-    ``compute_forward`` works unchanged: a local step overwrites them, and leaving
-    :meth:`solve` copies θ back from one flat snapshot. The local optimizer steps on
-    *aliases* of the parameters (same storage, own ``.grad``), so a local gradient
-    never reaches the ``.grad`` of a parameter.
+    ``compute_forward`` works unchanged: the first local step copies θ to φ and points
+    the parameters to φ's memory, leaving :meth:`solve` points them back to θ's, which
+    nothing has touched. The local optimizer steps on φ (same memory, own ``.grad``), so
+    a local gradient never reaches the ``.grad`` of a parameter.
 
     Arguments
     ---------
@@ -59,16 +59,16 @@ class LocalSolver:
     """
 
     def __init__(self, module, optimizer, state="fresh", hypergradient="first_order"):
-        self.module = module
         self.params = [p for p in module.parameters() if p.requires_grad]
-        self.aliases = [torch.nn.Parameter(p.data) for p in self.params]
-        self.optimizer = optimizer(self.aliases)
+        self.phi = [torch.nn.Parameter(p.data) for p in self.params]
+        self.optimizer = optimizer(self.phi)
         self.keep_state = state == "per_domain"
         self.states = {}  # domain → optimizer state, with per_domain
-        self.flat = None  # the snapshot's memory, allocated at the first local step
-        self.away = False  # whether the parameters hold φ and not θ
+        self.blocks = []  # φ's memory, one block a dtype, from the first local step on
+        self.theta = []  # θ's memory, while the parameters point to φ's
         self.exact = hypergradient == "exact"
-        self.buffers = []  # (buffer, the copy it gets back when the solve ends)
+        self.modules = list(module.modules())
+        self.buffers = []  # (where, name, buffer, the values it gets back at the end)
         self.trajectory = []  # with exact: (φ_k, what moves, closure: ℓ_i at φ_k)
         if self.exact and not self._takes_plain_steps():
             raise ValueError(
@@ -122,38 +122,61 @@ class LocalSolver:
             phi = [p.detach().clone() for p in self.params]
             moves = [g is not None for g in grads]
             self.trajectory.append((phi, moves, loss_closure))
-        if not self.away:
-            self._snapshot()
-        for alias, grad in zip(self.aliases, grads):
-            alias.grad = grad
+        if not self.theta:
+            self._leave()
+        for phi, grad in zip(self.phi, grads):
+            phi.grad = grad
         self.optimizer.step()
-        for alias in self.aliases:
-            alias.grad = None
+        for phi in self.phi:
+            phi.grad = None
 
-    def _snapshot(self):
-        """Copy θ and the buffers. Buffers are copied after the forward pass at θ has
-        updated them (running statistics), so that they keep those of θ, not of φ."""
-        if self.flat is None:
-            # cat promotes mixed precisions to the widest, which holds all exactly.
-            self.flat = torch.cat([p.detach().flatten() for p in self.params])
-            parts = self.flat.split([p.numel() for p in self.params])
-            self.theta = [f.view_as(p) for f, p in zip(parts, self.params)]
-        else:
-            torch._foreach_copy_(self.theta, self.params)
+    def _leave(self):
+        """φ_0 = θ. Buffers are copied after the forward pass at θ has updated them
+        (running statistics), so that they keep those of θ, not of φ."""
+        if not self.blocks:
+            self._allocate()
+        torch._foreach_copy_(self.phi, self.params)
+        self.theta = [p.data for p in self.params]
+        for param, phi in zip(self.params, self.phi):
+            param.data = phi.data
         self.buffers = self._copy_buffers()
-        self.away = True
+
+    def _allocate(self):
+        """Give φ memory of its own, in the layouts of θ."""
+        by_dtype = defaultdict(list)
+        for phi in self.phi:
+            by_dtype[phi.dtype].append(phi)
+        for dtype, members in by_dtype.items():
+            sizes = [-(-phi.numel() // 64) * 64 for phi in members]  # aligned for kernels
+            self.blocks.append(members[0].data.new_zeros(sum(sizes)))
+            for phi, part in zip(members, self.blocks[-1].split(sizes)):
+                strides = torch.empty_like(phi, device="meta").stride()
+                phi.data = part.as_strided(phi.shape, strides)
 
     def _copy_buffers(self):
-        return [(b, b.clone()) for b in self.module.buffers()]
+        return [
+            (module._buffers, name, buffer, buffer.clone())
+            for module in self.modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
 
     @torch.no_grad()
     def _restore(self):
-        """Copy θ and the buffers back, bit for bit."""
-        if self.away:
-            torch._foreach_copy_(self.params, self.theta)
-        for buffer, saved in self.buffers:
-            buffer.copy_(saved)
-        self.away, self.buffers, self.trajectory = False, [], []
+        """θ again, and the buffers of its forward pass."""
+        for param, theta in zip(self.params, self.theta):
+            param.data = theta
+        for places, name, buffer, saved in self.buffers:
+            places[name] = buffer.copy_(saved)  # a forward pass may have put a new one
+        self.theta, self.buffers, self.trajectory = [], [], []
+
+    @torch.no_grad()
+    def check(self):
+        """0 while φ is finite, NaN else, without a wait for the device."""
+        if not self.theta:
+            return 0.0
+        sums = (b.sum(dtype=torch.promote_types(b.dtype, torch.float)) for b in self.blocks)
+        return 0 * sum(sums)
 
     def hypergradient(self, grads):
         """The domain's gradient with respect to θ, from ∇ℓ_i(φ_K).

@@ -239,8 +239,8 @@ class HeteroBrain(sb.Brain):
         Raises
         ------
         NonFiniteDomain
-            A loss or the norm of a gradient of this solve was not finite; raised behind
-            the last local step, so that the host waits for the device once a solve.
+            A loss or a gradient of this solve was not finite; raised behind the last
+            local step, so that the host waits for the device once a solve.
         """
         outputs, loss = self.forward_pass(part, k)
         params = self.local_solver.params
@@ -250,11 +250,14 @@ class HeteroBrain(sb.Brain):
             scale = self.scaler.get_scale()
             for i, grad in enumerate(grads):  # one by one: no second copy of them all
                 grads[i] = None if grad is None else grad / scale
+        loss, norm = loss.detach().float().squeeze(), loss.new_zeros(())
         if k == self.local_steps:
+            # A local gradient that was not finite has left a φ that is not.
+            norm = norm + self.local_solver.check()
             grads = self.local_solver.hypergradient(grads)  # through K steps if exact
-        present = [g for g in grads if g is not None]
-        norm = torch.nn.utils.get_total_norm(present) * divisor
-        loss = loss.detach().float().squeeze()
+        if k == self.local_steps or self.scaler.is_enabled():  # on CPUs it takes a while
+            present = [g for g in grads if g is not None]
+            norm = norm + torch.nn.utils.get_total_norm(present) * divisor
         self._losses_and_norms.append(torch.stack([loss, norm.float()]))
         if k == self.local_steps:
             self.finish_solve(part, grads)

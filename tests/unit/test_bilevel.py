@@ -3,6 +3,7 @@
 import copy
 import pickle
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -424,26 +425,63 @@ def test_solver_takes_trainable_parameters_once():
     assert not any(model.frozen is p for p in solver.params)
 
 
-def test_the_copy_is_one_flat_snapshot():
+def test_phi_has_one_block_of_memory_and_theta_is_never_touched():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     solver = LocalSolver(model, partial(SGD, lr=0.1))
-    assert solver.flat is None
+    assert solver.blocks == []  # none without a local step
     addresses = [p.data_ptr() for p in model.parameters()]
+    theta, before = [p.data for p in model.parameters()], all_bits(model)
     for _ in range(2):
         with solver.solve("a") as phi:
             loss = model(torch.ones(1, 3)).sum()
             phi.step(torch.autograd.grad(loss, solver.params))
-            flat = solver.flat.untyped_storage().data_ptr()
-            assert all(not torch.equal(*z) for z in zip(solver.theta, solver.params))
-    assert solver.flat.numel() == sum(p.numel() for p in model.parameters())
-    assert solver.flat.dtype == torch.float32
-    assert all(t.untyped_storage().data_ptr() == flat for t in solver.theta)
-    # The model computes with its own memory, and nothing else is kept.
+            assert all(map(torch.equal, map(bits, theta), before))
+            assert not any(map(torch.equal, map(bits, solver.params), before))
+            (block,) = solver.blocks
+            storage = block.untyped_storage().data_ptr()
+            assert all(
+                p.untyped_storage().data_ptr() == storage for p in model.parameters()
+            )
+            assert all(p.data_ptr() % 64 == storage % 64 for p in model.parameters())
     assert [p.data_ptr() for p in model.parameters()] == addresses
-    assert [a.data_ptr() for a in solver.aliases] == addresses
-    assert solver.buffers == solver.trajectory == []
-    assert all(a.grad is None for a in solver.aliases)
+    assert solver.theta == solver.buffers == solver.trajectory == []
+    assert all(phi.grad is None for phi in solver.phi)
     assert not solver.optimizer.state
+
+
+def test_phi_has_the_layout_of_theta():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2))
+    model = model.to(memory_format=torch.channels_last)
+    model[1].weight = nn.Parameter(torch.randn(4, 2).T)
+    strides = [p.stride() for p in model.parameters()]
+    solver = LocalSolver(model, partial(SGD, lr=0.1))
+    with solver.solve("a") as phi:
+        phi.step([torch.ones_like(p) for p in solver.params])
+        assert [p.stride() for p in model.parameters()] == strides
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", ["brief", "plain", "wide", "transposed"])
+def test_a_phi_that_is_not_finite_is_seen(name, value):
+    model = Mixed()
+    solver = LocalSolver(model, partial(SGD, lr=0.1))
+    with solver.solve("a") as phi:
+        assert phi.check() == 0  # at θ
+        phi.step([torch.zeros_like(p) for p in solver.params])
+        assert phi.check() == 0
+        grads = [torch.zeros_like(p) for p in solver.params]
+        index = [p is getattr(model, name) for p in solver.params].index(True)
+        grads[index][(1,) * grads[index].ndim] = value
+        phi.step(grads)
+        assert phi.check().isnan()
+
+
+def test_half_precision_is_summed_in_single():
+    model = nn.ParameterList([torch.full((2,), 6e4, dtype=torch.float16)])
+    solver = LocalSolver(model, partial(SGD, lr=0.1))
+    with solver.solve("a") as phi:
+        phi.step([torch.zeros_like(p) for p in solver.params])
+        assert phi.check() == 0
 
 
 # -------------------------------------------------------------------- buffers
@@ -473,6 +511,31 @@ def test_running_statistics_are_those_at_theta(make_brain, steps, kind):
     for ours, theirs in zip(model.buffers(), reference.buffers()):
         assert torch.equal(ours, theirs)
     assert model[1].num_batches_tracked == 3
+
+
+class Counted(nn.Module):
+    """Puts a new tensor in a buffer's place, as SpeechBrain's InputNormalization does."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen = self.seen + x.sum()
+        return self.weight * x
+
+
+CASES = [(0, None), (0, "theta"), *product((1, 2), (None, "theta", "phi"))]
+
+
+@pytest.mark.parametrize("steps, bad", CASES)
+def test_statistics_in_new_tensors_are_those_at_theta(make_brain, steps, bad):
+    brain = make_brain(Counted(), normalised_loss, local_lr=0.1, local_steps=steps)
+    nan, good = torch.full((2,), torch.nan), torch.tensor([1.0, 2.0])
+    last = {None: (good,), "theta": (nan,), "phi": (good,) * steps + (nan,)}[bad]
+    brain.fit_batch([DomainBatch("a", (good,)), DomainBatch("b", last)])
+    assert brain.modules.model.seen == (6 if bad is None else 3)
 
 
 @pytest.mark.parametrize("bad", ["at theta", "at phi", "CSSL"])

@@ -199,6 +199,21 @@ def test_a_domain_that_is_not_finite_drops_out(make_brain, caplog, bad, at):
     assert brains[0].monitor.pop() == {}  # counted anew
 
 
+def hidden(model, batch):
+    """A gradient of inf at θ; at φ, −inf, loss and gradient are finite."""
+    if batch == "hidden":
+        return (model.theta - model.theta.detach()).sum().sqrt().clamp(max=9)
+    if batch == "blind":
+        return model.theta.relu().sum()
+    return bowl(model, batch)
+
+
+def test_a_local_gradient_that_no_later_pass_shows_drops_its_domain(make_brain):
+    brain = make_brain(Vector(0.3, -0.7), hidden, local_lr=0.2, local_steps=1)
+    brain.fit_batch([DomainBatch("a", GOOD[:1]), DomainBatch("b", ("hidden", "blind"))])
+    assert brain.monitor.dropped == {"b": 1}
+
+
 def kinked(model, batch):
     """Finite gradient, infinite Hessian where it is evaluated."""
     if batch == "kink":
