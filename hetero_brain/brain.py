@@ -184,7 +184,7 @@ class HeteroBrain(sb.Brain):
         at both levels, dropout included. θ is back when the block is left.
         """
         if self.seed is not None:
-            torch.manual_seed(derive_seed(self.seed, self.iteration, part.domain))
+            self._seed(derive_seed(self.seed, self.iteration, part.domain))
         self.random_state = self._get_random_state()
         self._losses_and_norms = []  # of each pass of this solve
         try:
@@ -306,12 +306,12 @@ class HeteroBrain(sb.Brain):
         scale = self.scaler.get_scale()  # 1 but in fp16; undone by optimizers_step
         pairs = zip(self.local_solver.params, grads)
         pairs = [(param, grad) for param, grad in pairs if grad is not None]
-        new = [(param, grad) for param, grad in pairs if param.grad is None]
-        for param, _ in new:  # zeros added to: parameters may share one gradient
-            param.grad = torch.zeros_like(param)
-        torch._foreach_add_(
-            [param.grad for param, _ in pairs], [grad for _, grad in pairs], alpha=scale
-        )
+        added = [(param.grad, grad) for param, grad in pairs if param.grad is not None]
+        for param, grad in pairs:
+            if param.grad is None:  # a copy: two parameters may share one gradient
+                param.grad = grad * scale
+        if added:
+            torch._foreach_add_(*zip(*added), alpha=scale)
 
     def global_step(self, used):
         """SpeechBrain's optimizer step on the mean over the domains that were finite.
@@ -439,6 +439,11 @@ class HeteroBrain(sb.Brain):
     def _is_due(self, interval, done=False):
         """Whether an interval ends with this iteration (counted already if done)."""
         return interval and (self.iteration + (not done)) % interval == 0
+
+    def _seed(self, seed):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks all devices
+        if self.device_type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def _get_random_state(self):
         if self.device_type == "cpu":
