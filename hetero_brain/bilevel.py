@@ -147,7 +147,8 @@ class LocalSolver:
         for phi in self.phi:
             by_dtype[phi.dtype].append(phi)
         for dtype, members in by_dtype.items():
-            sizes = [-(-phi.numel() // 64) * 64 for phi in members]  # aligned for kernels
+            # Each begins at a multiple of 64 elements, as kernels like it.
+            sizes = [-(-phi.numel() // 64) * 64 for phi in members]
             self.blocks.append(members[0].data.new_zeros(sum(sizes)))
             for phi, part in zip(members, self.blocks[-1].split(sizes)):
                 strides = torch.empty_like(phi, device="meta").stride()
@@ -175,8 +176,8 @@ class LocalSolver:
         """0 while φ is finite, NaN else, without a wait for the device."""
         if not self.theta:
             return 0.0
-        sums = (b.sum(dtype=torch.promote_types(b.dtype, torch.float)) for b in self.blocks)
-        return 0 * sum(sums)
+        kinds = [torch.promote_types(b.dtype, torch.float) for b in self.blocks]
+        return 0 * sum(b.sum(dtype=kind) for b, kind in zip(self.blocks, kinds))
 
     def hypergradient(self, grads):
         """The domain's gradient with respect to θ, from ∇ℓ_i(φ_K).

@@ -251,15 +251,18 @@ class HeteroBrain(sb.Brain):
             for i, grad in enumerate(grads):  # one by one: no second copy of them all
                 grads[i] = None if grad is None else grad / scale
         loss, norm = loss.detach().float().squeeze(), loss.new_zeros(())
-        if k == self.local_steps:
+        last = k == self.local_steps
+        if last:
             # A local gradient that was not finite has left a φ that is not.
             norm = norm + self.local_solver.check()
             grads = self.local_solver.hypergradient(grads)  # through K steps if exact
-        if k == self.local_steps or self.scaler.is_enabled():  # on CPUs it takes a while
+        if (
+            last or self.scaler.is_enabled()
+        ):  # fp16: is the loss to blame, or the scale?
             present = [g for g in grads if g is not None]
             norm = norm + torch.nn.utils.get_total_norm(present) * divisor
         self._losses_and_norms.append(torch.stack([loss, norm.float()]))
-        if k == self.local_steps:
+        if last:
             self.finish_solve(part, grads)
         self.observe(part, k, outputs)
         return loss, grads, outputs

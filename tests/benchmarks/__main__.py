@@ -13,7 +13,15 @@ from pathlib import Path
 from .measure import machine
 from .plot import draw
 
-SECTIONS = ("throughput", "bilevel", "libraries", "scaling", "data_path", "limit")
+SECTIONS = (
+    "throughput",
+    "bilevel",
+    "libraries",
+    "scaling",
+    "data_path",
+    "limit",
+    "compiled",
+)
 
 
 def main():

@@ -1,0 +1,43 @@
+"""7. What ``torch.compile`` of the encoder gives, as SpeechBrain's option does it."""
+
+import shutil
+import time
+
+from .measure import Table, alternate, ratios, spread
+from .models import ours
+from .speech import global_batch
+
+SECONDS = 32
+OPTIONS = {"compile": True, "compile_module_keys": ["encoder"]}
+
+
+def run(quick):
+    """Not if quick. One batch again and again, so that nothing is compiled but in the first round."""
+    table = Table(
+        f"torch.compile of the encoder (tiny, K = 1, 2 domains of {SECONDS} s)",
+        ["code", "first iteration (s)", "s / iteration", "ratio to eager"],
+        notes=[
+            "One batch, whose shapes are compiled in the first iteration; with "
+            "others it is compiled again, up to torch's limit of 8 times.",
+        ],
+    )
+    if quick:  # compiling alone takes a minute
+        return []
+    if shutil.which("c++") is None:
+        table.rows.append(["not run: no C++ compiler", "-", "-", "-"])
+        return [table]
+    parts, losses, first, brains = global_batch(2, SECONDS), {}, {}, {}
+    for name, options in {"eager": {}, "compiled": OPTIONS}.items():
+        brains[name] = ours("tiny", 1, **options)
+        start = time.perf_counter()
+        losses[name] = brains[name].fit_batch(parts).item()
+        first[name] = time.perf_counter() - start
+    taken = alternate(
+        {name: lambda b=b: b.fit_batch(parts) for name, b in brains.items()}, 7
+    )
+    for name in brains:
+        ratio = spread(ratios(taken[name], taken["eager"]))
+        table.rows.append([name, first[name], spread(taken[name]), ratio])
+    difference = abs(losses["compiled"] - losses["eager"])
+    table.notes.append(f"Loss of the first iteration differs by {difference:.1g}.")
+    return [table]
