@@ -146,7 +146,7 @@ class LocalSolver:
         by_dtype = defaultdict(list)
         for phi in self.phi:
             by_dtype[phi.dtype].append(phi)
-        for dtype, members in by_dtype.items():
+        for members in by_dtype.values():
             # Each begins at a multiple of 64 elements, as kernels like it.
             sizes = [-(-phi.numel() // 64) * 64 for phi in members]
             self.blocks.append(members[0].data.new_zeros(sum(sizes)))

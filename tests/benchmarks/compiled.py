@@ -12,7 +12,7 @@ OPTIONS = {"compile": True, "compile_module_keys": ["encoder"]}
 
 
 def run(quick):
-    """Not if quick. One batch again and again, so that nothing is compiled but in the first round."""
+    """One batch again and again, so that only the first round compiles; not if quick."""
     table = Table(
         f"torch.compile of the encoder (tiny, K = 1, 2 domains of {SECONDS} s)",
         ["code", "first iteration (s)", "s / iteration", "ratio to eager"],
