@@ -256,9 +256,7 @@ class HeteroBrain(sb.Brain):
             # A local gradient that was not finite has left a φ that is not.
             norm = norm + self.local_solver.check()
             grads = self.local_solver.hypergradient(grads)  # through K steps if exact
-        if (
-            last or self.scaler.is_enabled()
-        ):  # fp16: is the loss to blame, or the scale?
+        if last or self.scaler.is_enabled():  # in fp16, which pass overflowed matters
             present = [g for g in grads if g is not None]
             norm = norm + torch.nn.utils.get_total_norm(present) * divisor
         self._losses_and_norms.append(torch.stack([loss, norm.float()]))
@@ -272,7 +270,7 @@ class HeteroBrain(sb.Brain):
         passes = torch.stack(self._losses_and_norms).tolist()  # the one wait for a GPU
         for loss, norm in passes:
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise NonFiniteDomain(part.domain, loss, norm)
+                raise NonFiniteDomain(part.domain, loss, passes[-1][1])
         (first, _), (last, norm) = passes[0], passes[-1]
         self.monitor.add(
             part.domain,

@@ -13,6 +13,8 @@ OPTIONS = {"compile": True, "compile_module_keys": ["encoder"]}
 
 def run(quick):
     """One batch again and again, so that only the first round compiles; not if quick."""
+    if quick:  # compiling alone takes a minute
+        return []
     table = Table(
         f"torch.compile of the encoder (tiny, K = 1, 2 domains of {SECONDS} s)",
         ["code", "first iteration (s)", "s / iteration", "ratio to eager"],
@@ -21,8 +23,6 @@ def run(quick):
             "others it is compiled again, up to torch's limit of 8 times.",
         ],
     )
-    if quick:  # compiling alone takes a minute
-        return []
     if shutil.which("c++") is None:
         table.rows.append(["not run: no C++ compiler", "-", "-", "-"])
         return [table]

@@ -23,5 +23,5 @@ def test_a_compiled_encoder_keeps_the_numbers(monkeypatch):
     for _ in range(3):
         losses = [brain.fit_batch(parts).item() for brain in (eager, compiled)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    for ours_, theirs in zip(eager.modules.parameters(), compiled.modules.parameters()):
-        torch.testing.assert_close(theirs, ours_, rtol=0, atol=1e-5)
+    for a, b in zip(eager.modules.parameters(), compiled.modules.parameters()):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
