@@ -18,7 +18,7 @@ from speechbrain.lobes.models.transformer.Conformer import (
 from speechbrain.processing.features import Deltas, InputNormalization
 from torch import nn
 
-from .layers import Dropout, adapt
+from .layers import Dropout, Linear, adapt
 
 
 class StackedFbank(nn.Module):
@@ -128,7 +128,7 @@ class ConvFrontEnd(nn.Module):
             nn.ReLU(inplace=True),
         ).to(memory_format=torch.channels_last)
         bands = (self.n_mels + 3) // 4
-        self.projection = nn.Linear(channels * bands, d_model)
+        self.projection = Linear(channels * bands, d_model)
 
     def forward(self, x):
         """(batch, frames, 4 · n_mels) → (batch, frames, d_model)."""
@@ -166,7 +166,7 @@ def make_encoder(size, input_size, front_end="linear", dropout=0.1):
     ValueError
         An unknown size or front end.
     """
-    kinds = {"linear": nn.Linear, "conv": ConvFrontEnd}
+    kinds = {"linear": Linear, "conv": ConvFrontEnd}
     if size not in SIZES or front_end not in kinds:
         raise ValueError(
             f"size: {size}, front_end: {front_end}; there are {', '.join(SIZES)} and "
@@ -178,7 +178,7 @@ def make_encoder(size, input_size, front_end="linear", dropout=0.1):
 
 def make_head(encoder, n_outputs):
     """A linear layer on an encoder."""
-    return nn.Linear(encoder.d_model, n_outputs)
+    return Linear(encoder.d_model, n_outputs)
 
 
 def weighted_layers(encoder):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
 from speechbrain.nnet.attention import RoPEMHA, _get_precomputed_values
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 
 def adapt(layer):
@@ -28,10 +29,16 @@ def adapt(layer):
     )
     for module in (layer.ffn_module1, layer.ffn_module2):
         module[1] = FeedForward(module[1].ffn)
-    for parent in layer.modules():
+    for parent in list(layer.modules()):
         for name, child in parent.named_children():
             if type(child) is nn.Dropout:
                 setattr(parent, name, Dropout(child.p))
+            elif type(child) is nn.Linear:
+                bias = child.bias is not None
+                setattr(
+                    parent, name, Linear(child.in_features, child.out_features, bias)
+                )
+                getattr(parent, name).load_state_dict(child.state_dict())
 
 
 def fp32_on_cpu(x):
@@ -43,6 +50,71 @@ def fp32_on_cpu(x):
 def widened(x):
     """``x`` in fp32 if it is in half precision."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def linear(x, weight, bias=None):
+    """``F.linear``; under bf16 on a CPU with rows padded to few shapes.
+
+    oneDNN compiles a bf16 kernel for each number of rows (batch × frames) that it has
+    not seen, and every batch of speech has its own: see :class:`PaddedLinear`.
+    """
+    on_cpu = x.is_cpu and torch.is_autocast_enabled("cpu")
+    if on_cpu and torch.get_autocast_dtype("cpu") == torch.bfloat16:
+        return PaddedLinear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class PaddedLinear(torch.autograd.Function):
+    """A linear layer in bf16 whose products have a multiple of 64 rows.
+
+    The cast to bf16, which autocast makes too, writes into the padded copy. It can be
+    differentiated once: the exact hypergradient of such layers wants fp32.
+    """
+
+    ROWS = 64
+
+    @staticmethod
+    def pad(x):
+        """(…, channels) → (rows, channels) in bf16, zeros behind the rows of x."""
+        x = x.reshape(-1, x.shape[-1])
+        rows = -(-len(x) // PaddedLinear.ROWS) * PaddedLinear.ROWS
+        padded = x.new_empty(rows, x.shape[1], dtype=torch.bfloat16)
+        padded[: len(x)] = x
+        padded[len(x) :] = 0
+        return padded
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        """x (…, inputs), weight (outputs, inputs), bias (outputs,) → (…, outputs)."""
+        padded, half = PaddedLinear.pad(x), weight.bfloat16()
+        ctx.save_for_backward(padded, half)
+        ctx.kinds = x.dtype, weight.dtype, bias is not None
+        out = F.linear(padded, half, None if bias is None else bias.bfloat16())
+        return out[: x.numel() // x.shape[-1]].view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        """Gradients of x, weight and bias, in their types."""
+        x, weight = ctx.saved_tensors
+        kind, weight_kind, has_bias = ctx.kinds
+        padded, rows = PaddedLinear.pad(grad), grad.numel() // grad.shape[-1]
+        to_x = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_x = (padded @ weight)[:rows].view(*grad.shape[:-1], -1).to(kind)
+        if ctx.needs_input_grad[1]:
+            to_weight = (padded.T @ x).to(weight_kind)
+        if has_bias and ctx.needs_input_grad[2]:
+            to_bias = padded.sum(0, dtype=weight_kind)
+        return to_x, to_weight, to_bias
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` by :func:`linear`."""
+
+    def forward(self, x):
+        """(…, inputs) → (…, outputs)."""
+        return linear(x, self.weight, self.bias)
 
 
 class MaskedConvolutionModule(ConvolutionModule):
@@ -72,7 +144,7 @@ class MaskedConvolutionModule(ConvolutionModule):
             (batch, frames, channels).
         """
         pointwise = self.bottleneck[0]
-        out = F.linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
+        out = linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
         out = F.glu(out, dim=-1)
         if mask is not None:
             out = out.masked_fill(mask, 0.0)
@@ -163,10 +235,10 @@ class RotarySelfAttention(RoPEMHA):
         weights : None
             SDPA does not give them.
         """
-        qkv = F.linear(query, self.in_proj_weight)
+        qkv = linear(query, self.in_proj_weight)
         qkv = qkv.unflatten(-1, (self.num_heads, 3 * self.head_dim)).transpose(1, 2)
-        q, k = self.rotate(qkv[..., : 2 * self.head_dim])
-        v = qkv[..., 2 * self.head_dim :]
+        qk, v = qkv.split([2 * self.head_dim, self.head_dim], dim=-1)
+        q, k = self.rotate(qk)
         allowed = None
         if key_padding_mask is not None:
             allowed = ~key_padding_mask[:, None, None, :]

@@ -13,7 +13,9 @@ from torch import nn
 from hetero_brain.layers import (
     Dropout,
     FeedForward,
+    Linear,
     MaskedConvolutionModule,
+    PaddedLinear,
     RotarySelfAttention,
     adapt,
 )
@@ -190,3 +192,57 @@ def test_convolution_under_bf16_is_in_fp32_on_a_cpu():
     assert seen[0].dtype == torch.float32 and out.dtype == torch.bfloat16
     error = (out.float() - module(x)).square().mean().sqrt()
     assert 0 < error < 0.02 * out.float().std()
+
+
+# --------------------------------------------------------------------------- linear
+
+
+def autocast():
+    return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 7), (64, 7), (1, 7), (9, 29, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_under_bf16_is_pytorchs(shape, bias):
+    """Rows are padded to a multiple of 64 within, and nobody sees it."""
+    torch.manual_seed(0)
+    ours, theirs = Linear(7, 11, bias), nn.Linear(7, 11, bias)
+    theirs.load_state_dict(ours.state_dict())
+    x, y = noise(*shape).requires_grad_(), noise(*shape).requires_grad_()
+    with autocast():
+        out, reference = ours(x), theirs(y)
+    assert out.dtype == reference.dtype == torch.bfloat16
+    torch.testing.assert_close(out, reference)
+    weights = noise(*out.shape, seed=1)
+    (out.float() * weights).sum().backward()
+    (reference.float() * weights).sum().backward()
+    assert x.grad.dtype == torch.float32
+    torch.testing.assert_close(x.grad, y.grad, rtol=0.02, atol=0.02)
+    for a, b in zip(ours.parameters(), theirs.parameters()):
+        assert a.grad.dtype == torch.float32
+        torch.testing.assert_close(a.grad, b.grad, rtol=0.02, atol=0.1)
+
+
+def test_products_under_bf16_have_few_shapes(monkeypatch):
+    layer, shapes, pad = conformer_layer(), set(), PaddedLinear.pad
+    adapt(layer)
+
+    def noted(x):
+        padded = pad(x)
+        shapes.add(padded.shape)
+        return padded
+
+    monkeypatch.setattr(PaddedLinear, "pad", staticmethod(noted))
+    for frames in range(20, 32):
+        with autocast():
+            layer(noise(4, frames, 12))[0].float().sum().backward()
+    assert {rows for rows, _ in shapes} == {128}
+    assert len(shapes) > 2  # several widths: every layer of the block goes through it
+
+
+def test_linear_in_fp32_differentiates_twice():
+    layer, x = Linear(3, 2), noise(5, 3)
+    slope = torch.autograd.grad(
+        layer(x).square().sum(), layer.weight, create_graph=True
+    )[0]
+    assert torch.autograd.grad(slope.sum(), layer.weight)[0].abs().sum() > 0
