@@ -26,13 +26,14 @@ class BadAudio(ValueError):
 def read_audio(row, sample_rate, max_seconds=None, rng=None):
     """Read the audio of a manifest row.
 
-    Channels are averaged and other rates resampled. A recording longer than
-    ``max_seconds`` gives a window of that length, drawn from ``rng``.
+    Channels are averaged unless the row names one, and other rates resampled. A
+    recording longer than ``max_seconds`` gives a window of that length, drawn from
+    ``rng``.
 
     Arguments
     ---------
     row : dict
-        With ``wav``, ``start``, ``stop`` and ``duration``.
+        With ``wav``, ``start``, ``stop``, ``duration`` and, optionally, ``channel``.
     sample_rate : int
         Hz, of what is returned.
     max_seconds : float
@@ -48,12 +49,17 @@ def read_audio(row, sample_rate, max_seconds=None, rng=None):
     Raises
     ------
     BadAudio
-        The file is gone, not audio, empty, digitally silent, or ends before 90 % of
-        what the manifest says.
+        The file is gone, not audio, empty, digitally silent, ends before 90 % of
+        what the manifest says, or does not have the channel.
     """
     try:
         with soundfile.SoundFile(row["wav"]) as file:
-            start, stop = row["start"] or 0, row["stop"]
+            start, stop, channel = row["start"] or 0, row["stop"], row.get("channel")
+            if channel is not None and channel >= file.channels:
+                raise BadAudio(
+                    f"{row['wav']}: no channel {channel}, there are {file.channels}, "
+                    "counted from 0"
+                )
             expected = (
                 round(row["duration"] * file.samplerate)
                 if stop is None
@@ -77,9 +83,10 @@ def read_audio(row, sample_rate, max_seconds=None, rng=None):
         raise BadAudio(f"{row['wav']}: {fault}") from fault
     if len(audio) < 0.9 * available:
         raise BadAudio(f"{row['wav']}: cut short, {len(audio)} of {available} samples")
+    audio = audio.mean(axis=1) if channel is None else audio[:, channel].copy()
     if not np.any(audio) or not np.all(np.isfinite(audio)):
         raise BadAudio(f"{row['wav']}: silent, or not finite")
-    signal = torch.from_numpy(audio.mean(axis=1))
+    signal = torch.from_numpy(audio)
     if rate != sample_rate:
         signal = torchaudio.functional.resample(signal, rate, sample_rate)
     return signal

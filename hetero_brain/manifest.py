@@ -10,6 +10,8 @@ column                holds
 ``domain``            the source: a corpus, a condition, a language
 ``spk_id``            the speaker, or empty
 ``wrd``               the words; empty for unlabelled speech
+``channel``           optional column: the channel of a file that has several,
+                      counted from 0; empty for the average of all
 ====================  =====================================================
 
 Columns may be in any order and there may be more of them. A row is one line:
@@ -24,6 +26,7 @@ import math
 import numbers
 import operator
 import os
+import re
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +34,7 @@ from pathlib import Path
 import numpy as np
 
 COLUMNS = ("ID", "duration", "wav", "start", "stop", "domain", "spk_id", "wrd")
+OPTIONAL_COLUMNS = ("channel",)
 MAX_FAULTS_SHOWN = 20
 
 
@@ -97,8 +101,9 @@ class Manifest(Sequence):
         dict
             ``ID``, ``wav`` (with the data root filled in), ``domain``,
             ``spk_id``, ``wrd`` (str), ``duration`` (float, seconds), ``start``
-            and ``stop`` (int, samples, or None for a whole file), and further
-            columns of the file as str.
+            and ``stop`` (int, samples, or None for a whole file), ``channel``
+            where the file has that column (int, or None for all channels), and
+            further columns of the file as str.
 
         Raises
         ------
@@ -109,6 +114,8 @@ class Manifest(Sequence):
         row["duration"] = float(row["duration"])
         for key in ("start", "stop"):
             row[key] = int(row[key]) if row[key] else None
+        if "channel" in row:
+            row["channel"] = int(row["channel"]) if row["channel"] else None
         return row
 
     def subset(self, rows):
@@ -177,8 +184,9 @@ def read(path, data_root="", domains=None, check_files=True):
         Naming the file and every fault, rows counted as lines of the file (the
         header is row 1): file or columns missing, no rows, wrong number of
         fields, duplicate or empty ID, duration not positive and finite, start
-        and stop not integers or not in order or only one of them, no domain,
-        audio file missing, a wanted domain that no row has.
+        and stop not integers or not in order or only one of them, channel not a
+        number from 0 on, no domain, audio file missing, a wanted domain that no
+        row has.
     """
     path = Path(path)
     if not path.is_file():
@@ -186,7 +194,7 @@ def read(path, data_root="", domains=None, check_files=True):
     return _read(path, path, data_root, domains, check_files)
 
 
-def write(path, rows):
+def write(path, rows, columns=COLUMNS):
     """Writes a manifest, whole or not at all.
 
     A file that already holds exactly these rows is left as it is, so that runs
@@ -197,8 +205,10 @@ def write(path, rows):
     path : str or Path
         The CSV file; its folder is made if need be.
     rows : iterable of Mapping
-        Keys from ``COLUMNS``; one that is absent or None gives an empty field.
+        Keys from ``columns``; one that is absent or None gives an empty field.
         ``duration`` is written with four decimals. Their order is kept.
+    columns : sequence of str
+        ``COLUMNS``, or those and some of ``OPTIONAL_COLUMNS``.
 
     Raises
     ------
@@ -213,13 +223,13 @@ def write(path, rows):
     try:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
+            writer.writerow(columns)
             for number, row in enumerate(rows, start=2):
-                fields = [_text(key, row.get(key)) for key in COLUMNS]
-                unknown = sorted(set(row) - set(COLUMNS))
+                fields = [_text(key, row.get(key)) for key in columns]
+                unknown = sorted(set(row) - set(columns))
                 if unknown:
                     faults.add(number, f"unknown columns {unknown}")
-                for key, field in zip(COLUMNS, fields):
+                for key, field in zip(columns, fields):
                     if "\n" in field or "\r" in field:
                         faults.add(number, f"line break in {key}: {field!r}")
                 writer.writerow(fields)
@@ -352,6 +362,7 @@ def _scan(file, offset, header, faults):
     rows = _Rows()
     codes = {}
     pick = operator.itemgetter(*(header.index(column) for column in COLUMNS))
+    channel_at = header.index("channel") if "channel" in header else None
     for number, line in enumerate(file, start=2):
         here, offset = offset, offset + len(line)
         if not line.strip():
@@ -379,6 +390,10 @@ def _scan(file, offset, header, faults):
                 number,
                 f"start {start!r} and stop {stop!r} are neither both empty nor "
                 "samples with 0 <= start < stop",
+            )
+        if channel_at is not None and not re.fullmatch("[0-9]*", fields[channel_at]):
+            faults.add(
+                number, f"channel {fields[channel_at]!r} is not a number from 0 on"
             )
         rows.duration.append(seconds)
         rows.domain.append(codes.setdefault(domain, len(codes)))

@@ -67,6 +67,26 @@ def test_channels_are_averaged(tmp_path):
     np.testing.assert_allclose(signal, (left + right) / 2, atol=1e-6)
 
 
+def test_the_channel_of_the_row_is_read(tmp_path):
+    both = np.stack([tone(0.5), tone(0.5, hertz=310)], 1)
+    soundfile.write(tmp_path / "a.wav", both, RATE, "FLOAT")
+    row = row_of(tmp_path / "a.wav", 0.25, 1000, 3000)
+    for channel in (0, 1):
+        signal = read_audio({**row, "channel": channel}, RATE)
+        np.testing.assert_allclose(signal, both[1000:3000, channel], atol=1e-6)
+    average = read_audio({**row, "channel": None}, RATE)
+    np.testing.assert_allclose(average, both[1000:3000].mean(axis=1), atol=1e-6)
+    with pytest.raises(BadAudio, match="a.wav: no channel 2, there are 2"):
+        read_audio({**row, "channel": 2}, RATE)
+
+
+def test_a_silent_channel_is_bad_though_the_other_is_not(tmp_path):
+    both = np.stack([tone(0.5), np.zeros(RATE // 2)], 1)
+    soundfile.write(tmp_path / "bad.wav", both, RATE, "FLOAT")
+    with pytest.raises(BadAudio, match="bad.wav: silent"):
+        read_audio({**row_of(tmp_path / "bad.wav", 0.5), "channel": 1}, RATE)
+
+
 @pytest.mark.parametrize("rate", [16000, 11025, 48000])
 def test_other_rates_are_resampled(tmp_path, rate):
     soundfile.write(tmp_path / "a.wav", tone(1.0, rate), rate)

@@ -83,6 +83,28 @@ def test_rows_come_back(folder):
         rows[3]
 
 
+def test_channels(folder):
+    rows = [{**ROWS[0], "channel": 0}, {**ROWS[1], "channel": 1}, ROWS[2]]
+    write(folder / "c.csv", rows, (*COLUMNS, "channel"))
+    header, *lines = (folder / "c.csv").read_text().splitlines()
+    assert header == HEADER + ",channel"
+    assert [line[-2:] for line in lines] == [",0", ",1", ",,"]
+    got = read(folder / "c.csv", data_root=folder)
+    assert [row["channel"] for row in got] == [0, 1, None]
+    write(folder / "without.csv", ROWS)
+    assert "channel" not in read(folder / "without.csv", data_root=folder)[0]
+    with pytest.raises(ManifestError, match=r"row 2: unknown columns \['channel'\]"):
+        write(folder / "without.csv", rows)
+
+
+@pytest.mark.parametrize("channel", ["-1", "1.0", "A", "0 1", "²"])
+def test_a_channel_that_is_no_number_is_a_fault(folder, channel):
+    lines = (f"{GOOD},", f"{GOOD.replace('a', 'b', 1)},{channel}")
+    path = put(folder / "t.csv", *lines, header=HEADER + ",channel")
+    told = message(path, check_files=False).splitlines()
+    assert told[1:] == [f"  row 3: channel {channel!r} is not a number from 0 on"]
+
+
 def test_speechbrain_reads_it(folder):
     write(folder / "train.csv", ROWS)
     ours = read(folder / "train.csv", data_root="{data_root}", check_files=False)
