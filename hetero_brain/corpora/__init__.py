@@ -1,0 +1,1 @@
+"""Readers of public corpora: folders as they are released → rows of manifests."""
