@@ -91,6 +91,62 @@ class StackedFbank(nn.Module):
         return x, (lengths + self.stack - 1) // self.stack
 
 
+# Samples in a frame of raw audio: the paper's "context" of its second experiment.
+WINDOW = 256
+
+
+class RawFrames(nn.Module):
+    """Waveforms to frames of raw samples, for front ends that learn their own features.
+
+    Each utterance is brought to mean 0 and variance 1 and cut into windows of 256 samples
+    that do not overlap (5.3 ms at 48 kHz, 16 ms at 16 kHz); ``stack`` windows are one
+    stacked frame.
+
+    Arguments
+    ---------
+    stack : int
+        Adjacent windows in one stacked frame; a power of two, for ``Conv1dFrontEnd``.
+
+    Example
+    -------
+    >>> x, lengths = RawFrames(stack=2)(torch.rand(2, 2000), torch.tensor([1.0, 0.5]))
+    >>> x.shape, lengths.tolist()
+    (torch.Size([2, 4, 512]), [4, 2])
+    """
+
+    def __init__(self, stack=2):
+        super().__init__()
+        self.stack, self.output_size = stack, stack * WINDOW
+
+    @torch.no_grad()
+    def forward(self, wavs, wav_lens):
+        """Cut into frames.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor
+            (batch, samples).
+        wav_lens : torch.Tensor
+            (batch,) relative lengths.
+
+        Returns
+        -------
+        x : torch.Tensor
+            (batch, stacked frames, stack · 256), zeros behind the end of an utterance.
+        lengths : torch.Tensor
+            (batch,) in stacked frames.
+        """
+        samples = (wav_lens * wavs.shape[1]).round().long()
+        inside = length_to_mask(samples, wavs.shape[1], torch.bool)
+        count = samples.unsqueeze(1)
+        wavs = (wavs - (wavs * inside).sum(1, keepdim=True) / count) * inside
+        deviation = (wavs.square().sum(1, keepdim=True) / count).sqrt()
+        x = wavs / deviation.clamp(min=1e-5)
+        x = F.pad(x, (0, -x.shape[1] % self.output_size))
+        x = x.unflatten(1, (-1, self.output_size))
+        return x, (samples + self.output_size - 1) // self.output_size
+
+
 def repeat_last(x, lengths):
     """Replace what is behind each utterance's end by its last frame."""
     index = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
@@ -138,42 +194,92 @@ class ConvFrontEnd(nn.Module):
         return self.projection(x.permute(0, 2, 3, 1).reshape(batch, frames, -1))
 
 
-# Widths and depths by name; the feed-forward width of the paper's model is open, this
-# one gives its 70 M parameters.
+class Conv1dFrontEnd(nn.Module):
+    """Frames of raw samples to encoder inputs by 1-D convolutions over time.
+
+    The 256 samples of a window are the channels of the first convolution, as the paper's
+    "1-D convolution of kernel 3" on raw audio was read here. Each convolution has kernel
+    3 and stride 2, and log2(stack) of them make one encoder frame of a stacked one: one
+    for ``stack: 2``. They are padded in front only: a frame sees its own windows and
+    earlier ones, so that padding never enters, and a causal encoder stays causal.
+
+    Arguments
+    ---------
+    input_size : int
+        Dimension of the stacked frames: stack · 256, stack a power of two from 2.
+    d_model : int
+        Dimension of the encoder.
+
+    Raises
+    ------
+    ValueError
+        Another stack.
+    """
+
+    def __init__(self, input_size, d_model):
+        super().__init__()
+        depth = round(math.log2(max(2, input_size / WINDOW)))
+        if input_size != WINDOW * 2**depth:
+            raise ValueError(
+                "front_end: conv1d takes raw frames with stack: 2, 4, 8, …; got "
+                f"{input_size} values a frame, {WINDOW} of them a window"
+            )
+        channels = [WINDOW, *[d_model] * depth]
+        self.convs = nn.ModuleList(
+            nn.Conv1d(before, after, 3, stride=2)
+            for before, after in zip(channels, channels[1:])
+        )
+        self.norm = nn.LayerNorm(d_model)
+
+    def forward(self, x):
+        """(batch, frames, stack · 256) → (batch, frames, d_model)."""
+        x = x.unflatten(-1, (-1, WINDOW)).flatten(1, 2).transpose(1, 2)
+        for i, conv in enumerate(self.convs):
+            x = conv(F.pad(F.gelu(x) if i else x, (1, 0)))
+        return self.norm(x.transpose(1, 2))
+
+
+# Widths and depths by name; the feed-forward width of the paper's models is open, this
+# one gives their 70 and 59 M parameters (10 blocks for BEST-RQ, 8 for CPC).
 SIZES = {
     "tiny": dict(num_layers=6, d_model=144, nhead=4, d_ffn=576, kernel_size=15),
     "base": dict(num_layers=16, d_model=256, nhead=4, d_ffn=1024, kernel_size=31),
     "paper": dict(num_layers=10, d_model=512, nhead=8, d_ffn=2560, kernel_size=31),
+    "paper_cpc": dict(num_layers=8, d_model=512, nhead=8, d_ffn=2560, kernel_size=31),
 }
 
 
-def make_encoder(size, input_size, front_end="linear", dropout=0.1):
+def make_encoder(size, input_size, front_end="linear", dropout=0.1, causal=False):
     """A :class:`Conformer` of a named size.
 
     Arguments
     ---------
     size : str
-        ``tiny`` (3 M parameters), ``base`` (25 M) or ``paper`` (71 M).
+        ``tiny`` (3 M parameters), ``base`` (25 M), ``paper`` (71 M) or ``paper_cpc``
+        (57 M).
     input_size : int
         Dimension of the stacked features.
     front_end : str
-        ``linear`` (paper) or ``conv`` (four stacked frames only).
+        ``linear`` (paper), ``conv`` (four stacked frames of mel filters only) or
+        ``conv1d`` (frames of raw samples only).
     dropout : float
         In the blocks.
+    causal : bool
+        No frame sees a later one.
 
     Raises
     ------
     ValueError
         An unknown size or front end.
     """
-    kinds = {"linear": Linear, "conv": ConvFrontEnd}
+    kinds = {"linear": Linear, "conv": ConvFrontEnd, "conv1d": Conv1dFrontEnd}
     if size not in SIZES or front_end not in kinds:
         raise ValueError(
             f"size: {size}, front_end: {front_end}; there are {', '.join(SIZES)} and "
             f"{', '.join(kinds)}"
         )
     front_end = kinds[front_end](input_size, SIZES[size]["d_model"])
-    return Conformer(front_end, dropout=dropout, **SIZES[size])
+    return Conformer(front_end, dropout=dropout, causal=causal, **SIZES[size])
 
 
 def make_head(encoder, n_outputs):
@@ -229,6 +335,8 @@ class Conformer(nn.Module):
         Of the depthwise convolution, in encoder frames.
     dropout : float
         Probability, everywhere in the blocks.
+    causal : bool
+        Attention and convolutions see no later frame.
 
     Example
     -------
@@ -239,10 +347,18 @@ class Conformer(nn.Module):
     """
 
     def __init__(
-        self, front_end, num_layers, d_model, nhead, d_ffn, kernel_size=31, dropout=0.1
+        self,
+        front_end,
+        num_layers,
+        d_model,
+        nhead,
+        d_ffn,
+        kernel_size=31,
+        dropout=0.1,
+        causal=False,
     ):
         super().__init__()
-        self.front_end, self.d_model = front_end, d_model
+        self.front_end, self.d_model, self.causal = front_end, d_model, causal
         self.dropout = Dropout(dropout)
         self.blocks = SpeechBrainConformer(
             num_layers=num_layers,
@@ -253,6 +369,7 @@ class Conformer(nn.Module):
             dropout=dropout,
             attention_type="RoPEMHA",
             output_hidden_states=True,
+            causal=causal,
         )
         for layer in self.blocks.layers:
             adapt(layer)
@@ -275,6 +392,10 @@ class Conformer(nn.Module):
             Input of the first block and output of each block, same shape.
         """
         padding = ~length_to_mask(lengths, features.shape[1], torch.bool)
+        frames, later = features.shape[1], None
+        if self.causal:
+            later = torch.ones(frames, frames, dtype=torch.bool, device=features.device)
+            later = later.triu(1)
         x = self.dropout(self.front_end(features))
-        out, _, hidden = self.blocks(x, src_key_padding_mask=padding)
+        out, _, hidden = self.blocks(x, later, src_key_padding_mask=padding)
         return out, hidden

@@ -25,7 +25,10 @@ def adapt(layer):
     mha, conv = layer.mha_layer, layer.convolution_module
     layer.mha_layer = RotarySelfAttention(mha.embed_dim, mha.num_heads, mha.dropout)
     layer.convolution_module = MaskedConvolutionModule(
-        conv.conv.in_channels, conv.kernel_size, dropout=conv.after_conv[3].p
+        conv.conv.in_channels,
+        conv.kernel_size,
+        dropout=conv.after_conv[3].p,
+        causal=conv.causal,
     )
     for module in (layer.ffn_module1, layer.ffn_module2):
         module[1] = FeedForward(module[1].ffn)
@@ -157,7 +160,8 @@ class MaskedConvolutionModule(ConvolutionModule):
                 padding=(0, self.padding),
                 groups=self.conv.groups,
             )
-        return self.after_conv(out.squeeze(2).transpose(1, 2))
+        # A causal convolution is padded by all it sees, on both sides; the end goes.
+        return self.after_conv(out.squeeze(2)[..., : x.shape[1]].transpose(1, 2))
 
 
 class FeedForward(nn.Module):

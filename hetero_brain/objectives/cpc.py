@@ -1,0 +1,148 @@
+"""Contrastive predictive coding (CPC; van den Oord et al., arXiv:1807.03748).
+
+What the paper of PTLOC leaves open in its second experiment was read as follows.
+
+- "Context 256 samples": raw audio is cut into windows of 256 samples, the channels of the
+  1-D convolution of kernel 3 (``encoder.RawFrames``, ``encoder.Conv1dFrontEnd``).
+- Its stride, i.e. the frame rate: two windows a frame by default (``stack: 2``), 94
+  frames/s at 48 kHz and 31 at 16 kHz.
+- "12 positives and 12 negatives per instance": an instance is a frame t. Its positives
+  are the next 12 frames, each to be told from the same 12 negatives.
+- Negatives are frames of the same utterance, drawn uniformly from those that are none of
+  the 12 positives, so that speaker, channel and language give nothing away.
+- The context of an instance must not hold its positives: the encoder is causal.
+"""
+
+import numpy as np
+import speechbrain as sb
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..brain import HeteroBrain
+from ..layers import Linear, widened
+from ..rng import generator
+
+
+class FuturePredictor(nn.Module):
+    """Predicts the latents of the next frames from a context, one matrix a step.
+
+    The matrices begin at zero: every candidate is equally likely, and the loss is
+    log(1 + negatives), until they have learnt something.
+
+    Arguments
+    ---------
+    d_model : int
+        Dimension of contexts and latents.
+    n_steps : int
+        Positives of an instance.
+    """
+
+    def __init__(self, d_model, n_steps=12):
+        super().__init__()
+        self.n_steps = n_steps
+        self.matrices = Linear(d_model, n_steps * d_model, bias=False)
+        nn.init.zeros_(self.matrices.weight)
+
+    def forward(self, contexts):
+        """(instances, d_model) → (instances, n_steps, d_model)."""
+        return self.matrices(contexts).unflatten(-1, (self.n_steps, -1))
+
+
+def draw_negatives(lengths, n_frames, n_steps, n_negatives, rngs):
+    """Instances of a batch, and the frames that they are contrasted with.
+
+    Arguments
+    ---------
+    lengths : sequence of int
+        Frames of each utterance.
+    n_frames : int
+        Frames of the padded batch.
+    n_steps, n_negatives : int
+        Positives and negatives of an instance.
+    rngs : sequence of numpy.random.Generator
+        One an utterance.
+
+    Returns
+    -------
+    instances : numpy.ndarray
+        (N,) of int64, places in the flattened (batch · n_frames): the frames t that have
+        all of t + 1 … t + n_steps in their utterance.
+    negatives : numpy.ndarray
+        (N, n_negatives) of int64, places likewise: uniform over the frames of the
+        utterance that are none of t + 1 … t + n_steps.
+    """
+    instances, negatives = [], []
+    for row, (length, rng) in enumerate(zip(lengths, rngs)):
+        frames = np.arange(max(0, length - n_steps))
+        if len(frames):
+            drawn = rng.integers(length - n_steps, size=(len(frames), n_negatives))
+            drawn += n_steps * (drawn > frames[:, None])  # step over the positives
+            instances.append(frames + row * n_frames)
+            negatives.append(drawn + row * n_frames)
+    if not instances:
+        return np.zeros(0, np.int64), np.zeros((0, n_negatives), np.int64)
+    return np.concatenate(instances), np.concatenate(negatives)
+
+
+class CPCBrain(HeteroBrain):
+    """Tells the next frames of an utterance from others of it (InfoNCE).
+
+    Modules: ``features`` (waveforms → frames), ``encoder`` (a causal
+    :class:`~hetero_brain.encoder.Conformer`) and ``predictor``
+    (:class:`FuturePredictor`). Of ``hparams`` it reads ``n_negatives``.
+
+    With latents z = front end(x), contexts c = blocks(z) and the matrices W_k, instance t
+    has the loss (eq. 4 of the CPC paper, averaged over k = 1 … n_steps)
+
+        −log ( exp s_k(z_{t+k}) / (exp s_k(z_{t+k}) + Σ_n exp s_k(z_n)) ),
+        s_k(z) = (W_k c_t) · z / √d.
+
+    The loss of a batch is the mean over its instances, in nats, so that a local step does
+    not grow with the batch; log(1 + n_negatives) is chance. Logged per domain beside it:
+    ``accuracy``, how often the positive scores highest.
+    """
+
+    def compute_forward(self, batch, stage):
+        """Scores of the candidates, the positive first.
+
+        Returns
+        -------
+        torch.Tensor
+            (instances, n_steps, 1 + n_negatives).
+        """
+        iteration = self.iteration if stage == sb.Stage.TRAIN else -1
+        batch = batch.to(self.device, non_blocking=True)
+        x, lengths = self.modules.features(*batch.sig)
+        contexts, hidden = self.modules.encoder(x, lengths)
+        steps, count = self.modules.predictor.n_steps, self.hparams.n_negatives
+        rngs = [
+            generator(self.hparams.seed, "negatives", iteration, i) for i in batch.id
+        ]
+        instances, negatives = (
+            torch.from_numpy(places).to(x.device, non_blocking=True)
+            for places in draw_negatives(
+                lengths.tolist(), x.shape[1], steps, count, rngs
+            )
+        )
+        latents = hidden[0].flatten(0, 1)  # z: what the front end made
+        next_steps = torch.arange(1, steps + 1, device=x.device)
+        positives = latents[instances.unsqueeze(1) + next_steps]
+        predicted = self.modules.predictor(contexts.flatten(0, 1)[instances])
+        predicted = predicted / predicted.shape[-1] ** 0.5
+        right = (predicted * positives).sum(-1, keepdim=True)
+        wrong = predicted @ latents[negatives].mT.to(predicted.dtype)
+        return widened(torch.cat([right, wrong], dim=-1))
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Mean InfoNCE, in nats; 0 where no utterance of a batch is long enough."""
+        if len(predictions) == 0:
+            return predictions.sum()
+        scores = predictions.flatten(0, 1)
+        return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.long))
+
+    def observe(self, part, k, outputs):
+        """Add the accuracy at φ_K."""
+        if k == self.local_steps and len(outputs):
+            hits = outputs[..., 0] > outputs[..., 1:].amax(-1)
+            self.monitor.add(part.domain, accuracy=hits.float().mean())

@@ -1,0 +1,42 @@
+"""Pre-training from manifests: what every recipe's pretrain/train.py ends with."""
+
+from pathlib import Path
+
+from .dataio import Utterances, dev_loader, make_plan, train_loader
+from .objectives.quantizers import fit_quantizer
+from .rounds import run_phases
+
+
+def pretrain(hparams, run_opts, train, dev):
+    """Run the phases of ``hparams`` on the audio of two manifests; labels are not read.
+
+    Arguments
+    ---------
+    hparams : dict
+        As in a recipe's ``pretrain/hparams``: ``brain_class`` (the objective), ``plan``,
+        ``loader``, ``sample_rate``, and what :func:`rounds.run_phases` reads. A module
+        ``quantizer`` that wants to be fitted is fitted first.
+    run_opts : RunOptions or dict
+        SpeechBrain's.
+    train, dev : Manifest
+        Every domain of ``train`` takes part; those of ``dev`` are validated on.
+    """
+    seed, seconds = hparams["seed"], hparams["plan"]["max_utterance_seconds"]
+    train, dev = (
+        Utterances(rows, hparams["sample_rate"], None, seconds, seed)
+        for rows in (train, dev)
+    )
+    fit_quantizer(
+        hparams["modules"].get("quantizer"),
+        hparams["modules"]["features"],
+        train,
+        Path(hparams["output_folder"]) / "quantizer.ckpt",
+    )
+    plan = make_plan(train.manifest, seed, **hparams["plan"])
+    run_phases(
+        hparams,
+        run_opts,
+        hparams["brain_class"],
+        train_loader(train, plan, **hparams["loader"]),
+        dev_loader(dev, hparams["global_batch_seconds"], **hparams["loader"]),
+    )
