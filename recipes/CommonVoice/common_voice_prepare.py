@@ -111,6 +111,8 @@ def prepare_common_voice(
         A split or cap that cannot be, or no languages at all.
     FileNotFoundError
         Folders or tables are missing; the message lists all, before any is read.
+    ManifestError
+        A manifest would have no rows; the table, logged as always, says why.
     """
     languages = list(dict.fromkeys([*pretrain_languages, *finetune_languages]))
     caps = {
@@ -139,14 +141,16 @@ def prepare_common_voice(
                 yield from source.rows("pretrain", clips, cap)
 
     save_folder = Path(save_folder)
-    if pretrain_languages:
-        manifest.write(save_folder / "pretrain.csv", pretrain_rows())
-    else:
-        list(pretrain_rows())
-    for split in rows:
-        if split != "train" or finetune_languages:
-            manifest.write(save_folder / f"{split}.csv", rows[split])
-    logger.info("Common Voice in %s\n%s", save_folder, table(summary))
+    try:
+        if pretrain_languages:
+            manifest.write(save_folder / "pretrain.csv", pretrain_rows())
+        else:
+            list(pretrain_rows())
+        for split in rows:
+            if split != "train" or finetune_languages:
+                manifest.write(save_folder / f"{split}.csv", rows[split])
+    finally:  # a manifest without rows is an error that the table explains
+        logger.info("Common Voice in %s\n%s", save_folder, table(summary))
     return summary
 
 

@@ -1,6 +1,9 @@
 """The data path: the loader against training, planning and resume, the manifest."""
 
+import hashlib
 import itertools
+import os
+import sys
 import tempfile
 import time
 from functools import partial
@@ -20,8 +23,11 @@ from .measure import Table, alternate, in_new_process, peak_bytes, ratios, sprea
 KINDS = ((".wav", 8000, 8000), (".flac", 16000, 16000), (".flac", 16000, 8000))
 MODELS = {"tiny": 2, "base": 1}  # and the global batches of a measurement
 WORKERS = (0, 1, 2)
+ROOT = Path(__file__).parents[2]
 N_DOMAINS, GLOBAL_BATCH_SECONDS = 10, 320  # of the plans that are timed
 ROWS_PER_FILE = 100  # of manifests
+HELD_OUT = 10_000  # clips of a made-up Common Voice, in each of dev and test
+CLIPS_PER_SPEAKER = 20
 
 
 def run(quick):
@@ -36,6 +42,7 @@ def run(quick):
             wait_table(seconds, steps),
             plan_table(planned),
             manifest_table(planned[1:2] if quick else planned[:3]),
+            common_voice_table((20_000,) if quick else (20_000, 1_000_000)),
         ]
 
 
@@ -410,3 +417,89 @@ def rows_of(n_rows):
             "spk_id": f"speaker{file}",
             "wrd": "the words of an utterance of some seconds",
         }
+
+
+# ---------------------------------------------------------------------------- corpora
+
+
+def common_voice_table(sizes):
+    """Time and memory of preparing a release of Common Voice, by clips."""
+    table = Table(
+        "Preparing Common Voice",
+        ["clips in train", "prepare, s", "clips/s", "peak, MiB"],
+        notes=[
+            "A made-up release: one language, sentences of 9 words, clip_durations.tsv, "
+            f"{HELD_OUT} more clips in each of dev and test. Its mp3 files have a size "
+            "and no content, and are in memory where there is /dev/shm.",
+            "Time from the TSVs to all manifests, the words normalised, in one process.",
+            "Peak: memory beside that at the start, each size in its own process.",
+        ],
+    )
+    table.rows = [[size, *in_new_process(prepare_figures, size)] for size in sizes]
+    return table
+
+
+def prepare_figures(n_clips):
+    """The columns of :func:`common_voice_table`, for one size."""
+    sys.path.append(str(ROOT / "recipes/CommonVoice"))
+    from common_voice_prepare import prepare_common_voice
+
+    memory_disk = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(
+        dir=memory_disk if memory_disk.is_dir() else None
+    ) as folder:
+        made_up_release(Path(folder) / "en", n_clips)
+        kept = []
+
+        def prepare():
+            languages = {"pretrain_languages": ["en"]}
+            save_folder = Path(folder) / "manifests"
+            kept.append(
+                timed(lambda: prepare_common_voice(folder, save_folder, **languages))
+            )
+
+        memory = peak_bytes(prepare)
+    ((summary, seconds),) = kept
+    if summary.totals["en", "pretrain"].transcribed != n_clips:
+        raise AssertionError(f"of {n_clips} clips some were lost:\n{summary.table()}")
+    return seconds, n_clips / seconds, memory / 2**20
+
+
+def made_up_release(folder, n_clips):
+    """A language of Common Voice: tables, and files that only have a size."""
+    clips = folder / "clips"
+    clips.mkdir(parents=True)
+    columns = "client_id path sentence_id sentence sentence_domain up_votes down_votes "
+    columns += "age gender accents variant locale segment"
+    header = columns.replace(" ", "\t")
+    first = 0
+    with open(folder / "clip_durations.tsv", "w", encoding="utf-8") as durations:
+        durations.write("clip\tduration[ms]\n")
+        for split, n_rows in {
+            "train": n_clips,
+            "dev": HELD_OUT,
+            "test": HELD_OUT,
+        }.items():
+            with open(folder / f"{split}.tsv", "w", encoding="utf-8") as table:
+                table.write(f"{header}\n")
+                for number in range(first, first + n_rows):
+                    name = f"common_voice_en_{number:08}.mp3"
+                    speaker = str(number // CLIPS_PER_SPEAKER).encode()
+                    speaker = hashlib.sha512(speaker).hexdigest()
+                    sentence = (
+                        f"“The {number_in_words(number)} clip’s sentence, as read.”"
+                    )
+                    rest = "\t2\t0\t\t\t\t\ten\t"
+                    table.write(
+                        f"{speaker}\t{name}\t{speaker[:64]}\t{sentence}\t{rest}\n"
+                    )
+                    durations.write(f"{name}\t{3000 + number % 6000}\n")
+                    (clips / name).touch()
+                    os.truncate(clips / name, 30_000)
+            first += n_rows
+
+
+def number_in_words(number):
+    """The last five digits of a number, each by its name."""
+    names = "zero one two three four five six seven eight nine".split()
+    return " ".join(names[int(digit)] for digit in f"{number:05}"[-5:])
