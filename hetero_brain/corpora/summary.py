@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MAX_ALIGNED = 40
+ALL_SPLITS = "all"  # of what cannot be said to be in one
 SPEAKER_HELD_OUT = "speaker also in dev or test"
 
 
@@ -25,7 +27,7 @@ class Summary:
     ----------
     totals : dict
         {(domain, split): Total}, in the order of the first mention.
-    left_out, without_transcript : dict
+    left_out, without_transcript, notes : dict
         {(domain, split): Counter of reasons}.
 
     Example
@@ -48,6 +50,7 @@ class Summary:
         self.totals = defaultdict(Total)
         self.left_out = defaultdict(Counter)
         self.without_transcript = defaultdict(Counter)
+        self.notes = defaultdict(Counter)
 
     def add(self, domain, split, seconds, transcribed, utterances=1):
         """Counts rows of a manifest.
@@ -71,7 +74,8 @@ class Summary:
     def leave_out(self, domain, split, reason, count=1):
         """Counts what is not in the manifest, if ``count`` is not 0."""
         if count:
-            self.totals[domain, split]  # a split of which nothing is left has its line
+            if split != ALL_SPLITS:  # one of which nothing is left has its line
+                self.totals[domain, split]
             self.left_out[domain, split][reason] += int(count)
 
     def untranscribed(self, domain, split, reason, count=1):
@@ -79,15 +83,20 @@ class Summary:
         if count:
             self.without_transcript[domain, split][reason] += int(count)
 
+    def note(self, domain, split, reason, count=1):
+        """Counts rows that are in the manifest and unusual, likewise."""
+        if count:
+            self.notes[domain, split][reason] += int(count)
+
     def table(self):
         """Two Markdown tables, a line for each split of a domain: what there is, with
         the sum of each split where there are several domains, and, of those that have
-        any, what was left out and what has no transcript, the most frequent reason
-        first."""
-        lines = [
-            (*key, n.utterances, n.transcribed, f"{n.seconds / 3600:.2f}")
-            for key, n in self.totals.items()
-        ]
+        any, what was left out, what has no transcript and what was noted, the most
+        frequent reason first."""
+        lines = []
+        for key in self._in_order(self.totals):
+            n = self.totals[key]
+            lines.append((*key, n.utterances, n.transcribed, f"{n.seconds / 3600:.2f}"))
         splits = dict.fromkeys(split for _, split in self.totals)
         if len({domain for domain, _ in self.totals}) > 1:
             for split in splits:
@@ -99,27 +108,43 @@ class Summary:
         header = ("domain", "split", "utterances", "transcribed", "hours")
         text = markdown(header, lines)
 
-        keys = dict.fromkeys([*self.totals, *self.without_transcript])
+        reasons = {
+            "left out": self.left_out,
+            "without transcript": self.without_transcript,
+            "noted": self.notes,
+        }
+        used = {title: by_key for title, by_key in reasons.items() if by_key}
         lines = [
-            (*key, _reasons(self.left_out[key]), _reasons(self.without_transcript[key]))
-            for key in keys
-            if key in self.left_out or key in self.without_transcript
+            (*key, *(_reasons(by_key.get(key)) for by_key in used.values()))
+            for key in self._in_order(key for by_key in used.values() for key in by_key)
         ]
         if lines:
-            header = ("domain", "split", "left out", "without transcript")
-            text += "\n\n" + markdown(header, lines)
+            text += "\n\n" + markdown(("domain", "split", *used), lines)
         return text
+
+    def _in_order(self, keys):
+        """Each key once, by domain, then split, as these were first mentioned."""
+        known = [*self.totals, *self.left_out, *self.without_transcript, *self.notes]
+        domains = list(dict.fromkeys(domain for domain, _ in known))
+        splits = list(dict.fromkeys(split for _, split in known))
+        domains, splits = (
+            {name: at for at, name in enumerate(names)} for names in (domains, splits)
+        )
+        return sorted(set(keys), key=lambda key: (domains[key[0]], splits[key[1]]))
 
 
 def _reasons(counter):
-    """``3 unreadable, 1 empty``."""
-    return ", ".join(f"{count} {reason}" for reason, count in counter.most_common())
+    """``3 unreadable, 1 empty``; nothing for None."""
+    return ", ".join(
+        f"{n} {reason}" for reason, n in (counter or Counter()).most_common()
+    )
 
 
 def markdown(header, lines):
-    """A Markdown table whose columns are aligned, from a header and lines of values."""
+    """A Markdown table from a header and lines of values. Columns are aligned, but for
+    what is wider than ``MAX_ALIGNED``."""
     cells = [[str(value).replace("|", "\\|") for value in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(header, *cells)]
+    widths = [min(MAX_ALIGNED, max(map(len, column))) for column in zip(header, *cells)]
     rule = ["-" * (width + 2) for width in widths]
     table = [
         "| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths)) + " |"

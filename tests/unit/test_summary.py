@@ -31,6 +31,7 @@ def test_table_counts_everything():
     summary.leave_out("libri", "pretrain", "unreadable", 7)
     summary.leave_out("gone", "test", "no such file", 3)
     summary.leave_out("ami", "test", "never", 0)
+    summary.note("ami", "test", "overlaps another", 2)
     what, why = summary.table().split("\n\n")
     assert cells(what) == [
         ["domain", "split", "utterances", "transcribed", "hours"],
@@ -42,10 +43,11 @@ def test_table_counts_everything():
         ["all", "test", "2", "2", "0.01"],
     ]
     assert cells(why) == [
-        ["domain", "split", "left out", "without transcript"],
-        ["libri", "pretrain", "7 unreadable, 1 empty", ""],
-        ["ami", "pretrain", "", "1 no transcript"],
-        ["gone", "test", "3 no such file", ""],
+        ["domain", "split", "left out", "without transcript", "noted"],
+        ["libri", "pretrain", "7 unreadable, 1 empty", "", ""],
+        ["ami", "pretrain", "", "1 no transcript", ""],
+        ["ami", "test", "", "", "2 overlaps another"],
+        ["gone", "test", "3 no such file", "", ""],
     ]
 
 
