@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Fine-tune a pre-trained encoder on Common Voice, with CTC or CTC and attention.
+
+> python train.py hparams/ctc.yaml --data_folder /data/cv-corpus-17.0-2024-03-15 \
+    --domains "[cy]" --pretrained ../pretrain/results/cpc/1/PTLOC.3
+"""
+
+import sys
+from pathlib import Path
+
+from speechbrain.utils.distributed import run_on_main
+
+from hetero_brain import manifest
+from hetero_brain.corpora.language_text import scored_by_characters
+from hetero_brain.dataio import labelled
+from hetero_brain.finetuning import finetune
+from hetero_brain.recipe import load_recipe
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+from common_voice_prepare import prepare_common_voice  # noqa: E402
+
+
+def main(argv):
+    """Prepare, fine-tune, evaluate."""
+    hparams, run_opts = load_recipe(argv)
+    data_folder, languages = hparams["data_folder"], hparams["domains"]
+    save_folder = Path(hparams["output_folder"]) / "manifests"
+    run_on_main(
+        prepare_common_voice,
+        args=[data_folder, save_folder],
+        kwargs={
+            "finetune_languages": languages,
+            "max_finetune_hours": hparams["max_finetune_hours"],
+            "max_test_hours": hparams["max_test_hours"],
+            "seed": hparams["data_seed"],
+        },
+    )
+    hparams["character_domains"] = [*filter(scored_by_characters, languages)]
+    splits = {
+        split: labelled(
+            manifest.read(save_folder / f"{split}.csv", data_folder, languages),
+            hparams["seed"],
+        )
+        for split in {"train", "dev", *hparams["eval_splits"]}
+    }
+    finetune(hparams, run_opts, splits)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
