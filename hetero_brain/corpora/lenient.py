@@ -10,6 +10,7 @@ download, write into the corpus, or pair files by their position in a listing. W
 import logging
 import re
 import urllib.request
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -35,7 +36,10 @@ class Call:
     headers : dict
         {path: Header} of the files that were asked for.
     left_out : collections.Counter
-        Reasons, of what the reader leaves out itself, among them its warnings.
+        Reasons, of what the reader leaves out itself, among them what it logs as a
+        warning.
+    warnings : list of str
+        Of Python, which tell of the corpus as a whole.
     placeholder_rate : int
         Hz, of recordings that cannot be opened; some readers assert their corpus's.
     """
@@ -43,6 +47,7 @@ class Call:
     def __init__(self, placeholder_rate=16000):
         self.headers = {}
         self.left_out = Counter()
+        self.warnings = []
         self.placeholder_rate = placeholder_rate
 
     def header(self, path):
@@ -107,6 +112,7 @@ def lenient(module, call, patches=()):
             (urllib.request, "urlopen", _no_download),
             (urllib.request, "urlretrieve", _no_download),
             (logging.root, "handlers", [_Collector(call)]),
+            (warnings, "showwarning", lambda text, *_: call.warnings.append(str(text))),
         ):
             stack.enter_context(patch.object(owner, name, value))
         yield

@@ -19,6 +19,7 @@ Segments may overlap: two people talk. Both are kept, and noted.
 import difflib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -31,6 +32,8 @@ from lhotse.supervision import SupervisionSegment
 
 from .lenient import Call, lenient
 from .special_cases import IGNORED, NO_AUDIO, SPECIAL, Special
+
+logger = logging.getLogger(__name__)
 
 TRIM_SECONDS = 0.5
 WHOLE_SECONDS = 0.002  # a segment that differs from its file by less is all of it
@@ -201,6 +204,8 @@ def _call(function, corpus, folder, options, wanted, fields):
             raise ValueError(
                 f"{folder}: lhotse's {PREFIX}{corpus} cannot read it: {what}"
             ) from error
+        for warning in call.warnings:
+            logger.warning("%s: lhotse: %s", folder, warning)
         groups = dict(_groups(manifests))
         read = {
             name: Part(

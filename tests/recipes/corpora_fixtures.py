@@ -122,8 +122,8 @@ def make_tedlium(folder, number=3, dirt=False):
     """``TEDLIUM_release-3/legacy/{train,dev,test}/{sph,stm}``.
 
     Dirt, in train: a talk without sph, one of an empty file, one of shorten, a sph with
-    no STM; in ``Talk_2010``: ``<unk>``, a segment within another, one that ends 0.3 s behind
-    the end, one that begins there, one of no duration, one not to be scored.
+    no STM; in ``Talk_2010``: ``<unk>``, segments within another, one that ends 0.3 s
+    behind the end, one that begins there, one of no duration, one not to be scored.
     """
     root, first = Path(folder) / "TEDLIUM_release-3", 0
     for part, talks in {"train": ["Talk_2010", "Speech_2011"], "dev": ["Dev_2009"],
@@ -267,7 +267,9 @@ def make_voxpopuli(folder, number=3, dirt=False):
             write(root / f"raw_audios/{kind}/{session[:4]}/{session}_{kind}.ogg",
                   samples, 16000, format="OGG", subtype="VORBIS")  # fmt: skip
             for i, (start, stop, words) in enumerate(spans):
-                speaker = {"train": 5 + 2 * (i % 2), "dev": 6, "test": 7}[split]
+                speaker = {"train": 5, "dev": 6, "test": 7}[split]
+                if dirt and i == 1:
+                    speaker = 7
                 lines.append([session, f"id{i}", words.capitalize() + ".", words,
                               str(speaker), split, "male", "True", "None", "[]",
                               str(start), str(stop)])  # fmt: skip
