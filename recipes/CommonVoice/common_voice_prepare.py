@@ -89,8 +89,8 @@ def prepare_common_voice(
     save_folder : str or Path
         Where the manifests go.
     pretrain_languages, finetune_languages : sequence of str
-        Common Voice's codes, e.g. ``sv-SE``. A language may be in both. Without any in
-        one of them its manifest is not written.
+        Common Voice's codes, e.g. ``sv-SE``. A language may be in both. Where one of
+        them is empty or None its manifest is not written.
     pretrain_splits : sequence of str
         From ``train``, ``validated``, ``other``, ``invalidated``.
     max_pretrain_hours, max_finetune_hours, max_test_hours : float, dict or None
@@ -114,7 +114,10 @@ def prepare_common_voice(
     ManifestError
         A manifest would have no rows; the table, logged as always, says why.
     """
-    languages = list(dict.fromkeys([*pretrain_languages, *finetune_languages]))
+    pretrain_languages, finetune_languages = (
+        list(languages or ()) for languages in (pretrain_languages, finetune_languages)
+    )
+    languages = list(dict.fromkeys(pretrain_languages + finetune_languages))
     caps = {
         "pretrain": max_pretrain_hours,
         "train": max_finetune_hours,
@@ -236,7 +239,7 @@ class _Language:
             self.data_folder, self.language, called, self.summary, self.language
         )
         clips, names = [], set()
-        for split in splits:
+        for split in called:
             fresh = [clip for clip in found[split] if clip.name not in names]
             names.update(clip.name for clip in fresh)
             self._leave_out("pretrain", TWICE, len(found.pop(split)) - len(fresh))
