@@ -1,4 +1,4 @@
-"""Fine-tuning for speech recognition with CTC, and error rates per domain."""
+"""Speech recognition with CTC, and error rates per domain."""
 
 import json
 import math
@@ -6,21 +6,13 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
+from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.nnet.losses import ctc_loss
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.edit_distance import wer_details_for_batch
-from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
-from speechbrain.utils.train_logger import FileTrainLogger
 
 from .brain import HeteroBrain
-from .dataio import Utterances, dev_loader, make_plan, train_loader
-from .encoder import make_head
-from .loggers import JsonLinesLogger
 from .report import UNITS, describe
-from .text import train_tokenizer
-from .transfer import load_module
 
 logger = get_logger(__name__)
 
@@ -30,19 +22,25 @@ class CTCBrain(HeteroBrain):
 
     Modules: ``features``, ``encoder``, ``readout`` (the encoder's last layer, or a
     weighting of all for a probe) and ``ctc`` (d_model → units and blank). Of ``hparams``
-    it reads ``tokenizer``; ``freeze_encoder_iterations`` (the encoder takes part
-    without gradient or dropout for so long; ``.inf`` for a probe); ``augment``
-    (SpecAugment on the feature frames, or None); ``test_search`` (a SpeechBrain
-    searcher for the final evaluation, or None for greedy decoding).
+    it reads ``tokenizer``, whose pieces are the first units, the blank the next;
+    ``freeze_encoder_iterations`` (the encoder takes part without gradient or dropout for
+    so long; ``.inf`` for a probe); ``augment`` (SpecAugment on the feature frames, or
+    None); ``searches`` (stage → SpeechBrain's searcher; greedy where there is none);
+    ``character_domains`` (languages written without spaces: a character is a word).
     """
 
-    def compute_forward(self, batch, stage):
-        """Log-probabilities of the units.
+    @property
+    def blank(self):
+        """Index of the CTC blank."""
+        return self.hparams.tokenizer.get_piece_size()
+
+    def encode(self, batch, stage):
+        """What the recogniser sees of a batch.
 
         Returns
         -------
-        log_probs : torch.Tensor
-            (batch, frames, units + 1), the blank last.
+        encoded : torch.Tensor
+            (batch, frames, d_model).
         lengths : torch.Tensor
             (batch,) in frames.
         """
@@ -55,36 +53,61 @@ class CTCBrain(HeteroBrain):
         self.modules.encoder.train(stage == sb.Stage.TRAIN and not frozen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             out, hidden = self.modules.encoder(x, lengths)
-        logits = self.modules.ctc(self.modules.readout(out, hidden))
-        return logits.float().log_softmax(-1), lengths
+        return self.modules.readout(out, hidden), lengths
+
+    def compute_forward(self, batch, stage):
+        """Log-probabilities of the units.
+
+        Returns
+        -------
+        log_probs : torch.Tensor
+            (batch, frames, outputs).
+        lengths : torch.Tensor
+            (batch,) in frames.
+        """
+        encoded, lengths = self.encode(batch, stage)
+        return self.modules.ctc(encoded).float().log_softmax(-1), lengths
 
     def compute_objectives(self, predictions, batch, stage):
-        """CTC loss per utterance, averaged; notes the errors outside of training."""
+        """Loss per utterance, averaged; notes the errors outside of training."""
+        loss = self.recognition_loss(predictions, batch)
+        if stage != sb.Stage.TRAIN:
+            self.note_errors(batch, self.decode(predictions, stage))
+        return loss
+
+    def recognition_loss(self, predictions, batch):
+        """CTC loss: −log p(words) of an utterance, in nats, averaged over utterances."""
         log_probs, lengths = predictions
         tokens, token_lens = batch.tokens
         relative = lengths / log_probs.shape[1]
-        blank = log_probs.shape[-1] - 1
-        loss = ctc_loss(log_probs, tokens, relative, token_lens, blank, "batchmean")
-        if stage != sb.Stage.TRAIN:
-            self.note_errors(batch, self.decode(log_probs, relative, stage))
-        return loss
+        return ctc_loss(
+            log_probs, tokens, relative, token_lens, self.blank, "batchmean"
+        )
 
-    def decode(self, log_probs, wav_lens, stage):
-        """Words of each utterance: greedy, but for a test with ``test_search``."""
-        search = self.hparams.test_search if stage == sb.Stage.TEST else None
-        if search is not None:
-            return [hyps[0].text for hyps in search(log_probs, wav_lens)]
-        blank = log_probs.shape[-1] - 1
-        ids = ctc_greedy_decode(log_probs, wav_lens, blank_id=blank)
+    def decode(self, predictions, stage):
+        """Words of each utterance."""
+        log_probs, lengths = predictions
+        relative = lengths / log_probs.shape[1]
+        if search := self.hparams.searches.get(stage):
+            return [hyps[0].text for hyps in search(log_probs, relative)]
+        ids = ctc_greedy_decode(log_probs, relative, blank_id=self.blank)
         return [self.hparams.tokenizer.decode(sequence) for sequence in ids]
 
     def note_errors(self, batch, hypotheses):
         """Word and character errors of each utterance."""
         hypotheses = [" ".join(text.split()) for text in hypotheses]
         counts = {}
-        for unit, split in (("word", str.split), ("char", list)):
+        for unit in ("word", "char"):
+            splits = [
+                str.split
+                if unit == "word" and domain not in self.hparams.character_domains
+                else list
+                for domain in batch.domain
+            ]
             details = wer_details_for_batch(
-                batch.id, [split(r) for r in batch.wrd], [split(h) for h in hypotheses]
+                batch.id,
+                [split(reference) for split, reference in zip(splits, batch.wrd)],
+                [split(hypothesis) for split, hypothesis in zip(splits, hypotheses)],
             )
             counts[unit] = [(d["num_edits"], d["num_ref_tokens"]) for d in details]
         for i, key in enumerate(batch.id):
@@ -173,74 +196,3 @@ def error_rates(utterances):
             errors = sum(utterance[f"{unit}_errors"] for utterance in group)
             rates[rate + suffix] = 100 * errors / total if total else math.nan
     return rates
-
-
-def finetune(hparams, run_opts, splits):
-    """Fine-tune with CTC, and evaluate the best epoch.
-
-    Writes ``<output_folder>/<split>.json`` for every split in ``eval_splits``.
-
-    Arguments
-    ---------
-    hparams : dict
-        As in a recipe's ``ctc.yaml``.
-    run_opts : RunOptions or dict
-        SpeechBrain's.
-    splits : dict
-        ``train``, ``dev`` and those in ``eval_splits`` → Manifest of transcribed speech.
-
-    Returns
-    -------
-    dict
-        Split → error rates, as :func:`error_rates`.
-    """
-    folder = Path(hparams["output_folder"])
-    train = splits["train"]
-    tokenizer = train_tokenizer(
-        (row["wrd"] for row in train),
-        folder / "tokenizer.model",
-        hparams["unit"],
-        hparams["vocab_size"],
-    )
-    blank = tokenizer.get_piece_size()
-    modules = {
-        **hparams["modules"],
-        "ctc": make_head(hparams["modules"]["encoder"], blank + 1),
-    }
-    if hparams["pretrained"] is not None:
-        load_module(modules["encoder"], "encoder", hparams["pretrained"])
-    logger.info(f"new: readout and ctc ({blank} units and the blank)")
-    search = None
-    if hparams["beam_size"] is not None:
-        pieces = [tokenizer.id_to_piece(i) for i in range(blank)]
-        search = CTCBeamSearcher(blank, [*pieces, ""], beam_size=hparams["beam_size"])
-
-    stateful = {k: m for k, m in modules.items() if m.state_dict()}
-    counter = EpochCounter(hparams["epochs"])
-    brain = CTCBrain(
-        modules=modules,
-        opt_class=hparams["opt_class"],
-        hparams={
-            **hparams,
-            "tokenizer": tokenizer,
-            "test_search": search,
-            "loggers": [
-                FileTrainLogger(folder / "train_log.txt"),
-                JsonLinesLogger(folder / "log.jsonl"),
-            ],
-        },
-        run_opts=run_opts,
-        checkpointer=Checkpointer(folder / "save", {**stateful, "counter": counter}),
-    )
-    rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
-    utterances = {k: Utterances(m, rate, tokenizer.encode) for k, m in splits.items()}
-    dev = {
-        split: dev_loader(utterances[split], hparams["eval_batch_seconds"], **options)
-        for split in utterances.keys() - {"train"}
-    }
-    plan = make_plan(train, seed, **hparams["plan"])
-    brain.fit(counter, train_loader(utterances["train"], plan, **options), dev["dev"])
-    return {
-        split: brain.evaluate_to(folder / f"{split}.json", dev[split])
-        for split in hparams["eval_splits"]
-    }

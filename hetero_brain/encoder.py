@@ -282,6 +282,25 @@ def make_encoder(size, input_size, front_end="linear", dropout=0.1, causal=False
     return Conformer(front_end, dropout=dropout, causal=causal, **SIZES[size])
 
 
+def make_features(front_end, sample_rate, stack, n_mels=80, deltas=False):
+    """The features that a front end takes.
+
+    Arguments
+    ---------
+    front_end : str
+        ``conv1d``: :class:`RawFrames`; any other: :class:`StackedFbank`.
+    sample_rate : int
+        Hz.
+    stack : int
+        Windows, or feature frames, in a stacked frame.
+    n_mels, deltas
+        As for :class:`StackedFbank`.
+    """
+    if front_end == "conv1d":
+        return RawFrames(stack)
+    return StackedFbank(sample_rate, n_mels, deltas, stack)
+
+
 def make_head(encoder, n_outputs):
     """A linear layer on an encoder."""
     return Linear(encoder.d_model, n_outputs)

@@ -6,7 +6,7 @@ from pathlib import Path
 import sentencepiece
 
 
-def train_tokenizer(texts, model_file, unit="char", vocab_size=1000):
+def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""):
     """Train SentencePiece on transcripts, or load what was trained before.
 
     Arguments
@@ -19,6 +19,10 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000):
         ``char``, or ``unigram`` or ``bpe`` with up to ``vocab_size`` pieces.
     vocab_size : int
         Most pieces; a text that supports fewer gets fewer.
+
+    alphabet : str
+        Characters that are units even where the text has none of them, so that models
+        for several corpora have the same outputs.
 
     Returns
     -------
@@ -43,6 +47,9 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000):
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             character_coverage=1.0,
+            required_chars=alphabet.replace(
+                " ", "\u2581"
+            ),  # as SentencePiece writes it
             add_dummy_prefix=unit != "char",
             bos_id=-1,
             eos_id=-1,

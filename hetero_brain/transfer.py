@@ -80,3 +80,29 @@ def load_module(module, name, folder):
     module.load_state_dict(theirs)
     n = sum(p.numel() for p in module.parameters())
     logger.info(f"{name}: loaded {len(ours)} tensors ({n} parameters) from {path}")
+
+
+def load_encoder(encoder, folder, new):
+    """Load the encoder of a phase, or none, and say what was loaded, new and left.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        Gets the parameters.
+    folder : str, Path or None
+        As for :func:`find_checkpoint`; None keeps the random parameters.
+    new : sequence of str
+        Names of the modules that begin at random, for the log.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`load_module`.
+    """
+    if folder is None:
+        logger.info(f"new: encoder (trained from scratch), {', '.join(new)}")
+        return
+    load_module(encoder, "encoder", folder)
+    checkpoint = find_checkpoint(folder)
+    left = sorted(p.stem for p in checkpoint.glob("*.ckpt") if p.stem != "encoder")
+    logger.info(f"new: {', '.join(new)}; left in {checkpoint}: {', '.join(left)}")

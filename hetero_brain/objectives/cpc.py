@@ -49,6 +49,11 @@ class FuturePredictor(nn.Module):
         return self.matrices(contexts).unflatten(-1, (self.n_steps, -1))
 
 
+def make_predictor(encoder, n_positives=12):
+    """The :class:`FuturePredictor` that fits an encoder."""
+    return FuturePredictor(encoder.d_model, n_positives)
+
+
 def draw_negatives(lengths, n_frames, n_steps, n_negatives, rngs):
     """Instances of a batch, and the frames that they are contrasted with.
 

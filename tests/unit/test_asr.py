@@ -14,7 +14,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
 from hetero_brain import DomainBatch
-from hetero_brain.asr import CTCBrain, error_rates, finetune
+from hetero_brain.asr import CTCBrain, error_rates
 from hetero_brain.encoder import (
     Conformer,
     LastLayer,
@@ -22,6 +22,7 @@ from hetero_brain.encoder import (
     WeightedLayers,
     make_head,
 )
+from hetero_brain.finetuning import finetune
 from hetero_brain.loggers import JsonLinesLogger
 from hetero_brain.text import train_tokenizer
 from hetero_brain.transfer import find_checkpoint, load_module
@@ -120,7 +121,8 @@ def brain_for(tokenizer, beam_size=None, **hparams):
         opt_class=partial(torch.optim.AdamW, lr=0.1, weight_decay=0.1),
         hparams={
             "tokenizer": tokenizer,
-            "test_search": search,
+            "searches": {} if search is None else {sb.Stage.TEST: search},
+            "character_domains": (),
             "freeze_encoder_iterations": 0,
             "augment": None,
             **hparams,
@@ -177,15 +179,15 @@ def confident(tokenizer, texts, p=0.9):
     for row, path in zip(probs, paths):
         row[: len(path)] = (1 - p) / blank
         row[torch.arange(len(path)), torch.tensor(path)] = p
-    return probs.log(), frames / frames.max()
+    return probs.log(), frames
 
 
 def test_beam_search_gives_words_and_agrees_with_greedy(tokenizer):
     brain = brain_for(tokenizer, beam_size=5)
-    log_probs, lengths = confident(tokenizer, TEXTS)
-    greedy = brain.decode(log_probs, lengths, sb.Stage.VALID)
+    predictions = confident(tokenizer, TEXTS)
+    greedy = brain.decode(predictions, sb.Stage.VALID)
     assert [" ".join(text.split()) for text in greedy] == TEXTS
-    beam = brain.decode(log_probs, lengths, sb.Stage.TEST)
+    beam = brain.decode(predictions, sb.Stage.TEST)
     assert [" ".join(text.split()) for text in beam] == TEXTS
 
 
@@ -196,8 +198,8 @@ def test_beam_search_sums_over_alignments(tokenizer):
     log_probs[0, :, blank], log_probs[0, :, unit] = 0.6, 0.4
     log_probs = log_probs.log()  # blank blank: 0.36; with the unit: 0.64
     brain = brain_for(tokenizer, beam_size=5)
-    assert brain.decode(log_probs, torch.ones(1), sb.Stage.VALID) == [""]
-    (text,) = brain.decode(log_probs, torch.ones(1), sb.Stage.TEST)
+    assert brain.decode((log_probs, torch.tensor([2])), sb.Stage.VALID) == [""]
+    (text,) = brain.decode((log_probs, torch.tensor([2])), sb.Stage.TEST)
     assert text == tokenizer.decode([unit])
 
 

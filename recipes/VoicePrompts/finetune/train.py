@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune a pre-trained encoder with CTC on Asterisk's voice prompts.
+"""Fine-tune an encoder on the voice prompts, with CTC or CTC and attention.
 
 > python train.py hparams/ctc.yaml --data_folder / --domains "[it]" \
     --pretrained ../pretrain/results/pretrain/1/PTLOC.1
@@ -11,8 +11,8 @@ from pathlib import Path
 from speechbrain.utils.distributed import run_on_main
 
 from hetero_brain import manifest
-from hetero_brain.asr import finetune
 from hetero_brain.dataio import labelled
+from hetero_brain.finetuning import finetune
 from hetero_brain.recipe import load_recipe
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))

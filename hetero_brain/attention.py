@@ -1,0 +1,193 @@
+"""Joint CTC/attention recognition with SpeechBrain's Transformer decoder.
+
+Watanabe et al., "Hybrid CTC/attention architecture for end-to-end speech recognition",
+IEEE JSTSP 2017: loss (1 − λ) attention + λ CTC, and both scores in the search.
+"""
+
+import torch
+import torch.nn.functional as F
+from speechbrain.decoders import CTCScorer, S2STransformerBeamSearcher, ScorerBuilder
+from speechbrain.lobes.models.transformer.Transformer import get_lookahead_mask
+from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
+from speechbrain.nnet.linear import Linear
+from torch import nn
+
+from .asr import CTCBrain
+
+# Behind the tokenizer's pieces: the CTC blank, the beginning and the end of a sentence.
+# CTC layer and decoder share these outputs, as SpeechBrain's joint search wants.
+BLANK, BOS, EOS = 0, 1, 2
+N_MARKS = 3
+PADDING = -1  # of targets
+
+
+class AttentionDecoder(nn.Module):
+    """A Transformer decoder over what an encoder made, with embedding and output layer.
+
+    Arguments
+    ---------
+    d_model : int
+        Dimension of the encoder, and of the decoder.
+    n_outputs : int
+        Pieces and the three marks behind them.
+    num_layers, nhead, d_ffn : int
+        Blocks, attention heads, width of the feed-forward modules.
+    dropout : float
+        In the blocks.
+
+    Example
+    -------
+    >>> decoder = AttentionDecoder(32, 13, num_layers=1, nhead=2, d_ffn=64)
+    >>> encoded, lengths = torch.rand(2, 20, 32), torch.tensor([20, 15])
+    >>> decoder(torch.randint(10, (2, 7)), encoded, lengths).shape
+    torch.Size([2, 7, 13])
+    """
+
+    def __init__(
+        self, d_model, n_outputs, num_layers=4, nhead=4, d_ffn=1024, dropout=0.1
+    ):
+        super().__init__()
+        self.transformer = TransformerASR(
+            n_outputs,
+            d_model,
+            d_model=d_model,
+            nhead=nhead,
+            num_encoder_layers=0,
+            num_decoder_layers=num_layers,
+            d_ffn=d_ffn,
+            dropout=dropout,
+            activation=nn.GELU,
+            normalize_before=True,
+            causal=False,
+        )
+        self.transformer.custom_src_module = nn.Identity()  # of its encoder: unused
+        self.output = Linear(input_size=d_model, n_neurons=n_outputs)
+
+    def forward(self, tokens, encoded, lengths):
+        """Logits of the token behind each token (teacher forcing).
+
+        Arguments
+        ---------
+        tokens : torch.Tensor
+            (batch, tokens) of int64, with the beginning of the sentence in front. Padding
+            may be any token: no token sees a later one.
+        encoded : torch.Tensor
+            (batch, frames, d_model).
+        lengths : torch.Tensor
+            (batch,) in frames.
+
+        Returns
+        -------
+        torch.Tensor
+            (batch, tokens, n_outputs).
+        """
+        frames = torch.arange(encoded.shape[1], device=encoded.device)
+        embedded = self.transformer.custom_tgt_module(tokens)
+        decoded, _, _ = self.transformer.decoder(
+            embedded + self.transformer.positional_encoding(embedded),
+            encoded,
+            tgt_mask=get_lookahead_mask(tokens),
+            memory_key_padding_mask=frames >= lengths.unsqueeze(1),
+        )
+        return self.output(decoded)
+
+
+class JointBrain(CTCBrain):
+    """CTC and attention on one encoder.
+
+    Modules: those of :class:`~hetero_brain.asr.CTCBrain` and ``decoder``. Of ``hparams``
+    it reads beside theirs ``ctc_weight`` (λ of the loss) and ``label_smoothing``.
+    """
+
+    def compute_forward(self, batch, stage):
+        """What CTC and the decoder say.
+
+        Returns
+        -------
+        log_probs : torch.Tensor
+            (batch, frames, outputs), of CTC.
+        lengths : torch.Tensor
+            (batch,) in frames.
+        encoded : torch.Tensor
+            (batch, frames, d_model).
+        logits : torch.Tensor
+            (batch, tokens + 1, outputs), of the decoder: each token given those before.
+        """
+        encoded, lengths = self.encode(batch, stage)
+        log_probs = self.modules.ctc(encoded).float().log_softmax(-1)
+        tokens = F.pad(batch.tokens.data, (1, 0), value=self.blank + BOS)
+        return (
+            log_probs,
+            lengths,
+            encoded,
+            self.modules.decoder(tokens, encoded, lengths),
+        )
+
+    def recognition_loss(self, predictions, batch):
+        """(1 − λ) attention + λ CTC, each −log p of an utterance, in nats, averaged."""
+        log_probs, lengths, _, logits = predictions
+        targets = self.targets(batch)
+        attention = F.cross_entropy(
+            logits.float().flatten(0, 1),
+            targets.flatten(),
+            ignore_index=PADDING,
+            label_smoothing=self.hparams.label_smoothing,
+            reduction="sum",
+        ) / len(targets)
+        ctc = super().recognition_loss((log_probs, lengths), batch)
+        weight = self.hparams.ctc_weight
+        return weight * ctc + (1 - weight) * attention
+
+    def targets(self, batch):
+        """Tokens with the end of the sentence behind each, then ``PADDING``."""
+        tokens, relative = batch.tokens
+        counts = (relative * tokens.shape[1]).round().long().unsqueeze(1)
+        places = torch.arange(tokens.shape[1] + 1, device=tokens.device)
+        targets = F.pad(tokens, (0, 1)).masked_fill(places > counts, PADDING)
+        return targets.masked_fill(places == counts, self.blank + EOS)
+
+    def decode(self, predictions, stage):
+        """Words of each utterance, by beam search on both scores."""
+        _, lengths, encoded, _ = predictions
+        search = self.hparams.searches[stage]
+        ids, *_ = search(encoded, lengths / encoded.shape[1])
+        pieces = [[i for i in sequence if i < self.blank] for sequence in ids]
+        return [self.hparams.tokenizer.decode(sequence) for sequence in pieces]
+
+
+def joint_search(modules, n_pieces, beam_size, ctc_weight):
+    """SpeechBrain's beam search with the scores of a decoder and of CTC.
+
+    A hypothesis has at most as many tokens as the encoder made frames: CTC cannot emit
+    more, and on noise, where the end of the sentence may never be likely, the search ends
+    there.
+
+    Arguments
+    ---------
+    modules : dict
+        ``decoder`` and ``ctc``.
+    n_pieces : int
+        Of the tokenizer.
+    beam_size : int
+        Hypotheses kept of an utterance.
+    ctc_weight : float
+        λ of the search, from 0 to 1.
+
+    Returns
+    -------
+    S2STransformerBeamSearcher
+        (encoded, relative lengths) → token ids, …
+    """
+    decoder, eos = modules["decoder"], n_pieces + EOS
+    scorer = CTCScorer(modules["ctc"], blank_index=n_pieces + BLANK, eos_index=eos)
+    return S2STransformerBeamSearcher(
+        modules=[decoder.transformer, decoder.output],
+        bos_index=n_pieces + BOS,
+        eos_index=eos,
+        min_decode_ratio=0.0,
+        max_decode_ratio=1.0,
+        beam_size=beam_size,
+        using_eos_threshold=False,
+        length_normalization=True,
+        scorer=ScorerBuilder(full_scorers=[scorer], weights={"ctc": ctc_weight}),
+    )

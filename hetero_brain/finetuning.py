@@ -1,0 +1,122 @@
+"""Fine-tuning from manifests: what every recipe's finetune/train.py ends with."""
+
+from pathlib import Path
+
+import speechbrain as sb
+from speechbrain.decoders.ctc import CTCBeamSearcher
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain.utils.train_logger import FileTrainLogger
+
+from .asr import CTCBrain
+from .attention import N_MARKS, JointBrain, joint_search
+from .dataio import Utterances, dev_loader, make_plan, train_loader
+from .encoder import make_head
+from .loggers import JsonLinesLogger
+from .text import train_tokenizer
+from .transfer import load_encoder
+
+
+def finetune(hparams, run_opts, splits):
+    """Fine-tune with CTC, or CTC and attention, and evaluate the best epoch.
+
+    Writes ``<output_folder>/<split>.json`` for every split in ``eval_splits``.
+
+    Arguments
+    ---------
+    hparams : dict
+        As in a recipe's ``ctc.yaml`` or, with a ``decoder``, ``attention.yaml``. May
+        hold ``alphabet`` (as :func:`~hetero_brain.text.train_tokenizer`) and
+        ``character_domains`` (as :class:`~hetero_brain.asr.CTCBrain`).
+    run_opts : RunOptions or dict
+        SpeechBrain's.
+    splits : dict
+        ``train``, ``dev`` and those in ``eval_splits`` → Manifest of transcribed speech.
+
+    Returns
+    -------
+    dict
+        Split → error rates, as :func:`error_rates`.
+    """
+    folder = Path(hparams["output_folder"])
+    train = splits["train"]
+    tokenizer = train_tokenizer(
+        (row["wrd"] for row in train),
+        folder / "tokenizer.model",
+        hparams["unit"],
+        hparams["vocab_size"],
+        hparams.get("alphabet", ""),
+    )
+    kind, modules, searches = recogniser(hparams, tokenizer)
+    stateful = {k: m for k, m in modules.items() if m.state_dict()}
+    counter = EpochCounter(hparams["epochs"])
+    brain = kind(
+        modules=modules,
+        opt_class=hparams["opt_class"],
+        hparams={
+            **hparams,
+            "tokenizer": tokenizer,
+            "searches": searches,
+            "character_domains": hparams.get("character_domains", ()),
+            "loggers": [
+                FileTrainLogger(folder / "train_log.txt"),
+                JsonLinesLogger(folder / "log.jsonl"),
+            ],
+        },
+        run_opts=run_opts,
+        checkpointer=Checkpointer(folder / "save", {**stateful, "counter": counter}),
+    )
+    rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
+    utterances = {k: Utterances(m, rate, tokenizer.encode) for k, m in splits.items()}
+    dev = {
+        split: dev_loader(utterances[split], hparams["eval_batch_seconds"], **options)
+        for split in utterances.keys() - {"train"}
+    }
+    plan = make_plan(train, seed, **hparams["plan"])
+    brain.fit(counter, train_loader(utterances["train"], plan, **options), dev["dev"])
+    return {
+        split: brain.evaluate_to(folder / f"{split}.json", dev[split])
+        for split in hparams["eval_splits"]
+    }
+
+
+def recogniser(hparams, tokenizer):
+    """The Brain to fine-tune, its modules, and how it decodes.
+
+    Arguments
+    ---------
+    hparams : dict
+        As for :func:`finetune`.
+    tokenizer : SentencePieceProcessor
+        Its pieces are the first units.
+
+    Returns
+    -------
+    kind : type
+        CTCBrain or JointBrain.
+    modules : dict
+        Those of ``hparams``, the encoder as pre-trained, and new output layers.
+    searches : dict
+        Stage → SpeechBrain's searcher.
+    """
+    modules, pieces = {**hparams["modules"]}, tokenizer.get_piece_size()
+    encoder, joint = modules["encoder"], "decoder" in hparams
+    n_outputs = pieces + (N_MARKS if joint else 1)
+    new = {"ctc": make_head(encoder, n_outputs)}
+    searches = {}
+    if joint:
+        new["decoder"] = hparams["decoder"](encoder.d_model, n_outputs)
+        for stage, key in (
+            (sb.Stage.VALID, "valid_beam_size"),
+            (sb.Stage.TEST, "beam_size"),
+        ):
+            searches[stage] = joint_search(
+                new, pieces, hparams[key], hparams["search_ctc_weight"]
+            )
+    elif hparams["beam_size"] is not None:
+        names = [*map(tokenizer.id_to_piece, range(pieces)), ""]
+        searches[sb.Stage.TEST] = CTCBeamSearcher(
+            pieces, names, beam_size=hparams["beam_size"]
+        )
+    load_encoder(encoder, hparams["pretrained"], new=(*new, "readout"))
+    return JointBrain if joint else CTCBrain, {**modules, **new}, searches
