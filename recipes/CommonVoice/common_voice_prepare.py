@@ -95,7 +95,8 @@ def prepare_common_voice(
         From ``train``, ``validated``, ``other``, ``invalidated``.
     max_pretrain_hours, max_finetune_hours, max_test_hours : float, dict or None
         Audio of each language in pretrain; in train; in dev and in test, each of them.
-        A dict gives it by language, and none to those that it does not name. Clips are
+        A dict gives it by language, and none to those that it does not name; it may name
+        others, with a warning, since an override changes the languages alone. Clips are
         drawn at random, by their names: fewer hours are part of more.
     seed : int
         Of that draw.
@@ -174,7 +175,7 @@ def _check_settings(languages, pretrain_splits, caps):
         by_language = cap if isinstance(cap, Mapping) else {"every language": cap}
         for language, hours in by_language.items():
             if isinstance(cap, Mapping) and language not in languages:
-                faults.append(f"{key} names {language!r}, which is not used")
+                logger.warning("%s names %s, which is not used", key, language)
             if hours is not None and not hours > 0:
                 faults.append(f"{key} of {language}: {hours} is not more than 0")
     if faults:
