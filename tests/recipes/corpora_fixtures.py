@@ -90,6 +90,7 @@ LIBRISPEECH = {
     "dev-clean": [84],
     "test-clean": [61],
     "test-other": [1688],
+    "train-clean-360": [40],
 }
 
 
@@ -497,18 +498,19 @@ def make_edacc(folder, number=3, dirt=False):
 
 def make_l2_arctic(folder, number=3, dirt=False):
     """``<SPEAKER>/{wav,transcript}`` and ``suitcase_corpus/{wav,transcript}``; Arabic,
-    Hindi and Korean speakers.
+    Hindi, Korean, Chinese, Vietnamese and Spanish speakers.
 
     Dirt, of HKK: the first clip cut short, the second's audio and the third's transcript
     lost.
     """
     root = Path(folder) / "l2arctic_release_v5.0"
-    for index, speaker in enumerate(["ABA", "RRBI", "TNI", "HKK"]):
-        place = root / speaker
+    speakers = ["ABA", "RRBI", "TNI", "HKK", "BWC", "HQTV", "EBVS"]
+    for index, speaker in enumerate(speakers):
         for i, (words, samples) in enumerate(utterances(number, 44100, number * index)):
-            name = f"arctic_a{i + 1:04d}"
+            name, place = f"arctic_a{i + 1:04d}", root / speaker
             write(place / f"wav/{name}.wav", samples, 44100)
             write_text(place / f"transcript/{name}.txt", words.capitalize() + ".\n")
+    place = root / "HKK"
     if dirt:
         cut(place / "wav/arctic_a0001.wav")
         (place / "wav/arctic_a0002.wav").unlink()
@@ -516,6 +518,31 @@ def make_l2_arctic(folder, number=3, dirt=False):
     (words, samples), *_ = utterances(1, 44100, 3)
     write(root / "suitcase_corpus/wav/aba.wav", samples, 44100)
     write_text(root / "suitcase_corpus/transcript/aba.txt", words)
+    return root
+
+
+def make_commonvoice(folder, number=4):
+    """``cv-corpus-17.0-2024-03-15/en``: in each split clips of two accents in turn."""
+    root, first = Path(folder) / "cv-corpus-17.0-2024-03-15", 0
+    for split in ("train", "dev", "test"):
+        lines = ["client_id\tpath\tsentence\taccents"]
+        for i, (words, samples) in enumerate(utterances(number, 48000, first), first):
+            path = root / f"en/clips/common_voice_en_{i}.mp3"
+            write(path, samples, 48000, format="MP3")
+            accent = "Australian English" if i % 2 else "England English"
+            lines.append(f"s{i}\t{path.name}\t{words.capitalize()}!\t{accent}")
+        first += number
+        write_text(root / f"en/{split}.tsv", "\n".join(lines) + "\n")
+    return root
+
+
+def make_ljspeech(folder, number=3):
+    """``LJSpeech-1.1/{metadata.csv,wavs}``."""
+    root, lines = Path(folder) / "LJSpeech-1.1", []
+    for i, (words, samples) in enumerate(utterances(number, 22050)):
+        write(root / f"wavs/LJ001-{i:04d}.wav", samples, 22050)
+        lines.append(f"LJ001-{i:04d}|{words.capitalize()}.|{words.capitalize()}.\n")
+    write_text(root / "metadata.csv", "".join(lines))
     return root
 
 

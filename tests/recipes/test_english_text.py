@@ -39,7 +39,7 @@ def test_the_character_set():
         ("broadcast_news", "@Arafat +probly+ [[skip]] U.S.", "arafat probly u.s."),
         ("edacc", "YEAH <laugh> I KNOW <overlap>", "yeah i know"),
         ("commonvoice", "“Don’t!”, she said — twice.", "don't she said twice"),
-        ("commonvoice", "Rock 'n' roll; dogs' AT&T & me.", "rock n roll dogs' at&t and me"),
+        ("any", "Rock 'n' roll; dogs', AT&T & me", "rock n roll dogs' at&t and me"),
         ("commonvoice", "Zoë's café: 3.5 km at 10 a.m.", "zoe's cafe 3.5 km at 10 a.m."),
         ("any", "well-known uh-huh - th- -- so...", "well-known uh-huh th- so"),
         ("any", "Mr. Smith, www.x.com. End.", "mr smith www.x.com end"),

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import re
 import sys
 import urllib.request
 from pathlib import Path
@@ -11,6 +12,7 @@ import lhotse
 import numpy as np
 import pytest
 import soundfile
+from hyperpyyaml import load_hyperpyyaml
 from lhotse.recipes import switchboard, voxpopuli
 from scipy.signal import correlate
 
@@ -172,7 +174,7 @@ def test_rows_say_what_is_heard(tmp_path, name):
         "callhome": {"pretrain": 6, "dev": 6, "test": 6},
         "hub4": {"pretrain": 18},
         "edacc": {"dev": 6, "test": 6},
-        "l2_arctic": {"test": 13},
+        "l2_arctic": {"test": 22},
     }[name]
     splits = [row["split"] for row in rows.values()]
     assert {split: splits.count(split) for split in expected} == expected
@@ -415,7 +417,7 @@ def test_domains_carved_out_of_one_corpus(tmp_path):
     assert speakers == {"hindi": {"rrbi", "tni"}, "others": {"aba", "hkk"}}
     # Held out, though they are of another entry.
     assert summary.left_out["women", "pretrain"][SPEAKER_HELD_OUT] == 3
-    assert summary.left_out["hindi", "test"] == {"other accent": 6}
+    assert summary.left_out["hindi", "test"] == {"other accent": 15}
 
     domains[0]["where"] = {"accent": ["Hindi", "Hindy"]}
     with pytest.raises(
@@ -461,7 +463,7 @@ def test_manifests_go_with_the_data_or_with_absolute_paths(tmp_path):
     wavs = [line.split(",")[2] for line in lines]
     libri = [wav for wav in wavs if wav.startswith("{data_root}/LibriSpeech/test-")]
     arctic = [wav for wav in wavs if wav.startswith(f"{tmp_path}/b/l2arctic")]
-    assert len(libri) == 6 and len(arctic) == 13 and len(wavs) == 19
+    assert len(libri) == 6 and len(arctic) == 22 and len(wavs) == 28
     (tmp_path / "a").rename(tmp_path / "moved")
     manifest.read(tmp_path / "save/test.csv", tmp_path / "moved")
 
@@ -480,14 +482,8 @@ def test_a_second_run_changes_nothing(tmp_path):
 
 
 def test_commonvoice_is_one_of_them(tmp_path):
-    root = tmp_path / "cv-corpus-17.0-2024-03-15/en"
-    lines = ["client_id\tpath\tsentence\taccents"]
-    for i, (words, samples) in enumerate(fixtures.utterances(4, 48000)):
-        path = root / f"clips/common_voice_en_{i}.mp3"
-        fixtures.write(path, samples, 48000, format="MP3")
-        accent = "Australian English" if i % 2 else "England English"
-        lines.append(f"s{i}\t{path.name}\t{words.capitalize()}!\t{accent}")
-    fixtures.write_text(root / "test.tsv", "\n".join(lines) + "\n")
+    fixtures.make_commonvoice(tmp_path)
+    (tmp_path / "cv-corpus-17.0-2024-03-15/en/dev.tsv").unlink()
     domain = {
         "name": "au",
         "corpus": "commonvoice",
@@ -497,7 +493,7 @@ def test_commonvoice_is_one_of_them(tmp_path):
         "splits": {"test": ["test"]},
     }
     summary, rows = run([domain], tmp_path)
-    assert [row["spk_id"] for row in rows.values()] == ["s1", "s3"]
+    assert [row["spk_id"] for row in rows.values()] == ["s9", "s11"]
     assert min(map(likeness, rows.values())) > 0.9
     assert summary.left_out == {("au", "test"): {"other accents": 2}}
     with pytest.raises(ValueError, match="au: en: no .*dev.tsv"):
@@ -514,7 +510,32 @@ def test_a_tree_for_training(tmp_path):
     assert summary.totals["libri", "train"].transcribed == 24
     tested = {row["domain"] for row in rows.values() if row["split"] == "test"}
     assert tested == {"libri/test-clean", "libri/test-other", "ted", "ami", "hindi"}
-    assert summary.left_out == {("hindi", "test"): {"other accent": 6}}
+    assert summary.left_out == {("hindi", "test"): {"other accent": 15}}
+
+
+def test_the_list_of_the_readme(tmp_path):
+    """As it stands there, on fixtures in the folders that it names."""
+    pytest.importorskip("bs4")
+    for name in (*CORPORA, "commonvoice"):
+        getattr(fixtures, f"make_{name}")(tmp_path)
+    blocks = re.findall(r"```yaml\n(.*?)```", (RECIPE / "README.md").read_text(), re.S)
+    listed, added = blocks
+    text = f"data_root: {tmp_path}\n{listed}"
+    domains = load_hyperpyyaml(text)["domains"]
+    summary, rows = run(domains, tmp_path)
+    used = {(domain, split) for domain, split in summary.totals}
+    for name, splits in [(d["name"], d["splits"]) for d in domains]:
+        for use, parts in splits.items():
+            several = use == "test" and len(parts) > 1
+            for part in parts:
+                domain = f"{name}/{part}" if several else name
+                few = "[" in part  # speakers, so that some percent may have none
+                assert few or (domain, prepare.USES[use]) in used
+    fixtures.make_ljspeech(tmp_path)
+    added = load_hyperpyyaml(f"data_root: {tmp_path}\ndomains:\n{added}")["domains"]
+    summary, rows = run(added, tmp_path)
+    assert summary.totals["ljspeech", "pretrain"].transcribed == 3
+    assert min(map(likeness, rows.values())) > 0.9
 
 
 # ------------------------------------------------------------------ 4. what is asked for
