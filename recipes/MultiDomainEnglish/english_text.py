@@ -14,7 +14,6 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789 '-.&"
 NOISE = (r"\[[^\]]*\]|\{[^}]*\}", " ")
 TAGS = (r"<[^>]*>", " ")
 UNINTELLIGIBLE = (r"\(\(|\)\)", "unintelligible words")
-FOREIGN = (r"<(?!\?)[a-z_]+\s[^>]*>|<b_foreign|<foreign", "foreign words")
 # `{laugh}` and `{breath`, `[static]`, `[/static]`, `[[NS]]`: what is no speech
 LDC_NOISE = [
     (r"\[\[[^\]]*\]\]", " "),
@@ -32,8 +31,16 @@ LDC_WORDS = [
 
 # What says that words are not certain: (pattern, reason).
 UNCERTAIN = {
-    "broadcast_news": [UNINTELLIGIBLE, FOREIGN],
-    "callhome_english": [UNINTELLIGIBLE, (r"<\?", "unintelligible words"), FOREIGN],
+    "broadcast_news": [
+        UNINTELLIGIBLE,
+        (r"<(b_)?unclear", "unintelligible words"),
+        (r"<(b_)?(foreign|language)", "foreign words"),
+    ],
+    "callhome_english": [
+        UNINTELLIGIBLE,
+        (r"<\?", "unintelligible words"),
+        (r"<[a-z_]+\s[^>]*>", "foreign words"),  # <German ja gut>
+    ],
     "edacc": [
         (r"<foreign", "foreign words"),
         (r"<(unk|unintelligible|no-speech)", "unintelligible words"),

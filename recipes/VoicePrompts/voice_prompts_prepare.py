@@ -27,13 +27,13 @@ import hashlib
 import logging
 import re
 import unicodedata
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from hetero_brain import manifest
+from hetero_brain.corpora.summary import Summary
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +114,8 @@ def prepare_voice_prompts(data_folder, save_folder, languages=tuple(VOICES)):
 
     Returns
     -------
-    dict
-        ``splits``: {language: {split: {"utterances": int, "transcribed": int,
-        "minutes": float}}}; ``left_out`` and ``untranscribed``: {language:
-        {reason: int}}.
+    hetero_brain.corpora.summary.Summary
+        Logged as a table, too.
 
     Raises
     ------
@@ -129,26 +127,22 @@ def prepare_voice_prompts(data_folder, save_folder, languages=tuple(VOICES)):
     data_folder = Path(data_folder)
     sources = find_sources(data_folder, languages)
     rows = {split: [] for split in SPLITS}
-    summary = {"splits": {}, "left_out": {}, "untranscribed": {}}
+    summary = Summary()
     for language, (sounds, transcript) in sources.items():
-        totals = {
-            split: {"utterances": 0, "transcribed": 0, "minutes": 0.0}
-            for split in SPLITS
-        }
-        left_out, untranscribed = Counter(), Counter()
         texts = read_transcripts(transcript)
         for name, path in find_audio(sounds).items():
+            split = split_of(name)
             prompt = texts.get(name.casefold(), ())
             seconds, fault = inspect_audio(path)
             if is_sound_effect(name, prompt):
                 fault = fault or "sound effect"
             if fault:
-                left_out[fault] += 1
+                summary.leave_out(language, split, fault)
                 continue
             words, fault = label(name, prompt, language, seconds)
             if fault:
-                untranscribed[fault] += 1
-            split = split_of(name)
+                summary.untranscribed(language, split, fault)
+            summary.add(language, split, seconds, bool(words))
             rows[split].append(
                 {
                     "ID": f"{language}/{name}",
@@ -159,15 +153,9 @@ def prepare_voice_prompts(data_folder, save_folder, languages=tuple(VOICES)):
                     "wrd": words,
                 }
             )
-            totals[split]["utterances"] += 1
-            totals[split]["transcribed"] += bool(words)
-            totals[split]["minutes"] += seconds / 60
-        summary["splits"][language] = totals
-        summary["left_out"][language] = dict(left_out)
-        summary["untranscribed"][language] = dict(untranscribed)
     for split in SPLITS:
         manifest.write(Path(save_folder) / f"{split}.csv", rows[split])
-    logger.info("Voice prompts in %s\n%s", save_folder, format_summary(summary))
+    logger.info("Voice prompts in %s\n%s", save_folder, summary.table())
     return summary
 
 
@@ -421,31 +409,6 @@ def split_of(name):
     digest = hashlib.sha256(stem.encode()).digest()
     percent = int.from_bytes(digest[:8], "big") % 100
     return "train" if percent < 70 else "dev" if percent < 85 else "test"
-
-
-def format_summary(summary):
-    """Two Markdown tables of what ``prepare_voice_prompts`` returns."""
-    lines = [
-        "| language | split | utterances | transcribed | minutes |",
-        "|---|---|---|---|---|",
-    ]
-    for language, splits in summary["splits"].items():
-        for split, n in splits.items():
-            lines.append(
-                f"| {language} | {split} | {n['utterances']} | {n['transcribed']} "
-                f"| {n['minutes']:.1f} |"
-            )
-    languages = list(summary["splits"])
-    lines += ["", f"| reason | {' | '.join(languages)} |"]
-    lines += ["|---" * (1 + len(languages)) + "|"]
-    for kind in ("left_out", "untranscribed"):
-        counts = summary[kind]
-        for reason in sorted(set().union(*counts.values())):
-            numbers = [str(counts[language].get(reason, 0)) for language in languages]
-            lines.append(
-                f"| {kind.replace('_', ' ')}: {reason} | {' | '.join(numbers)} |"
-            )
-    return "\n".join(lines)
 
 
 def main():

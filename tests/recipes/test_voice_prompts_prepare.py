@@ -76,12 +76,22 @@ def debian_layout(root):
     return root
 
 
+def by_language(reasons):
+    """{language: {reason: number}}, summed over splits."""
+    sums = {}
+    for (language, _), counter in reasons.items():
+        sums[language] = sums.get(language, Counter()) + counter
+    return sums
+
+
 def test_sample(prepared):
     summary, rows = prepared
-    assert summary["left_out"] == {
+    assert by_language(summary.left_out) == {
         language: {"silence": 1, "sound effect": 2} for language in LANGUAGES
     }
-    assert summary["untranscribed"] == {
+    beep = prepare.split_of("beep")
+    assert summary.left_out["en", beep]["sound effect"] > 0
+    assert by_language(summary.without_transcript) == {
         "en": {"digits": 1, "spelled letters": 1},
         "es": {
             "digits": 1,
@@ -119,17 +129,17 @@ def test_rows_tell_the_truth(prepared):
         info = soundfile.info(row["wav"])
         assert row["duration"] == pytest.approx(info.frames / info.samplerate, abs=1e-4)
         assert id_.startswith(row["domain"] + "/") and id_[3:] in row["wav"]
-    for language in LANGUAGES:
-        for split, n in summary["splits"][language].items():
-            ours = [
-                row
-                for row in rows.values()
-                if (row["domain"], row["split"]) == (language, split)
-            ]
-            assert n["utterances"] == len(ours) > 0
-            assert n["transcribed"] == sum(row["wrd"] != "" for row in ours) > 0
-            minutes = sum(row["duration"] for row in ours) / 60
-            assert n["minutes"] == pytest.approx(minutes, abs=1e-3)
+    for (language, split), n in summary.totals.items():
+        ours = [
+            row
+            for row in rows.values()
+            if (row["domain"], row["split"]) == (language, split)
+        ]
+        assert n.utterances == len(ours) > 0
+        assert n.transcribed == sum(row["wrd"] != "" for row in ours) > 0
+        seconds = sum(row["duration"] for row in ours)
+        assert n.seconds == pytest.approx(seconds, abs=0.1)
+    assert len(summary.totals) == 9
 
 
 def test_a_prompt_is_in_one_split(prepared):
@@ -156,7 +166,7 @@ def test_splits_are_stable():
 def test_debian_layout_gives_the_same(prepared, tmp_path):
     root = debian_layout(tmp_path / "root")
     summary = prepare.prepare_voice_prompts(root, tmp_path / "save", LANGUAGES)
-    assert summary == prepared[0]
+    assert summary.table() == prepared[0].table()
     rows = read(tmp_path / "save", root)
     assert rows["es/vm-sorry"]["wav"] == (
         f"{root}/usr/share/asterisk/sounds/es_MX_f_Allison/vm-sorry.wav"
@@ -206,7 +216,7 @@ def test_bad_audio_is_left_out(corpus):
     soundfile.write(corpus / "en/low.wav", noise * 10 ** (-58 / 20), rate)
     soundfile.write(corpus / "en/tt-monkeys.wav", samples, rate)
     summary = prepare.prepare_voice_prompts(corpus, corpus / "save", ["en"])
-    assert summary["left_out"]["en"] == {
+    assert by_language(summary.left_out)["en"] == {
         "unreadable": 4,
         "empty": 1,
         "silence": 1,
@@ -336,6 +346,6 @@ def test_command_line_prints_the_table(corpus, monkeypatch, caplog):
     (corpus / "en/silent.wav").touch()
     with caplog.at_level(logging.INFO):
         prepare.main()
-    assert "| left out: unreadable | 1 |" in caplog.text
-    for split, minutes in (("train", 0.0), ("dev", 0.0), ("test", 0.1)):
-        assert f"| en | {split} | 1 | 1 | {minutes} |" in caplog.text
+    assert f"| en     | {prepare.split_of('silent')} | 1 unreadable |" in caplog.text
+    for split in ("train", "dev  ", "test "):
+        assert f"| en     | {split} | 1          | 1           | 0.00  |" in caplog.text
