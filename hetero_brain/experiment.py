@@ -110,7 +110,7 @@ def main(argv):
     def run_all(jobs, what):
         """Run (command, folder) pairs, some in parallel, and count them."""
         parallel = min(spec["parallel"], len(jobs))
-        threads = max(1, (os.cpu_count() or 1) // parallel)
+        threads = max(1, len(os.sched_getaffinity(0)) // parallel)
         with ThreadPoolExecutor(parallel) as pool:
             futures = [pool.submit(run, *job, threads) for job in jobs]
             try:
@@ -126,7 +126,9 @@ def main(argv):
     run_all([(c, out) for out, c in finetuning.items()], "fine-tuning")
 
     texts, rows = [], []
-    rates = ["CER", "WER", *(f"CER - {baseline}" for baseline in spec["baselines"])]
+    changes = ("CER - {}", "WER relative to {}")
+    rates = ["CER", "WER"]
+    rates += [c.format(baseline) for c in changes for baseline in spec["baselines"]]
     for split in spec["eval_splits"]:
         found = gather(folder / "finetune", split, spec["baselines"])
         rows += found

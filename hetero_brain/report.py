@@ -10,6 +10,7 @@ from .loggers import JsonLinesLogger
 from .rng import generator
 
 N_RESAMPLES = 2000
+MAX_COLUMNS = 8  # of domains; more stand in rows, with the models across
 UNITS = {"CER": "char", "WER": "word"}
 
 
@@ -38,7 +39,9 @@ def bootstrap_interval(errors, totals, key=0):
     draws = generator("bootstrap", key).integers(
         len(errors), size=(N_RESAMPLES, len(errors))
     )
-    rates = 100 * errors[draws].sum(1) / totals[draws].sum(1)
+    errors_drawn, totals_drawn = errors[draws].sum(1), totals[draws].sum(1)
+    drawn = totals_drawn > 0  # a baseline may have had no error in some
+    rates = 100 * errors_drawn[drawn] / totals_drawn[drawn]
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(100 * errors.sum() / totals.sum()), float(low), float(high)
 
@@ -85,12 +88,21 @@ def gather(folder, split, baselines=()):
         One a (judge, model, domain), and one for all domains of a model together:
         ``CER`` and ``WER`` in percent over the utterances of all seeds, each as ``CER``,
         ``CER_low``, ``CER_high`` (95 %), ``CER_seeds``; and so ``CER - <baseline>``, the
-        difference, where the baseline was run on the same utterances.
+        difference, and ``CER relative to <baseline>``, the same in percent of the
+        baseline's errors, where the baseline was run on the same utterances. A domain is
+        that of the utterances; where a model was fine-tuned on another, ``a → b`` is b
+        recognised after fine-tuning on a.
     """
     runs = defaultdict(list)
     for path in sorted(Path(folder).glob(f"*/*/*/*/{split}.json")):
-        judge, model, _, domain = path.parts[-5:-1]
-        runs[judge, model, domain].append(json.loads(path.read_text("utf-8")))
+        judge, model, _, trained = path.parts[-5:-1]
+        by_domain = defaultdict(list)
+        for utterance in json.loads(path.read_text("utf-8")):
+            domain = utterance["domain"]
+            matched = domain.split("/")[0] == trained
+            by_domain[domain if matched else f"{trained} → {domain}"].append(utterance)
+        for domain, utterances in by_domain.items():
+            runs[judge, model, domain].append(utterances)
     for judge, model in dict.fromkeys(key[:2] for key in runs):
         domains = [v for (j, m, _), v in runs.items() if (j, m) == (judge, model)]
         if len(domains) > 1:
@@ -103,15 +115,17 @@ def gather(folder, split, baselines=()):
             row[f"{rate}_seeds"] = (100 * errors.sum(1) / totals.sum(1)).tolist()
             # An utterance is resampled with all its seeds: they are not independent.
             errors, totals = errors.sum(0), totals.sum(0)
-            against = {rate: 0 * errors}
+            fractions = {rate: (errors, totals)}
             for baseline in baselines:
                 other = runs.get((judge, baseline, domain))
                 if baseline != model and other and _ids(other) == _ids(seeds):
-                    against[f"{rate} - {baseline}"] = _counts(other, unit)[0].sum(0)
-            for name, subtracted in against.items():
-                interval = bootstrap_interval(
-                    errors - subtracted, totals, domain + split
-                )
+                    theirs = _counts(other, unit)[0].sum(0)
+                    fractions[f"{rate} - {baseline}"] = errors - theirs, totals
+                    if theirs.sum():
+                        change = errors - theirs, theirs
+                        fractions[f"{rate} relative to {baseline}"] = change
+            for name, fraction in fractions.items():
+                interval = bootstrap_interval(*fraction, domain + split)
                 row[name], row[f"{name}_low"], row[f"{name}_high"] = interval
         rows.append(row)
     return rows
@@ -134,7 +148,8 @@ def _ids(seeds):
 
 
 def table(rows, judge, rate="CER", models=None):
-    """One judge's rates as a Markdown table: models down, domains across.
+    """One judge's rates as a Markdown table: models down, domains across, or with many
+    domains the other way round.
 
     Arguments
     ---------
@@ -154,18 +169,22 @@ def table(rows, judge, rate="CER", models=None):
     cells = {(r["model"], r["domain"]): r for r in rows if r["judge"] == judge}
     cells = {key: row for key, row in cells.items() if rate in row}
     models = models or list(dict.fromkeys(model for model, _ in cells))
+    models = [m for m in models if any(m == name for name, _ in cells)]
     domains = list(dict.fromkeys(domain for _, domain in cells))
-    lines = [f"| {judge}, {rate} % | " + " | ".join(domains) + " |"]
-    lines.append("|---" * (len(domains) + 1) + "|")
-    for model in [m for m in models if any(m == name for name, _ in cells)]:
-        found = [cells.get((model, domain)) for domain in domains]
-        texts = [
-            "–"
-            if c is None
-            else _text(*(c[rate + end] for end in ("", "_low", "_high")))
-            for c in found
-        ]
-        lines.append(f"| {model} | " + " | ".join(texts) + " |")
+    ends = ("", "_low", "_high")
+    texts = {
+        place: _text(*(row[rate + end] for end in ends)) for place, row in cells.items()
+    }
+    if len(domains) <= MAX_COLUMNS:
+        down, across = models, domains
+    else:
+        down, across = domains, models
+        texts = {(domain, model): text for (model, domain), text in texts.items()}
+    lines = [f"| {judge}, {rate} % | " + " | ".join(across) + " |"]
+    lines.append("|---" * (len(across) + 1) + "|")
+    for name in down:
+        found = [texts.get((name, column), "–") for column in across]
+        lines.append(f"| {name} | " + " | ".join(found) + " |")
     return "\n".join(lines)
 
 

@@ -49,6 +49,7 @@ def test_bootstrap_of_equal_utterances_has_no_width():
 def utterance(name, word_errors, words, char_errors, chars):
     return {
         "id": name,
+        "domain": name.rpartition("/")[0],
         "word_errors": word_errors,
         "words": words,
         "char_errors": char_errors,
@@ -98,6 +99,51 @@ def test_gather(runs):
     assert [r["judge"] for r in gather(runs, "test")] == ["full"]
     # French has one seed, so that both domains together have one: 12 of 20 words.
     assert rows["probe", "scratch", "all"]["WER_seeds"] == pytest.approx([60.0])
+
+
+def test_test_sets_of_a_domain_have_columns_of_their_own(tmp_path):
+    """Fine-tuned on libri: its two test sets, and a domain that it was not tuned on."""
+    folder = tmp_path / "ctc/CSSL.1/1/libri"
+    folder.mkdir(parents=True)
+    names = ["libri/clean/a", "libri/other/a", "libri/other/b", "edacc/a"]
+    run = [utterance(name, i, 4, i, 20) for i, name in enumerate(names)]
+    (folder / "test.json").write_text(json.dumps(run))
+    rates = {row["domain"]: row["WER"] for row in gather(tmp_path, "test")}
+    assert rates == {
+        "libri/clean": 0.0,
+        "libri/other": pytest.approx(100 * 3 / 8),
+        "libri → edacc": pytest.approx(75.0),
+        "all": pytest.approx(100 * 6 / 16),
+    }
+
+
+def test_many_domains_stand_in_rows():
+    rows = [
+        {
+            "judge": "ctc",
+            "model": m,
+            "domain": f"d{i}",
+            "WER": i,
+            "WER_low": 0,
+            "WER_high": 9,
+        }
+        for m in ("a", "b")
+        for i in range(100)
+    ]
+    lines = table(rows, "ctc", "WER").splitlines()
+    assert lines[0] == "| ctc, WER % | a | b |"
+    assert len(lines) == 102 and lines[-1].startswith("| d99 | 99.0 [0.0, 9.0] | 99.0")
+    few = table([r for r in rows if r["domain"] in ("d1", "d2")], "ctc", "WER")
+    assert few.splitlines()[0] == "| ctc, WER % | d1 | d2 |"
+
+
+def test_relative_changes_are_of_the_baselines_errors(runs):
+    rows = gather(runs, "dev", baselines=["scratch"])
+    (row,) = (r for r in rows if (r["model"], r["domain"]) == ("PTLOC.1", "en"))
+    # 1 error against 6; −4 of 5 and −1 of 1 are the utterances alone.
+    assert row["WER relative to scratch"] == pytest.approx(-100 * 5 / 6)
+    assert row["WER relative to scratch_low"] == pytest.approx(-100)
+    assert row["WER relative to scratch_high"] == pytest.approx(-80)
 
 
 def test_differences_are_paired(runs):
