@@ -103,7 +103,7 @@ def lenient(module, call, patches=()):
     names = {name: value for name, value in names.items() if hasattr(module, name)}
     with ExitStack() as stack:
         for name, value in {**names, **dict(patches)}.items():
-            stack.enter_context(patch.object(module, name, value, create=True))
+            stack.enter_context(patch.object(module, name, value))
         for owner, name, value in (
             (Recording, "from_file", staticmethod(call.recording)),
             (lhotse.audio.recording_set, "ProcessPoolExecutor", ThreadPoolExecutor),

@@ -8,6 +8,7 @@ words here but a reason, and serves for pre-training.
 
 import re
 import unicodedata
+from functools import lru_cache
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789 '-.&"
 
@@ -119,8 +120,10 @@ def normalise(text, corpus=""):
     if re.search(r"[][{}<>]", text):
         return "", "words in brackets"
 
-    text = unicodedata.normalize("NFD", text.translate(QUOTES)).lower()
-    text = "".join(c for c in text if not unicodedata.combining(c))
+    text = text.translate(QUOTES).lower()
+    if not text.isascii():
+        text = unicodedata.normalize("NFD", text)
+        text = "".join(c for c in text if not unicodedata.combining(c))
     words = [_word(word) for word in PUNCTUATION.sub(" ", text).split()]
     text = " ".join(filter(None, words))
     other = sorted(set(text) - set(CHARACTERS))
@@ -132,8 +135,11 @@ def normalise(text, corpus=""):
     return text, None
 
 
+@lru_cache(maxsize=1 << 20)
 def _word(word):
     """One word of lower-case letters, with the marks that belong to it."""
+    if word.isalnum():
+        return word
     if word == "&":
         return "and"
     word = word.replace("--", " ").strip("&")
