@@ -64,6 +64,11 @@ class Special:
     placeholder_rate: int = 16000
 
 
+def count(call, reasons):
+    """Adds counts that are not 0 to what a call left out."""
+    call.left_out.update({reason: n for reason, n in reasons.items() if n})
+
+
 # --------------------------------------------------------------------------------- AMI
 
 
@@ -119,8 +124,7 @@ def tedlium_patches(call, folder, options):
         def from_dir(path, pattern, **_):
             stms = {p.stem for p in (Path(path).parent / "stm").glob("*.stm")}
             bare = {p.stem for p in Path(path).rglob(pattern)} - stms
-            if bare:
-                call.left_out[NO_TRANSCRIPT] += len(bare)
+            count(call, {NO_TRANSCRIPT: len(bare)})
             return lhotse.RecordingSet.from_recordings(
                 call.recording(Path(path) / f"{stem}.sph") for stem in sorted(stms)
             )
@@ -130,7 +134,7 @@ def tedlium_patches(call, folder, options):
     def parse_and_count(stm, *args, **kwargs):
         lines = stm.read_text(encoding="utf-8").splitlines()
         ignored = sum("ignore_time_segment_in_scoring" in line for line in lines)
-        call.left_out.update({IGNORED: ignored} if ignored else {})
+        count(call, {IGNORED: ignored})
         return parse(stm, *args, **kwargs)
 
     return {"RecordingSet": Talks, "_parse_stm_file": parse_and_count}
@@ -218,8 +222,9 @@ def broadcast_news_patches(call, folder, options):
     texts = search(options["transcripts_dir"], "*.sgml")
     texts = {p.stem.casefold(): p for p in texts}
     both = sorted(audio.keys() & texts.keys())
-    count(call, {NO_TRANSCRIPT: len(audio) - len(both)})
-    count(call, {NO_AUDIO: len(texts) - len(both)})
+    count(
+        call, {NO_TRANSCRIPT: len(audio) - len(both), NO_AUDIO: len(texts) - len(both)}
+    )
     files = {"*.sph": [audio[k] for k in both], "*.sgml": [texts[k] for k in both]}
     return {"check_and_rglob": lambda path, pattern: files[pattern]}
 
@@ -237,18 +242,17 @@ def fisher_english_patches(call, folder, options):
         "transcript_dirs", fisher_english.FISHER_TRANSCRIPT_DIRS, "data/trans", ".txt"
     )
     both = sorted(audio.keys() & texts.keys())
-    count(call, {NO_TRANSCRIPT: len(audio) - len(both)})
-    count(call, {NO_AUDIO: len(texts) - len(both)})
+    count(
+        call, {NO_TRANSCRIPT: len(audio) - len(both), NO_AUDIO: len(texts) - len(both)}
+    )
     found = {"*.sph": [audio[k] for k in both], "*.txt": [texts[k] for k in both]}
     return {"walk_dirs_parallel": lambda dirs, pattern, *_: found[pattern]}
 
 
-def count(call, reasons):
-    """Adds counts that are not 0 to what a call left out."""
-    call.left_out.update({reason: n for reason, n in reasons.items() if n})
+# --------------------------------------------------------------- EdAcc and L2-ARCTIC
 
 
-# ----------------------------------------------------------------------- EdAcc, L2-ARCTIC
+EDACC_FILES = ("segments", "text", "utt2spk", "conv.list")
 
 
 def edacc_folder(folder, scratch, options):
@@ -270,9 +274,6 @@ def edacc_faults(folder, options):
     files += [f"{part}/{name}" for part in ("dev", "test") for name in EDACC_FILES]
     lost = [name for name in files if not (folder / "edacc_v1.0" / name).exists()]
     return [f"{folder}/edacc_v1.0 lacks {', '.join(lost)}"] if lost else []
-
-
-EDACC_FILES = ("segments", "text", "utt2spk", "conv.list")
 
 
 def l2_arctic_patches(call, folder, options):

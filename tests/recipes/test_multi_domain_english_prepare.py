@@ -374,6 +374,7 @@ def test_dirt_of_l2_arctic(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
+    """Root may write everywhere: for root, ``test_dirt_of_edacc`` has to do."""
     needs("edacc")
     root = fixtures.make_edacc(tmp_path)
     folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
@@ -664,6 +665,10 @@ def test_headers(tmp_path):
     (tmp_path / "text.wav").write_text("Not Found" * 1000)
     assert read_header(tmp_path / "text.wav").fault == "unreadable"
     assert read_header(tmp_path / "gone.wav").fault == "no such file"
+    wav = fixtures.write(
+        tmp_path / "b.wav", samples, 8000
+    )  # what sph2pipe -f wav makes
+    assert read_header(wav.rename(tmp_path / "b.sph")).frames == 16000
 
 
 def test_command_line(tmp_path, monkeypatch, caplog):
