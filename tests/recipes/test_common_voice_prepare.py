@@ -124,6 +124,10 @@ def test_tables_of_windows(release, tmp_path):
     summary, after = run(release, tmp_path / "b", pretrain_languages=["en"])
     assert after == before  # durations as in the table, so that it was read
     assert not summary.left_out
+    lines = ["client_id\tpath\tsentence", f"a\tcommon_voice_en_0.mp3\t{SENTENCE}", ""]
+    (release / "en/train.tsv").write_text("\r\n".join(lines), newline="")
+    (clip,) = read_release(release, "en", ["train"], Summary(), "en")["train"]
+    assert clip.sentence == SENTENCE
 
 
 @pytest.mark.parametrize(
@@ -304,6 +308,8 @@ def test_caps(tmp_path):
         there = [row["domain"] for row in rows[split].values()].count(language)
         assert left + total.utterances == there
         assert set(fewer[split]) < set(rows[split])
+    _, uncapped = sizes(max_pretrain_hours={"fr": 10 * second})
+    assert uncapped == rows
     _, again = sizes(**settings, seed=1)
     assert again == fewer
     _, other = sizes(**settings, seed=2)
