@@ -89,7 +89,7 @@ def normalise(sentence, language):
     2. Lower case, where the script has case. In Turkish, Azeri and Crimean Tatar I
        becomes ı and İ becomes i; ß stays; a Greek sigma at the end of a word is ς.
     3. Digits, symbols (Unicode's, and ``% & @ # * / §``), letters of another script
-       than the language's, characters that are none (U+FFFD, private use, unassigned):
+       than the language's (half- and full-width forms too), characters that are none (U+FFFD, private use, unassigned):
        no words, since how these are read is not known. A language that ``SCRIPTS``
        does not have may be in any script, but a sentence in only one.
     4. Every apostrophe is ``'`` and is kept inside a word (``l'eau``, ``c'h``,
@@ -169,8 +169,6 @@ def _script_of(character):
     if unicodedata.category(character)[0] not in "LM":
         return None
     words = unicodedata.name(character, "UNNAMED").replace("-", " ").split()
-    if words[0] in ("HALFWIDTH", "FULLWIDTH"):
-        del words[0]
     if words[0] in ("MODIFIER", "COMBINING"):
         return None
     return "CJK" if words[0] == "IDEOGRAPHIC" else words[0]

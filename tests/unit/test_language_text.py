@@ -44,11 +44,13 @@ ZWNJ, ZWJ = "\N{ZERO WIDTH NON-JOINER}", "\N{ZERO WIDTH JOINER}"
         # What may be left out of a word goes.
         ("ar", "كَتَبَ الـــولدُ، رسالةً؟", "كتب الولد رسالة"),
         ("ar", "مسؤول قرآن", "مسؤول قرآن"),
+        ("ar", "ه\u0670ذا ق\u064fل\u06e1", "هذا قل"),
         ("he", "שָׁלוֹם־עולם", "שלום עולם"),
         ("yi", "ייִדיש אַ", "ייִדיש אַ"),
         ("fa", f"می{ZWNJ}روم", "میروم"),
         ("si", f"ශ්{ZWJ}රී", "ශ්රී"),
         ("en", "soft\u00adware \u200eleft \ufeffx\u200b", "software left x"),
+        ("en", "a ^ b ¨", "a b"),
         ("en", "heart\ufe0f", "heart"),
         # Written without spaces.
         ("ja", "コーヒーを、二つ？", "コーヒーを二つ"),
@@ -88,6 +90,7 @@ def test_words(language, sentence, words):
         ("en", "x\ue000", "damaged letters"),
         ("ta", "தமிழ் Windows", "foreign letters"),
         ("ja", "Tシャツ", "foreign letters"),
+        ("ja", "ｺｰﾋｰ", "foreign letters"),
         ("ko", "漢字 한글", "foreign letters"),
         ("zh-CN", "我のこと", "foreign letters"),
         ("ru", "первoe", "foreign letters"),  # the last two are Latin
