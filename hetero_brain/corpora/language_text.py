@@ -89,9 +89,10 @@ def normalise(sentence, language):
     2. Lower case, where the script has case. In Turkish, Azeri and Crimean Tatar I
        becomes ı and İ becomes i; ß stays; a Greek sigma at the end of a word is ς.
     3. Digits, symbols (Unicode's, and ``% & @ # * / §``), letters of another script
-       than the language's (half- and full-width forms too), characters that are none (U+FFFD, private use, unassigned):
-       no words, since how these are read is not known. A language that ``SCRIPTS``
-       does not have may be in any script, but a sentence in only one.
+       than the language's (half- and full-width forms too), characters that are none
+       (U+FFFD, private use, unassigned): no words, since how these are read is not
+       known. A language that ``SCRIPTS`` does not have may be in any script, but a
+       sentence in only one.
     4. Every apostrophe is ``'`` and is kept inside a word (``l'eau``, ``c'h``,
        ``п'ять``), as U+02BC and U+02BB, which are letters, are everywhere; so is the
        point of the Catalan ``l·l``. All other punctuation becomes a space, hyphens

@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import shutil
+import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -565,6 +567,28 @@ def test_clips_of_voice_prompts(tree):
     name, milliseconds = durations[1].split("\t")
     seconds = soundfile.info(tree / f"en/clips/{name}").duration
     assert int(milliseconds) == pytest.approx(1000 * seconds, abs=1)
+
+
+def test_untranscribed_prompts_of_dev_and_test_are_in_no_table(tmp_path):
+    shutil.copytree(SAMPLE / "en", tmp_path / "prompts/en")
+    transcripts = tmp_path / "prompts/en/core-sounds-en.txt"
+    lines = transcripts.read_text("utf-8").splitlines(keepends=True)
+    gone = {"vm-savedto": "train", "vm-changeto": "dev"}
+    for name, split in gone.items():
+        prompts = sys.modules["voice_prompts_prepare"]
+        assert prompts.split_of(name) == split
+        assert sum(line.startswith(f"{name}:") for line in lines) == 1
+    make = from_voice_prompts.make_release
+    make(tmp_path / "prompts", tmp_path / "before", ["en"])
+    kept = [line for line in lines if line.partition(":")[0] not in gone]
+    transcripts.write_text("".join(kept), "utf-8")
+    make(tmp_path / "prompts", tmp_path / "after", ["en"])
+
+    def count(folder, split):
+        return (tmp_path / folder / f"en/{split}.tsv").read_text("utf-8").count("\n")
+
+    for split, change in {"train": -1, "dev": -1, "other": 1, "validated": -2}.items():
+        assert count("after", split) == count("before", split) + change
 
 
 def test_release_by_command_line(tmp_path, monkeypatch):
