@@ -124,7 +124,8 @@ def make_tedlium(folder, number=3, dirt=False):
 
     Dirt, in train: a talk without sph, one of an empty file, one of shorten, a sph with
     no STM; in ``Talk_2010``: ``<unk>``, segments within another, one that ends 0.3 s
-    behind the end, one 0.8 s, one that begins there, one of no duration, one not to be scored.
+    behind the end, one 0.8 s, one that begins there, one of no duration, one not to be
+    scored.
     """
     root, first = Path(folder) / "TEDLIUM_release-3", 0
     for part, talks in {"train": ["Talk_2010", "Speech_2011"], "dev": ["Dev_2009"],
