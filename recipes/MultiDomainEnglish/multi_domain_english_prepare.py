@@ -61,6 +61,7 @@ from pathlib import Path
 
 import numpy as np
 from hyperpyyaml import load_hyperpyyaml
+from speechbrain.utils.distributed import run_on_main
 
 from hetero_brain import manifest
 from hetero_brain.corpora import commonvoice
@@ -479,6 +480,51 @@ def write(path, rows, data_root):
     manifest.write(path, map(fields, rows), columns)
 
 
+def load_domains(path, data_root):
+    """The list ``domains`` of a YAML.
+
+    Arguments
+    ---------
+    path : str, Path or None
+        The file; None for ``domains.yaml`` of this recipe.
+    data_root : str
+        For its ``data_root``, if that is not empty.
+
+    Returns
+    -------
+    list of dict
+    """
+    path = path or Path(__file__).resolve().parent / "domains.yaml"
+    with open(path, encoding="utf-8") as file:
+        domains = load_hyperpyyaml(file, {"data_root": data_root} if data_root else {})
+    return domains["domains"]
+
+
+def prepared(hparams):
+    """The domains of a run, and the folder of their manifests.
+
+    Arguments
+    ---------
+    hparams : dict
+        ``domains_file``, ``data_folder``, ``data_seed``, ``output_folder``, and
+        ``manifest_folder``: None to prepare them here, on the main process.
+
+    Returns
+    -------
+    domains : list of dict
+    folder : Path
+    """
+    root, folder = hparams["data_folder"], hparams["manifest_folder"]
+    domains = load_domains(hparams["domains_file"], root)
+    if folder is None:
+        folder = Path(hparams["output_folder"]) / "manifests"
+        run_on_main(
+            prepare_multi_domain_english,
+            args=[domains, folder, root, hparams["data_seed"]],
+        )
+    return domains, Path(folder)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("domains", help="a YAML file with the list domains")
@@ -487,9 +533,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with open(arguments.domains, encoding="utf-8") as file:
-        overrides = {"data_root": arguments.data_root} if arguments.data_root else {}
-        domains = load_hyperpyyaml(file, overrides)["domains"]
+    domains = load_domains(arguments.domains, arguments.data_root)
     prepare_multi_domain_english(
         domains, arguments.save_folder, arguments.data_root, arguments.seed
     )

@@ -515,15 +515,14 @@ def test_a_tree_for_training(tmp_path):
     assert summary.left_out == {("hindi", "test"): {"other accent": 15}}
 
 
-def test_the_list_of_the_readme(tmp_path):
-    """As it stands there, on fixtures in the folders that it names."""
+def test_the_list_of_domains_and_the_readmes_addition(tmp_path):
+    """As they stand there, on fixtures in the folders that they name."""
     pytest.importorskip("bs4")
     for name in (*CORPORA, "commonvoice"):
         getattr(fixtures, f"make_{name}")(tmp_path)
     blocks = re.findall(r"```yaml\n(.*?)```", (RECIPE / "README.md").read_text(), re.S)
-    listed, added = blocks
-    text = f"data_root: {tmp_path}\n{listed}"
-    domains = load_hyperpyyaml(text)["domains"]
+    (added,) = blocks
+    domains = prepare.load_domains(None, str(tmp_path))
     summary, rows = run(domains, tmp_path)
     used = {(domain, split) for domain, split in summary.totals}
     for name, splits in [(d["name"], d["splits"]) for d in domains]:
