@@ -147,20 +147,19 @@ class JointBrain(CTCBrain):
         return targets.masked_fill(places == counts, self.blank + EOS)
 
     def decode(self, predictions, stage):
-        """Words of each utterance, by beam search on both scores."""
-        _, lengths, encoded, _ = predictions
-        search = self.hparams.searches[stage]
+        """Words of each utterance: by CTC alone while training, where an early decoder
+        would go on to the longest text allowed; in the end by beam search on both."""
+        log_probs, lengths, encoded, _ = predictions
+        search = self.hparams.searches.get(stage)
+        if search is None:
+            return super().decode((log_probs, lengths), stage)
         ids, *_ = search(encoded, lengths / encoded.shape[1])
         pieces = [[i for i in sequence if i < self.blank] for sequence in ids]
         return [self.hparams.tokenizer.decode(sequence) for sequence in pieces]
 
 
-def joint_search(modules, n_pieces, beam_size, ctc_weight):
+def joint_search(modules, n_pieces, beam_size, ctc_weight, max_decode_ratio):
     """SpeechBrain's beam search with the scores of a decoder and of CTC.
-
-    A hypothesis has at most as many tokens as the encoder made frames: CTC cannot emit
-    more, and on noise, where the end of the sentence may never be likely, the search ends
-    there.
 
     Arguments
     ---------
@@ -172,6 +171,10 @@ def joint_search(modules, n_pieces, beam_size, ctc_weight):
         Hypotheses kept of an utterance.
     ctc_weight : float
         λ of the search, from 0 to 1.
+    max_decode_ratio : float
+        Most tokens of a hypothesis to the frames of its encoder: on noise, where the end
+        of the sentence may never be likely, the search ends there. CTC cannot emit more
+        than 1.
 
     Returns
     -------
@@ -185,7 +188,7 @@ def joint_search(modules, n_pieces, beam_size, ctc_weight):
         bos_index=n_pieces + BOS,
         eos_index=eos,
         min_decode_ratio=0.0,
-        max_decode_ratio=1.0,
+        max_decode_ratio=max_decode_ratio,
         beam_size=beam_size,
         using_eos_threshold=False,
         length_normalization=True,

@@ -106,13 +106,13 @@ def recogniser(hparams, tokenizer):
     searches = {}
     if joint:
         new["decoder"] = hparams["decoder"](encoder.d_model, n_outputs)
-        for stage, key in (
-            (sb.Stage.VALID, "valid_beam_size"),
-            (sb.Stage.TEST, "beam_size"),
-        ):
-            searches[stage] = joint_search(
-                new, pieces, hparams[key], hparams["search_ctc_weight"]
-            )
+        searches[sb.Stage.TEST] = joint_search(
+            new,
+            pieces,
+            hparams["beam_size"],
+            hparams["search_ctc_weight"],
+            hparams["max_decode_ratio"],
+        )
     elif hparams["beam_size"] is not None:
         names = [*map(tokenizer.id_to_piece, range(pieces)), ""]
         searches[sb.Stage.TEST] = CTCBeamSearcher(
