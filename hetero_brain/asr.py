@@ -8,10 +8,12 @@ import speechbrain as sb
 import torch
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.nnet.losses import ctc_loss
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.edit_distance import wer_details_for_batch
 from speechbrain.utils.logger import get_logger
 
 from .brain import HeteroBrain
+from .parallel import gathered
 from .report import UNITS, describe
 
 logger = get_logger(__name__)
@@ -139,6 +141,10 @@ class CTCBrain(HeteroBrain):
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log, and keep the checkpoint with the fewest character errors on dev."""
+        if stage != sb.Stage.TRAIN:
+            found = [u for of_rank in gathered(self.utterances) for u in of_rank]
+            self.utterances = sorted(found, key=lambda utterance: utterance["id"])
+            stage_loss = self.dev_figures(stage_loss)["loss"]
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
         elif stage == sb.Stage.VALID:
@@ -168,7 +174,8 @@ class CTCBrain(HeteroBrain):
         """
         self.evaluate(loader, min_key="CER", progressbar=False)
         text = json.dumps(self.utterances, ensure_ascii=False, indent=1)
-        Path(path).write_text(text, encoding="utf-8")
+        if if_main_process():
+            Path(path).write_text(text, encoding="utf-8")
         logger.info(f"{path}:\n{describe(self.utterances)}")
         return error_rates(self.utterances)
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from .bilevel import LocalSolver
 from .monitor import DomainMonitor
+from .parallel import broadcast_module, gathered, rank_and_size, reduce_gradients
 from .rng import derive_seed
 from .settings import BRAIN_SETTINGS, check_settings
 
@@ -37,13 +38,40 @@ class DomainBatch:
 
     domain: str
     batches: tuple
+    replica: int = 0
 
     def pin_memory(self):
         """The same in pinned memory; what a ``DataLoader`` asks for."""
         pinned = (
             b.pin_memory() if hasattr(b, "pin_memory") else b for b in self.batches
         )
-        return DomainBatch(self.domain, tuple(pinned))
+        return DomainBatch(self.domain, tuple(pinned), self.replica)
+
+    @property
+    def unit(self):
+        """Name of the local solve: the domain, and which replica if not the first."""
+        return f"{self.domain}#{self.replica}" if self.replica else self.domain
+
+
+class Share(list):
+    """A rank's part of a global batch: its own :class:`DomainBatch` items.
+
+    Arguments
+    ---------
+    domains : iterable of str
+        The domain of every unit of the global batch, also of those of other ranks, over
+        which the hypergradient is averaged.
+    """
+
+    def __init__(self, domains):
+        super().__init__()
+        self.domains = tuple(domains)
+
+    def pin_memory(self):
+        """The same in pinned memory; what a ``DataLoader`` asks for."""
+        pinned = Share(self.domains)
+        pinned.extend(part.pin_memory() for part in self)
+        return pinned
 
 
 class NonFiniteDomain(ArithmeticError):
@@ -126,10 +154,6 @@ class HeteroBrain(sb.Brain):
                 "iteration accumulates over its domains already. Raise the seconds of "
                 "a global batch instead."
             )
-        if self.distributed_launch:
-            raise ValueError(
-                "HeteroBrain runs in one process; start it with python, not torchrun."
-            )
         if self.local_steps > 0 and self.local_optimizer is None:
             raise ValueError(
                 f"local_optimizer: needed with local_steps: {self.local_steps}, e.g. "
@@ -139,7 +163,7 @@ class HeteroBrain(sb.Brain):
         self.nonfinite_count = 0  # as at the start of an epoch, for a lone fit_batch
         self.epoch = 1
         self.progress = None
-        self.overflowed = False
+        self.overflowed, self.faults = False, 0  # in this iteration
 
     # ------------------------------------------------------------- Algorithm 1
 
@@ -149,7 +173,7 @@ class HeteroBrain(sb.Brain):
         Arguments
         ---------
         global_batch : sequence of DomainBatch
-            The batches of the M domains of this iteration.
+            The batches of the M domains of this iteration, or a rank's :class:`Share`.
 
         Returns
         -------
@@ -170,8 +194,7 @@ class HeteroBrain(sb.Brain):
                 self.accumulate(grads)  # g ← g + ∇ℓ_i(φ_K)/M: eqs. 10, 11
                 del grads
                 finite.append((1 / divisor, loss, outputs))
-        self.global_step(sum(share for share, _, _ in finite))  # θ ← θ − β g: eq. 12
-        loss = mean_loss(finite)
+        loss = self.global_step(finite)  # θ ← θ − β g: eq. 12
         self.on_fit_batch_end(global_batch, [out for _, _, out in finite], loss, True)
         self.log_iteration(loss)
         return loss
@@ -184,11 +207,11 @@ class HeteroBrain(sb.Brain):
         at both levels, dropout included. θ is back when the block is left.
         """
         if self.seed is not None:
-            self._seed(derive_seed(self.seed, self.iteration, part.domain))
+            self._seed(derive_seed(self.seed, self.iteration, part.unit))
         self.random_state = self._get_random_state()
         self._losses_and_norms = []  # of each pass of this solve
         try:
-            with self.local_solver.solve(part.domain) as phi:
+            with self.local_solver.solve(part.unit) as phi:
                 yield phi
         except NonFiniteDomain as fault:
             logger.warning(f"iteration {self.iteration}: {fault}; domain left out.")
@@ -196,7 +219,7 @@ class HeteroBrain(sb.Brain):
             if self.scaler.is_enabled() and fault.loss_is_finite:
                 self.overflowed = True  # of fp16: the scale is to blame, and lowered
             else:
-                self.check_loss_isfinite(torch.tensor(math.nan))  # counts patience
+                self.faults += 1
 
     def forward_pass(self, part, k):
         """ℓ_i at the current weights, on the batch of local step k.
@@ -295,12 +318,14 @@ class HeteroBrain(sb.Brain):
         M for equal weights, as sb.Brain divides by its accumulation factor; Σ_j w_j/w_i
         for ``domain_weights``.
         """
+        own = [part.domain for part in global_batch]
+        domains = own if rank_and_size()[1] == 1 else global_batch.domains
         if self.domain_weights is None:
-            return [len(global_batch)] * len(global_batch)
-        if missing := {p.domain for p in global_batch} - set(self.domain_weights):
+            return [len(domains)] * len(own)
+        if missing := {*domains} - set(self.domain_weights):
             raise ValueError(f"domain_weights: no weight for {sorted(missing)}")
-        weights = [self.domain_weights[part.domain] for part in global_batch]
-        return [sum(weights) / weight for weight in weights]
+        total = sum(self.domain_weights[domain] for domain in domains)
+        return [total / self.domain_weights[domain] for domain in own]
 
     def accumulate(self, grads):
         """Add a domain's share of the hypergradient to ``.grad``, as backward does."""
@@ -314,27 +339,46 @@ class HeteroBrain(sb.Brain):
         if added:
             torch._foreach_add_(*zip(*added), alpha=scale)
 
-    def global_step(self, used):
+    def global_step(self, finite):
         """SpeechBrain's optimizer step on the mean over the domains that were finite.
+
+        With other ranks their shares of the mean are added first, in one all-reduce.
 
         Arguments
         ---------
-        used : float
-            Sum of their shares. When it is 0, θ and the optimizer stay as they are.
+        finite : list of (float, torch.Tensor, any)
+            Of each domain that was: its share of the mean, its loss at φ_K, its outputs.
+            Without any, θ and the optimizer stay as they are.
+
+        Returns
+        -------
+        torch.Tensor
+            The mean loss, detached, on the CPU; NaN of none.
         """
         scale = self.scaler.get_scale()
+        params = self.local_solver.params
+        loss = sum(loss * share for share, loss, _ in finite)
+        used = sum(share for share, _, _ in finite)
+        figures = torch.tensor(
+            [used, float(loss), self.faults, self.overflowed], dtype=torch.float64
+        )
+        figures = reduce_gradients(params, figures.to(params[0]))
+        used, loss, faults, overflowed = figures.double().tolist()
+        self.overflowed, self.faults = False, 0
+        for _ in range(round(faults)):
+            self.check_loss_isfinite(torch.tensor(math.nan))  # counts patience
         if used == 0:
             self.zero_grad(set_to_none=True)
             self.optimizer_step += 1
         else:
-            if not math.isclose(used, 1):
-                for param in self.local_solver.params:
+            if not math.isclose(used, 1, rel_tol=1e-6):
+                for param in params:
                     if param.grad is not None:
                         param.grad.div_(used)
             self.optimizers_step()
-        if self.overflowed:
+        if overflowed:
             self.scaler.update(scale * self.scaler.get_backoff_factor())
-            self.overflowed = False
+        return torch.tensor(loss / used if used else math.nan)
 
     # ------------------------------------------------- what stands around it
 
@@ -356,8 +400,12 @@ class HeteroBrain(sb.Brain):
         return solver
 
     def _wrap_distributed(self):
-        """Called by ``on_fit_start`` once modules are final, before recovery."""
-        super()._wrap_distributed()
+        """Called by ``on_fit_start`` once modules are final, before recovery.
+
+        Ranks start from the same θ; no wrapper is needed, as gradients are added up in
+        ``global_step``.
+        """
+        broadcast_module(self.modules)
         _ = self.local_solver  # made here, so that a kept state is recovered
 
     def anneal(self):
@@ -407,8 +455,17 @@ class HeteroBrain(sb.Brain):
             if self.checkpointer is not None:
                 self.checkpointer.save_and_keep_only({"epoch": epoch}, num_to_keep=1)
         elif stage == sb.Stage.VALID:
-            dev = {"loss": float(stage_loss), **self.dev_monitor.pop()}
+            dev = self.dev_figures(stage_loss)
             self.log(train_stats={"loss": float(self.train_loss)}, valid_stats=dev)
+
+    def dev_figures(self, stage_loss):
+        """Losses over the batches of all ranks, of which ``stage_loss`` is this rank's
+        mean: of all domains as ``loss``, and of each."""
+        batches = sum(self.dev_monitor.counts.values())
+        of_ranks = gathered((float(stage_loss), batches))
+        total = sum(count for _, count in of_ranks)
+        loss = sum(mean * (count / total if total else 1) for mean, count in of_ranks)
+        return {"loss": loss, **self.dev_monitor.pop()}
 
     def log_iteration(self, loss):
         """Progress bar always, loggers once an interval."""
@@ -456,11 +513,3 @@ class HeteroBrain(sb.Brain):
         torch.set_rng_state(state[0])
         if state[1] is not None:
             torch.get_device_module(self.device).set_rng_state(state[1])
-
-
-def mean_loss(finite):
-    """Weighted mean of (share, loss, …) triples as a CPU tensor; NaN of none."""
-    if not finite:
-        return torch.tensor(math.nan)
-    used = sum(share for share, _, _ in finite)
-    return torch.stack([loss * (share / used) for share, loss, _ in finite]).sum().cpu()

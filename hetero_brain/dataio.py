@@ -12,7 +12,8 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .brain import DomainBatch
+from .brain import DomainBatch, Share
+from .parallel import rank_and_size, share_out
 from .plan import Plan
 from .rng import generator
 
@@ -155,22 +156,59 @@ class GlobalBatches(Dataset):
     utterances : Utterances
         Where examples come from.
     plan : Plan
-        Step → rows of each domain.
+        Step → rows of each unit.
+    rank, size : int
+        This process's rank, and how many share an iteration: items are its units.
+    fixed_owners : bool
+        A domain stays with one rank, as its local optimizer state does; else the shares
+        of an iteration are made as equal as they can be.
+
+    Raises
+    ------
+    ValueError
+        More ranks than units in an iteration.
     """
 
-    def __init__(self, utterances, plan):
+    def __init__(self, utterances, plan, rank=0, size=1, fixed_owners=False):
         self.utterances, self.plan = utterances, plan
+        self.rank, self.size, self.fixed_owners = rank, size, fixed_owners
+        if size > plan.units_per_iteration:
+            raise ValueError(
+                f"{size} ranks for {plan.units_per_iteration} units an "
+                f"iteration ({plan.domains_per_iteration} domains × "
+                f"replicas_per_domain: {plan.replicas_per_domain}); raise "
+                "replicas_per_domain, or start fewer ranks"
+            )
 
     def __getitem__(self, step):
-        parts, faults, n_rows = [], [], 0
-        for domain, batches in self.plan[step]:
-            read = [self.utterances.batch(rows, step) for rows in batches]
-            n_rows += sum(len(rows) for rows in batches)
+        units, faults, n_rows = self.plan[step], [], 0
+        parts = Share(unit.domain for unit in units)
+        for i, (unit, owner) in enumerate(zip(units, self.owners(units))):
+            if owner != self.rank:
+                continue
+            read = [self.utterances.batch(rows, step) for rows in unit.batches]
+            n_rows += sum(len(rows) for rows in unit.batches)
             faults += [fault for _, some in read for fault in some]
             usable = tuple(batch for batch, _ in read if batch is not None)
             if usable:
-                parts.append(DomainBatch(domain, usable))
+                replica = i % self.plan.replicas_per_domain
+                parts.append(DomainBatch(unit.domain, usable, replica))
         return parts, faults, n_rows
+
+    def owners(self, units):
+        """The rank of each unit of a ``plan[step]``."""
+        if self.fixed_owners:
+            replicas, index = self.plan.replicas_per_domain, self.plan.domains.index
+            return [
+                (index(unit.domain) * replicas + i % replicas) % self.size
+                for i, unit in enumerate(units)
+            ]
+        durations = self.utterances.manifest.duration
+        padded_seconds = [
+            sum(len(rows) * float(durations[rows].max()) for rows in unit.batches)
+            for unit in units
+        ]
+        return share_out(padded_seconds, self.size)
 
 
 class DevBatches(Dataset):
@@ -182,9 +220,12 @@ class DevBatches(Dataset):
         Where examples come from.
     batch_seconds : float
         Audio in a batch, padding included.
+    rank, size : int
+        Every ``size``-th batch from this one on is a rank's: all ranks together have
+        each utterance once.
     """
 
-    def __init__(self, utterances, batch_seconds):
+    def __init__(self, utterances, batch_seconds, rank=0, size=1):
         self.utterances, manifest = utterances, utterances.manifest
         order = np.lexsort((manifest.duration, manifest.domain))
         self.cuts, rows = [], []
@@ -197,6 +238,7 @@ class DevBatches(Dataset):
                 rows = []
             rows.append(row)
         self.cuts.append(rows)
+        self.cuts = self.cuts[rank::size]
 
     def __len__(self):
         return len(self.cuts)
@@ -260,7 +302,7 @@ class AuditedLoader(DataLoader):
             self.faults.update(faults)
             if self.rows >= 100:
                 self.check()
-            if parts:
+            if parts or rank_and_size()[1] > 1:  # a rank takes part without any, too
                 yield parts
         self.check()
 
@@ -278,12 +320,14 @@ class SinglePartLoader(AuditedLoader):
     """An :class:`AuditedLoader` whose items are single domain batches."""
 
     def __iter__(self):
-        for (part,) in super().__iter__():
-            yield part
+        for parts in super().__iter__():
+            yield from parts
 
 
-def train_loader(utterances, plan, num_workers=0, max_bad_audio_fraction=0.01):
-    """Loader of the plan's global batches, an epoch a pass.
+def train_loader(
+    utterances, plan, num_workers=0, max_bad_audio_fraction=0.01, fixed_owners=False
+):
+    """Loader of this rank's share of the plan's global batches, an epoch a pass.
 
     Arguments
     ---------
@@ -295,13 +339,15 @@ def train_loader(utterances, plan, num_workers=0, max_bad_audio_fraction=0.01):
         Processes that read audio; batches do not depend on their number.
     max_bad_audio_fraction : float
         Stop when more of the recordings than this cannot be used.
+    fixed_owners : bool
+        As for :class:`GlobalBatches`.
 
     Returns
     -------
     AuditedLoader
     """
     return AuditedLoader(
-        GlobalBatches(utterances, plan),
+        GlobalBatches(utterances, plan, *rank_and_size(), fixed_owners),
         max_bad_audio_fraction,
         sampler=EpochSampler(plan.steps_per_epoch),
         num_workers=num_workers,
@@ -311,7 +357,7 @@ def train_loader(utterances, plan, num_workers=0, max_bad_audio_fraction=0.01):
 
 
 def dev_loader(utterances, batch_seconds, num_workers=0, max_bad_audio_fraction=0.01):
-    """Loader of all utterances once, as single domain batches.
+    """Loader of this rank's share of all utterances, as single domain batches.
 
     Arguments
     ---------
@@ -327,7 +373,7 @@ def dev_loader(utterances, batch_seconds, num_workers=0, max_bad_audio_fraction=
     SinglePartLoader
     """
     return SinglePartLoader(
-        DevBatches(utterances, batch_seconds),
+        DevBatches(utterances, batch_seconds, *rank_and_size()),
         max_bad_audio_fraction,
         num_workers=num_workers,
     )

@@ -1,13 +1,17 @@
 """What an iteration tells about each domain, gathered between two log entries."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import combinations
 
 import torch
 
+from .parallel import gathered
+
 
 class DomainMonitor:
     """Averages per-domain figures over the iterations since the last entry.
+
+    Each rank notes its own units; entries are of all ranks, which all ask for them.
 
     Example
     -------
@@ -50,7 +54,10 @@ class DomainMonitor:
         dict
             ``cosine/a~b`` → float.
         """
-        kept, self.gradients = self.gradients, {}
+        kept = {
+            k: v for of_rank in gathered(self.gradients) for k, v in of_rank.items()
+        }
+        self.gradients = {}
         return {
             f"cosine/{a}~{b}": torch.cosine_similarity(kept[a], kept[b], dim=0).item()
             for a, b in combinations(sorted(kept), 2)
@@ -65,10 +72,14 @@ class DomainMonitor:
 
     def pop(self):
         """All figures as ``name/domain`` → float, and start anew."""
-        entry = {
-            f"{name}/{domain}": float(total) / self.counts[name, domain]
-            for (name, domain), total in self.sums.items()
-        }
-        entry.update({f"dropped/{d}": float(n) for d, n in self.dropped.items()})
+        sums, counts, dropped = Counter(), Counter(), Counter()
+        floats = {key: float(total) for key, total in self.sums.items()}
+        for own in gathered((floats, dict(self.counts), dict(self.dropped))):
+            for total, of_rank in zip((sums, counts, dropped), own):
+                total.update(of_rank)
         self.sums.clear(), self.counts.clear(), self.dropped.clear()
-        return entry
+        entry = {
+            f"{name}/{domain}": total / counts[name, domain]
+            for (name, domain), total in sums.items()
+        }
+        return {**entry, **{f"dropped/{d}": float(n) for d, n in dropped.items()}}

@@ -15,7 +15,7 @@ JITTER = 0.08
 
 
 class DomainRows(NamedTuple):
-    """The rows of one domain in one global batch.
+    """The rows of one unit of a global batch: a domain, or a replica of it.
 
     Attributes
     ----------
@@ -36,10 +36,11 @@ class Plan:
     :math:`h_i` the audio of domain i, M domains and m of them an iteration, one batch
     of domain i holds about
 
-    .. math:: b_i = \frac{M}{m} \frac{w_i}{\sum_j w_j} \, B
+    .. math:: b_i = \frac{M}{m R} \frac{w_i}{\sum_j w_j} \, B
         \qquad w_i = h_i^{1/T}
 
-    seconds, where B is ``global_batch_seconds``, and there are
+    seconds, where B is ``global_batch_seconds`` and R ``replicas_per_domain``, and there
+    are
     :math:`n_i = \max(1, \lfloor h_i / b_i \rfloor)` of them, or as many as the domain
     has utterances if that is fewer. T is 1 for ``proportional`` and infinite for
     ``equal``. An epoch ends with the domain that has the fewest batches; the others
@@ -60,7 +61,7 @@ class Plan:
     domains : sequence of str
         The M domain names. Batches are drawn by a domain's name, not by its index.
     global_batch_seconds : float
-        B: audio in one batch from each domain of an iteration, on average, in seconds.
+        B: audio in one batch from each unit of an iteration, on average, in seconds.
     seed : int
         Other seeds give other batches.
     domain_sampling : str
@@ -73,6 +74,9 @@ class Plan:
     batches_per_iteration : int
         Batches from each domain of an iteration, each of :math:`b_i` seconds: 1, or K+1
         for a fresh one at each local step and for the hypergradient.
+    replicas_per_domain : int
+        R: units of each domain in an iteration, each with batches of its own, so that
+        more ranks than domains can share an iteration. B stays what it is.
     max_utterance_seconds : float, optional
         Longer utterances count as this long, since a window of it is what gets read.
 
@@ -104,6 +108,7 @@ class Plan:
         temperature=1.0,
         domains_per_iteration=None,
         batches_per_iteration=1,
+        replicas_per_domain=1,
         max_utterance_seconds=None,
     ):
         durations = np.asarray(durations, dtype=np.float32)
@@ -121,6 +126,7 @@ class Plan:
                 temperature,
                 domains_per_iteration,
                 batches_per_iteration,
+                replicas_per_domain,
                 max_utterance_seconds,
             )
             + _wrong_rows(durations, domain_of, domains)
@@ -133,6 +139,7 @@ class Plan:
         self.seed = seed
         self.domains_per_iteration = domains_per_iteration
         self.batches_per_iteration = batches_per_iteration
+        self.replicas_per_domain = replicas_per_domain
 
         # The rows of domain i are _rows[_parts[i]].
         ends = np.cumsum(sizes)
@@ -148,18 +155,19 @@ class Plan:
         weights = (seconds / seconds.sum()) ** exponent
         # m domains of average weight make up a global batch.
         batch_seconds = (
-            global_batch_seconds * weights / (weights.mean() * domains_per_iteration)
+            global_batch_seconds * weights / (weights.mean() * self.units_per_iteration)
         )
         # A count that is whole but for rounding must not lose a batch.
         n_batches = np.floor(seconds / batch_seconds * (1 + 1e-9))
         self._n_batches = np.clip(n_batches, 1, sizes).astype(np.int64)
 
-        turns = self._n_batches // batches_per_iteration
+        needed = batches_per_iteration * replicas_per_domain
+        turns = self._n_batches // needed
         _raise_if_any(
             f"batches_per_iteration: {name} has {n} batches an epoch of "
-            f"{seconds_of:.1f} s each, fewer than {batches_per_iteration}; lower "
-            f"global_batch_seconds ({global_batch_seconds}) or batches_per_iteration, "
-            f"or leave the domain out"
+            f"{seconds_of:.1f} s each, fewer than {needed}; lower "
+            f"global_batch_seconds ({global_batch_seconds}), batches_per_iteration or "
+            f"replicas_per_domain, or leave the domain out"
             for name, n, seconds_of, turn in zip(
                 domains, self._n_batches, batch_seconds, turns
             )
@@ -179,7 +187,8 @@ class Plan:
         Returns
         -------
         list of DomainRows
-            One for each domain of the iteration, in the order of ``domains``.
+            ``replicas_per_domain`` units, one behind the other, for each domain of the
+            iteration, in the order of ``domains``.
 
         Raises
         ------
@@ -194,17 +203,24 @@ class Plan:
             self._cache = epoch, (*self._draw_domains(epoch), cuts)
         drawn, turns, cuts = self._cache[1]
 
-        k = self.batches_per_iteration
+        k, replicas = self.batches_per_iteration, self.replicas_per_domain
         global_batch = []
         for i, turn in zip(drawn[step_in_epoch], turns[step_in_epoch]):
             order, edges, shuffle = cuts[i]
             rows = self._rows[self._parts[i]]
-            batches = tuple(
-                rows[order[edges[j] : edges[j + 1]]].astype(np.int64)
-                for j in shuffle[k * turn : k * (turn + 1)]
-            )
-            global_batch.append(DomainRows(self.domains[i], batches))
+            for replica in range(replicas):
+                first = k * (replicas * turn + replica)
+                batches = tuple(
+                    rows[order[edges[j] : edges[j + 1]]].astype(np.int64)
+                    for j in shuffle[first : first + k]
+                )
+                global_batch.append(DomainRows(self.domains[i], batches))
         return global_batch
+
+    @property
+    def units_per_iteration(self):
+        """Local solves of an iteration: what ranks can share."""
+        return self.domains_per_iteration * self.replicas_per_domain
 
     def __getstate__(self):
         """Leave the cached epoch out: a loader worker computes its own."""
@@ -227,6 +243,7 @@ class Plan:
         """
         drawn, _ = self._draw_domains(epoch)
         turns = np.bincount(drawn.ravel(), minlength=len(self.domains))
+        taken = self.batches_per_iteration * self.replicas_per_domain
         table = {}
         for i, domain in enumerate(self.domains):
             order, edges, _ = self._cut(epoch, i)
@@ -238,7 +255,7 @@ class Plan:
                 "hours": seconds / 3600,
                 "batches": n_batches,
                 "batch_seconds": seconds / n_batches,
-                "skipped": 1 - turns[i] * self.batches_per_iteration / n_batches,
+                "skipped": 1 - turns[i] * taken / n_batches,
                 "padding": 1 - seconds / np.dot(longest, np.diff(edges)),
             }
         return table
@@ -312,6 +329,7 @@ def _wrong_settings(
     temperature,
     domains_per_iteration,
     batches_per_iteration,
+    replicas_per_domain,
     max_utterance_seconds,
 ):
     """What is wrong with the settings of a plan: texts that begin with the key."""
@@ -333,6 +351,9 @@ def _wrong_settings(
         ),
         f"batches_per_iteration: must be 1 or more, got {batches_per_iteration}": (
             not batches_per_iteration >= 1
+        ),
+        f"replicas_per_domain: must be 1 or more, got {replicas_per_domain}": (
+            not replicas_per_domain >= 1
         ),
         f"max_utterance_seconds: must be positive, got {max_utterance_seconds}": (
             not max_utterance_seconds > 0

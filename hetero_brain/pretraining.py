@@ -32,11 +32,12 @@ def pretrain(hparams, run_opts, train, dev):
         train,
         Path(hparams["output_folder"]) / "quantizer.ckpt",
     )
+    fixed = hparams["local_optimizer_state"] == "per_domain"
     plan = make_plan(train.manifest, seed, **hparams["plan"])
     run_phases(
         hparams,
         run_opts,
         hparams["brain_class"],
-        train_loader(train, plan, **hparams["loader"]),
+        train_loader(train, plan, **hparams["loader"], fixed_owners=fixed),
         dev_loader(dev, hparams["global_batch_seconds"], **hparams["loader"]),
     )

@@ -36,5 +36,6 @@ def load_recipe(argv):
         sys.exit(f"{hparams_file} with {overrides!r}: {fault}")
     except (KeyError, ValueError) as fault:
         sys.exit(f"{hparams_file}: {fault.args[0] if fault.args else fault}")
+    sb.utils.distributed.ddp_init_group(run_opts)
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
     return hparams, run_opts

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import sentencepiece
+from speechbrain.utils.distributed import run_on_main
 
 
 def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""):
@@ -35,13 +36,16 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
         No text at all.
     """
     model_file = Path(model_file)
-    if not model_file.exists():
-        texts = [text for text in texts if text]
-        if not texts:
+
+    def train():
+        if model_file.exists():
+            return
+        words = [text for text in texts if text]
+        if not words:
             raise ValueError(f"{model_file}: no transcripts to train a tokenizer on")
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=iter(words),
             model_writer=model,
             model_type=unit,
             vocab_size=vocab_size,
@@ -57,4 +61,6 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
         )
         model_file.parent.mkdir(parents=True, exist_ok=True)
         model_file.write_bytes(model.getvalue())
+
+    run_on_main(train)
     return sentencepiece.SentencePieceProcessor(model_file=str(model_file))

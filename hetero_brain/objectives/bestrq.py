@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..brain import HeteroBrain
+from ..parallel import gathered
 from ..rng import generator
 from .masking import mask_batch
 
@@ -108,11 +109,12 @@ class BestRQBrain(HeteroBrain):
 
     def interval_stats(self):
         """Figures of the interval, with the share of codes in use per domain."""
-        use = {
-            f"codebook_use/{domain}": seen.float().mean().item()
-            for domain, seen in self.codes_seen.items()
-        }
+        seen = {}
+        for of_rank in gathered({d: s.cpu() for d, s in self.codes_seen.items()}):
+            for domain, codes in of_rank.items():
+                seen[domain] = seen.get(domain, False) | codes
         self.codes_seen.clear()
+        use = {f"codebook_use/{d}": s.float().mean().item() for d, s in seen.items()}
         return {**super().interval_stats(), **use}
 
     @cached_property

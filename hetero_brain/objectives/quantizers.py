@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from speechbrain.utils.distributed import run_on_main
 from torch import nn
 
 from ..rng import generator
@@ -197,7 +198,10 @@ def fit_quantizer(quantizer, features, utterances, path, max_frames=100_000):
     path = Path(path)
     if not hasattr(quantizer, "fit"):
         return
-    if not path.exists():
+
+    def fit():
+        if path.exists():
+            return
         frames, order = [], generator(utterances.seed, "fit").permutation
         for row in order(len(utterances)):
             batch, _ = utterances.batch([row], step=0)
@@ -209,4 +213,6 @@ def fit_quantizer(quantizer, features, utterances, path, max_frames=100_000):
         quantizer.fit(torch.cat(frames))
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(quantizer.state_dict(), path)
+
+    run_on_main(fit)
     quantizer.load_state_dict(torch.load(path, weights_only=True))

@@ -1,0 +1,274 @@
+"""Ranks that share an iteration: the same model, whatever their number (gloo, CPU)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hetero_brain.dataio import GlobalBatches
+from hetero_brain.parallel import share_out
+from hetero_brain.plan import Plan
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "recipes/VoicePrompts/sample"
+
+
+def torchrun(n_ranks, *words, check=True):
+    """Run a script on some ranks of this machine; return the finished process."""
+    launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(n_ranks)]
+    launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *launch, *map(str, words)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    assert not check or done.returncode == 0, done.stdout[-4000:]
+    return done
+
+
+# A model in float64, four domains of which one is not finite once, and what the ranks
+# see of an iteration. What each variant sets is in VARIANTS.
+SCRIPT = """
+import json, sys
+from functools import partial
+import torch
+import speechbrain as sb
+from hetero_brain import DomainBatch, HeteroBrain
+from hetero_brain.brain import Share
+from hetero_brain.parallel import gathered, rank_and_size
+
+out, variant = sys.argv[1], json.loads(sys.argv[2])
+options = ["x.yaml", "--device", "cpu", "--distributed_backend", "gloo"]
+_, run_opts, _ = sb.parse_arguments(options)
+sb.utils.distributed.ddp_init_group(run_opts)
+rank, size = rank_and_size()
+torch.manual_seed(rank)  # θ of rank 0 is everybody's
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Linear(3, 4)
+        self.heads = torch.nn.ModuleDict(
+            {d: torch.nn.Linear(4, 1) for d in "abcd"}  # a gradient on one rank only
+        )
+
+class Brain(HeteroBrain):
+    def compute_forward(self, batch, stage):
+        domain, x = batch
+        hidden = torch.tanh(self.modules.net.body(x))
+        return self.modules.net.heads[domain](hidden)
+    def compute_objectives(self, predictions, batch, stage):
+        return (predictions - 1).square().mean()
+
+net = Net().double()
+if size == 1:
+    torch.manual_seed(0)
+    net = Net().double()
+local = getattr(torch.optim, variant.get("local", "SGD"))
+brain = Brain(
+    {"net": net},
+    partial(torch.optim.AdamW, lr=0.05),
+    {"local_steps": 2, "local_optimizer": partial(local, lr=0.1), "seed": 3,
+     "local_optimizer_state": variant.get("state", "fresh"),
+     "domain_weights": variant.get("weights"), "log_interval": 2, "cosine_interval": 2},
+    run_opts,
+)
+brain.on_fit_start()
+brain.modules.train()
+losses, entries = [], []
+brain.log = lambda **stats: entries.append(stats["train_stats"])
+for t in range(4):
+    share = Share("abcd")
+    for i, domain in enumerate("abcd"):
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(9 * t + i)).double()
+        if (t, domain) == (1, "c"):
+            x *= float("nan")
+        if i % size == rank:
+            share.append(DomainBatch(domain, ((domain, x),)))
+    losses.append(brain.fit_batch(share).item())
+state = {k: v.tolist() for k, v in net.state_dict().items()}
+same = gathered(state)
+if rank == 0:
+    assert all(other == state for other in same)
+    json.dump({"state": state, "losses": losses, "entries": entries}, open(out, "w"))
+"""
+
+VARIANTS = {
+    "plain": {},
+    "weights": {"weights": {"a": 1, "b": 2, "c": 3, "d": 0.5}},
+    "per_domain": {"local": "AdamW", "state": "per_domain"},
+}
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ranks") / "script.py"
+    path.write_text(SCRIPT)
+    return path
+
+
+def flat(value):
+    """All numbers of nested lists and dicts, in order of keys."""
+    if isinstance(value, dict):
+        return [x for key in sorted(value) for x in flat(value[key])]
+    return [x for v in value for x in flat(v)] if isinstance(value, list) else [value]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_model_is_the_same_on_1_2_and_4_ranks(variant, script, tmp_path):
+    found = {}
+    for size in (1, 2, 4):
+        out = tmp_path / f"{size}.json"
+        torchrun(size, script, out, json.dumps(VARIANTS[variant]))
+        found[size] = json.loads(out.read_text())
+    for size in (2, 4):
+        for key in ("state", "losses", "entries"):
+            ours, reference = flat(found[size][key]), flat(found[1][key])
+            # Logs and losses are in single precision.
+            exact = {"rtol": 1e-10, "atol": 1e-12} if key == "state" else {"rtol": 1e-6}
+            np.testing.assert_allclose(ours, reference, **exact)
+        assert [e.keys() for e in found[size]["entries"]] == [
+            e.keys() for e in found[1]["entries"]
+        ]
+    entries = {k: v for e in found[2]["entries"] for k, v in e.items()}
+    assert entries.keys() >= {"loss_at_phi/d", "cosine/a~d", "hypergradient_norm/a"}
+    assert any(e.get("dropped/c") == 1 for e in found[4]["entries"])
+
+
+RECIPE = ROOT / "recipes/VoicePrompts"
+TINY = "--global_batch_seconds 60 --cssl_epochs 1 --ptloc_epochs 1 --codebook_size 16"
+RUN = "--device cpu --distributed_backend gloo"
+
+
+def pretrain(n_ranks, folder, *more):
+    torchrun(
+        n_ranks,
+        RECIPE / "pretrain/train.py",
+        RECIPE / "pretrain/hparams/bestrq.yaml",
+        *f"--data_folder {SAMPLE} {TINY} {RUN} --output_folder {folder}".split(),
+        *more,
+    )
+    tensors = {}
+    for phase in ("CSSL.1", "PTLOC.1", "CSSL-continued.1"):
+        (checkpoint,) = sorted((folder / phase / "save").glob("CKPT*"))[-1:]
+        encoder = torch.load(checkpoint / "encoder.ckpt", weights_only=True)
+        tensors |= {f"{phase}/{k}": v for k, v in encoder.items()}
+    return tensors
+
+
+def test_a_recipe_on_two_ranks_is_that_on_one(tmp_path):
+    """Pre-training with all phases, then fine-tuning, by torchrun."""
+    one, two = (pretrain(n, tmp_path / str(n)) for n in (1, 2))
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], rtol=1e-3, atol=1e-4, msg=key)
+    logs = []
+    for n in (1, 2):
+        text = (tmp_path / str(n) / "PTLOC.1/log.jsonl").read_text()
+        logs.append([json.loads(line) for line in text.splitlines()])
+    assert [e["iteration"] for e in logs[0]] == [e["iteration"] for e in logs[1]]
+    dev = [flat(log[-1]["valid"]) for log in logs]
+    np.testing.assert_allclose(dev[0], dev[1], rtol=1e-3)
+    results = []
+    for n in (1, 2):
+        out = tmp_path / f"ctc{n}"
+        torchrun(
+            n,
+            RECIPE / "finetune/train.py",
+            RECIPE / "finetune/hparams/ctc.yaml",
+            *f"--data_folder {SAMPLE} {RUN} --output_folder {out} --epochs 1".split(),
+            *"--global_batch_seconds 60 --domains [en,fr]".split(),
+            *"--freeze_encoder_iterations 0 --dropout 0.0".split(),
+            *("--pretrained", tmp_path / "1/PTLOC.1"),
+        )
+        results.append(json.loads((out / "dev.json").read_text()))
+    assert [u["id"] for u in results[0]] == [u["id"] for u in results[1]]
+    assert len({u["id"] for u in results[1]}) == len(results[1]) > 5  # each once
+
+
+def test_more_ranks_than_units_are_refused():
+    plan = Plan([2.0] * 20, [0, 1] * 10, ["a", "b"], global_batch_seconds=4, seed=1)
+    GlobalBatches(None, plan, rank=1, size=2)
+    with pytest.raises(
+        ValueError, match="3 ranks for 2 units.*raise replicas_per_domain"
+    ):
+        GlobalBatches(None, plan, rank=2, size=3)
+
+
+def test_replicas_have_batches_of_their_own_and_the_same_seconds():
+    rng = np.random.default_rng(0)
+    durations, domains = rng.uniform(1, 9, 600), rng.integers(0, 2, 600)
+    settings = dict(global_batch_seconds=60, seed=1)
+    plans = [
+        Plan(durations, domains, ["a", "b"], replicas_per_domain=r, **settings)
+        for r in (1, 3)
+    ]
+    units = plans[1][5]
+    assert [unit.domain for unit in units] == ["a"] * 3 + ["b"] * 3
+    rows = np.concatenate([unit.batches[0] for unit in units])
+    assert len(set(rows.tolist())) == len(rows)
+    seconds = [
+        sum(
+            durations[u.batches[0]].sum()
+            for t in range(p.steps_per_epoch)
+            for u in p[t]
+        )
+        / p.steps_per_epoch
+        for p in plans
+    ]
+    assert seconds[0] == pytest.approx(seconds[1], rel=0.05)
+    seen = [
+        row
+        for t in range(plans[1].steps_per_epoch)
+        for unit in plans[1][t]
+        for row in unit.batches[0]
+    ]
+    assert len(seen) == len(set(seen)) > 500  # once an epoch
+
+
+def test_shares_are_about_equal():
+    """Idle time of ranks on the paper's hours, by padded seconds."""
+    hours = np.array([420, 450, 80, 183, 860.0])
+    for size in (2, 4, 8):
+        costs = np.repeat(hours / 8, 8)  # replicas_per_domain: 8
+        loads = np.bincount(share_out(costs.tolist(), size), costs, minlength=size)
+        assert 1 - loads.mean() / loads.max() < 0.1
+    assert sorted(share_out([1.0] * 4, 4)) == [0, 1, 2, 3]
+
+
+def test_a_domain_stays_with_its_rank_where_its_state_does():
+    rng = np.random.default_rng(0)
+    plan = Plan(
+        rng.uniform(1, 9, 900),
+        rng.integers(0, 5, 900),
+        [*"abcde"],
+        global_batch_seconds=30,
+        seed=1,
+        domains_per_iteration=3,
+    )
+    batches = GlobalBatches(None, plan, rank=0, size=2, fixed_owners=True)
+    owners = {}
+    for t in range(plan.steps_per_epoch):
+        for unit, owner in zip(plan[t], batches.owners(plan[t])):
+            assert owners.setdefault(unit.domain, owner) == owner
+    assert set(owners.values()) == {0, 1}
+
+
+def test_a_rank_that_dies_takes_the_job_down(script, tmp_path):
+    """Not a hang: the others leave, too, and the launcher says so."""
+    dying = tmp_path / "dying.py"
+    death = "    if rank == 1 and t == 2: import os; os._exit(9)\n"
+    lines = SCRIPT.replace("    share = Share", death + "    share = Share")
+    dying.write_text(lines)
+    done = torchrun(2, dying, tmp_path / "out.json", "{}", check=False)
+    assert done.returncode != 0 and "exitcode" in done.stdout
+    assert not (tmp_path / "out.json").exists()
