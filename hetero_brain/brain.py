@@ -5,15 +5,17 @@ Acoustic Pre-Training with Local Constraints", arXiv:2508.19990, Algorithm 1.
 """
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 import speechbrain as sb
 import torch
+from speechbrain.utils.distributed import ddp_barrier
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from . import preemption
 from .bilevel import LocalSolver
 from .monitor import DomainMonitor
 from .parallel import broadcast_module, gathered, rank_and_size, reduce_gradients
@@ -164,6 +166,7 @@ class HeteroBrain(sb.Brain):
         self.epoch = 1
         self.progress = None
         self.overflowed, self.faults = False, 0  # in this iteration
+        self.leaving = False  # all ranks save after this iteration, and leave
 
     # ------------------------------------------------------------- Algorithm 1
 
@@ -360,11 +363,12 @@ class HeteroBrain(sb.Brain):
         loss = sum(loss * share for share, loss, _ in finite)
         used = sum(share for share, _, _ in finite)
         figures = torch.tensor(
-            [used, float(loss), self.faults, self.overflowed], dtype=torch.float64
+            [used, float(loss), self.faults, self.overflowed, preemption.requested()],
+            dtype=torch.float64,
         )
         figures = reduce_gradients(params, figures.to(params[0]))
-        used, loss, faults, overflowed = figures.double().tolist()
-        self.overflowed, self.faults = False, 0
+        used, loss, faults, overflowed, leaving = figures.double().tolist()
+        self.overflowed, self.faults, self.leaving = False, 0, leaving > 0
         for _ in range(round(faults)):
             self.check_loss_isfinite(torch.tensor(math.nan))  # counts patience
         if used == 0:
@@ -429,6 +433,24 @@ class HeteroBrain(sb.Brain):
         """Remember the epoch, for the learning rates."""
         if stage == sb.Stage.TRAIN:
             self.epoch = epoch
+
+    def fit(self, *args, **kwargs):
+        """As SpeechBrain's; asked to leave by a signal, it saves and does (see
+        ``preemption``): behind the iteration, or behind the validation that it is in."""
+        with preemption.deferred() if self.checkpointer else nullcontext():
+            super().fit(*args, **kwargs)
+            if any(gathered(preemption.requested())):
+                preemption.leave(saved=True)
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        return due or self.leaving
+
+    def _save_intra_epoch_ckpt(self):
+        super()._save_intra_epoch_ckpt()
+        if self.leaving:
+            ddp_barrier()  # torchrun ends other ranks soon after one has left
+            preemption.leave(saved=True)
 
     def _fit_train(self, train_set, epoch, enable):
         """As SpeechBrain's, under a progress bar that also shows the local gain, and

@@ -12,6 +12,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from . import preemption
 from .brain import DomainBatch, Share
 from .parallel import rank_and_size, share_out
 from .plan import Plan
@@ -291,6 +292,7 @@ class AuditedLoader(DataLoader):
     def __init__(self, dataset, max_bad_audio_fraction=0.01, **kwargs):
         self.max_bad, self.faults = max_bad_audio_fraction, set()
         self.bad, self.rows = 0, 0  # of all that was read, also again in later epochs
+        kwargs.setdefault("worker_init_fn", preemption.ignore)
         super().__init__(dataset, batch_size=None, **kwargs)
 
     def __iter__(self):

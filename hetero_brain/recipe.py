@@ -6,6 +6,8 @@ import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAMLError
 
+from . import preemption
+
 
 def load_recipe(argv):
     """Read the command line and the YAML, and make the experiment's folder.
@@ -28,6 +30,7 @@ def load_recipe(argv):
         An override that the YAML does not have or that is given twice, or a value still
         to be given.
     """
+    preemption.listen()
     hparams_file, run_opts, overrides = sb.parse_arguments(argv)
     try:
         with open(hparams_file, encoding="utf-8") as file:

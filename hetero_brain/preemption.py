@@ -1,0 +1,99 @@
+"""Leaving before the machine is taken away.
+
+SIGTERM, SIGINT and SIGUSR1 ask a run to leave. While it trains it finishes the iteration
+and saves first, on all ranks although only one was told; at any other moment there is
+nothing to save, and it leaves at once. Either way its exit code is :data:`REQUEUE`: start
+the same command again and it goes on where it was.
+"""
+
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+REQUEUE = 75  # EX_TEMPFAIL in sysexits.h; not used by Python, bash, torchrun or SLURM
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+# Where torchrun hides the exit codes of ranks, a file of this name in the environment
+# says that they saved and want to go on; see templates/torchrun.py.
+MARKER = "HETERO_BRAIN_REQUEUE_FILE"
+
+_received = []  # signals, in their order
+_deferring = 0  # depth
+_leaving = False
+
+
+def listen():
+    """Leave when one of :data:`SIGNALS` comes; what a program calls as it starts."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, _on_signal)
+
+
+def _on_signal(number, frame):
+    _received.append(number)
+    if not (_deferring or _leaving):
+        leave()
+
+
+def ignore(worker_id=None):
+    """Let signals pass; for loader workers, which end when their parent does.
+
+    A signal to a whole process group or job reaches them as well.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def requested():
+    """Whether this process was asked to leave; other ranks may not have been."""
+    return bool(_received)
+
+
+@contextmanager
+def deferred():
+    """Within this block signals are only noted, for :func:`requested`.
+
+    Handlers that :func:`listen` did not set are set for the block. Whoever was asked to
+    leave and has not when the block ends leaves there.
+    """
+    global _deferring
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _deferring += 1
+    try:
+        listen()
+        yield
+    finally:
+        _deferring -= 1
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+    if requested() and not _deferring:
+        leave()
+
+
+def leave(saved=False):
+    """End this process with :data:`REQUEUE`.
+
+    Arguments
+    ---------
+    saved : bool
+        All ranks have agreed to leave, and what they did is saved. One that leaves alone
+        may do so because torchrun ends it after another failed, which is no reason to
+        start again.
+
+    Raises
+    ------
+    SystemExit
+    """
+    global _leaving
+    _leaving = True  # a second signal does not disturb the way out
+    if saved and MARKER in os.environ:
+        Path(os.environ[MARKER]).touch()
+    names = ", ".join(
+        signal.Signals(number).name for number in dict.fromkeys(_received)
+    )
+    how = "saved, leaving" if saved else "leaving"
+    print(f"{names}: {how} with exit code {REQUEUE}", file=sys.stderr, flush=True)
+    raise SystemExit(REQUEUE)
