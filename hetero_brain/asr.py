@@ -140,7 +140,7 @@ class CTCBrain(HeteroBrain):
             super()._fit_valid(valid_set, epoch, enable)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, and keep the checkpoint with the fewest character errors on dev."""
+        """Log, and note the character errors, by which the best checkpoint is kept."""
         if stage != sb.Stage.TRAIN:
             found = [u for of_rank in gathered(self.utterances) for u in of_rank]
             self.utterances = sorted(found, key=lambda utterance: utterance["id"])
@@ -153,9 +153,7 @@ class CTCBrain(HeteroBrain):
                 train_stats={"loss": float(self.train_loss)},
                 valid_stats={"loss": float(stage_loss), **rates},
             )
-            self.checkpointer.save_and_keep_only(
-                {"CER": rates["CER"], "epoch": epoch}, min_keys=["CER"], num_to_keep=1
-            )
+            self.scores = {"CER": rates["CER"]}  # kept with the checkpoint
 
     def evaluate_to(self, path, loader):
         """Evaluate the best checkpoint and write every utterance's errors as JSON.

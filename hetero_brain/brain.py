@@ -11,7 +11,12 @@ from functools import cached_property, partial
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.distributed import ddp_barrier
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
@@ -84,6 +89,7 @@ class NonFiniteDomain(ArithmeticError):
         self.loss_is_finite = math.isfinite(loss)
 
 
+@partial(register_checkpoint_hooks, save_on_main_only=False)
 class HeteroBrain(sb.Brain):
     """Pre-trains any model on batches of several domains, by CSSL or PTLOC.
 
@@ -457,10 +463,76 @@ class HeteroBrain(sb.Brain):
         started at this iteration where the loader can be."""
         if hasattr(sampler := getattr(train_set, "sampler", None), "start_at"):
             sampler.start_at(self.iteration)
+            train_set = () if self.step == len(sampler) else train_set
         bar = tqdm(train_set, initial=self.step, dynamic_ncols=True, disable=not enable)
+        faults = self.nonfinite_count if self.step else 0
+
+        def rest():
+            self.nonfinite_count = faults  # which SpeechBrain has set to 0
+            yield from bar
+
         with bar as self.progress:
-            super()._fit_train(self.progress, epoch, enable=False)
+            super()._fit_train(rest(), epoch, enable=False)
         self.progress = None
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        """As SpeechBrain's, and a checkpoint, with all that the epoch has logged."""
+        self.scores = {}
+        super()._fit_valid(valid_set, epoch, enable)
+        if self.checkpointer is not None:
+            meta = {"epoch": epoch, **self.scores}
+            self.checkpointer.save_and_keep_only(meta, num_to_keep=1)
+
+    def on_fit_start(self):
+        """As SpeechBrain's; logs go on from where they stood at the checkpoint."""
+        self.log_positions = [None] * len(self.loggers)
+        super().on_fit_start()
+        if self.checkpointer is not None:
+            for train_logger, position in zip(self.loggers, self.log_positions):
+                if hasattr(train_logger, "resume"):
+                    train_logger.resume(position, self.iteration)
+
+    @mark_as_saver
+    def _save(self, path):
+        """Where a run stands between two iterations."""
+        ranks = gathered(self.interval_state())
+        if if_main_process():
+            state = {
+                "step": self.step,
+                "avg_train_loss": self.avg_train_loss,
+                "optimizer_step": self.optimizer_step,
+                "nonfinite_count": self.nonfinite_count,
+                "logs": [
+                    train_logger.position() if hasattr(train_logger, "position") else None
+                    for train_logger in self.loggers
+                ],
+                "ranks": ranks,
+            }
+            torch.save(state, path)
+
+    @mark_as_loader
+    def _recover(self, path, end_of_epoch):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        self.optimizer_step = state["optimizer_step"]
+        self.nonfinite_count = state["nonfinite_count"]
+        self.log_positions = state["logs"]
+        self.step, self.avg_train_loss = 0, 0.0
+        if not end_of_epoch:
+            self.step, self.avg_train_loss = state["step"], state["avg_train_loss"]
+        (rank, size), ranks = rank_and_size(), state["ranks"]
+        if size == len(ranks):
+            ranks = [ranks[rank]]
+        elif rank > 0:
+            ranks = []  # all to the first
+        self.restore_interval(ranks)
+
+    def interval_state(self):
+        """What :meth:`interval_stats` is made of, as tensors and plain values."""
+        return self.monitor.state()
+
+    def restore_interval(self, states):
+        """Take what :meth:`interval_state` gave, of this rank or of several."""
+        self.monitor.restore(states)
 
     def evaluate_batch(self, batch, stage):
         """Evaluate a batch, or that of a :class:`DomainBatch`, noted for its domain."""
@@ -471,11 +543,9 @@ class HeteroBrain(sb.Brain):
         return loss
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """A checkpoint at the end of an epoch, an entry at the end of a validation."""
+        """An entry at the end of a validation."""
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
-            if self.checkpointer is not None:
-                self.checkpointer.save_and_keep_only({"epoch": epoch}, num_to_keep=1)
         elif stage == sb.Stage.VALID:
             dev = self.dev_figures(stage_loss)
             self.log(train_stats={"loss": float(self.train_loss)}, valid_stats=dev)

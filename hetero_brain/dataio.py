@@ -4,11 +4,19 @@ Global batch t is ``GlobalBatches(...)[t]``: a function of t alone, so that a ru
 at any iteration without reading what came before.
 """
 
+import json
+from pathlib import Path
+
 import numpy as np
 import soundfile
 import torch
 import torchaudio
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.checkpoints import (
+    mark_as_loader,
+    mark_as_saver,
+    register_checkpoint_hooks,
+)
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -276,8 +284,11 @@ class EpochSampler(Sampler):
         return self.steps_per_epoch
 
 
+@register_checkpoint_hooks
 class AuditedLoader(DataLoader):
     """A loader that counts recordings which cannot be used, and stops at too many.
+
+    A checkpoint may hold its counts, so that a resumed run is as lenient.
 
     Arguments
     ---------
@@ -304,9 +315,19 @@ class AuditedLoader(DataLoader):
             self.faults.update(faults)
             if self.rows >= 100:
                 self.check()
-            if parts or rank_and_size()[1] > 1:  # a rank takes part without any, too
-                yield parts
+            yield parts  # also without any: it is an iteration, and ranks take part
         self.check()
+
+    @mark_as_saver
+    def _save(self, path):
+        audit = {"bad": self.bad, "rows": self.rows, "faults": sorted(self.faults)}
+        Path(path).write_text(json.dumps(audit), encoding="utf-8")
+
+    @mark_as_loader
+    def _load(self, path, end_of_epoch):
+        audit = json.loads(Path(path).read_text(encoding="utf-8"))
+        self.bad, self.rows = audit["bad"], audit["rows"]
+        self.faults = set(audit["faults"])
 
     def check(self):
         """Raise BadAudio if too large a share of what was read could not be used."""

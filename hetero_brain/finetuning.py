@@ -4,15 +4,14 @@ from pathlib import Path
 
 import speechbrain as sb
 from speechbrain.decoders.ctc import CTCBeamSearcher
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
-from speechbrain.utils.train_logger import FileTrainLogger
 
 from .asr import CTCBrain
 from .attention import N_MARKS, JointBrain, joint_search
+from .checkpoints import AtomicCheckpointer, digest_of, fingerprint
 from .dataio import Utterances, dev_loader, make_plan, train_loader
 from .encoder import make_head
-from .loggers import JsonLinesLogger
+from .loggers import JsonLinesLogger, TextLogger
 from .text import train_tokenizer
 from .transfer import load_encoder
 
@@ -50,6 +49,13 @@ def finetune(hparams, run_opts, splits):
     kind, modules, searches = recogniser(hparams, tokenizer)
     stateful = {k: m for k, m in modules.items() if m.state_dict()}
     counter = EpochCounter(hparams["epochs"])
+    checkpointer = AtomicCheckpointer(
+        folder / "save",
+        {**stateful, "counter": counter},
+        keep_last=hparams.get("keep_last", 2),
+        keep_best="CER",
+        milestone_interval=hparams.get("milestone_interval", 0),
+    )
     brain = kind(
         modules=modules,
         opt_class=hparams["opt_class"],
@@ -59,12 +65,12 @@ def finetune(hparams, run_opts, splits):
             "searches": searches,
             "character_domains": hparams.get("character_domains", ()),
             "loggers": [
-                FileTrainLogger(folder / "train_log.txt"),
+                TextLogger(folder / "train_log.txt"),
                 JsonLinesLogger(folder / "log.jsonl"),
             ],
         },
         run_opts=run_opts,
-        checkpointer=Checkpointer(folder / "save", {**stateful, "counter": counter}),
+        checkpointer=checkpointer,
     )
     rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
     utterances = {k: Utterances(m, rate, tokenizer.encode) for k, m in splits.items()}
@@ -73,7 +79,16 @@ def finetune(hparams, run_opts, splits):
         for split in utterances.keys() - {"train"}
     }
     plan = make_plan(train, seed, **hparams["plan"])
-    brain.fit(counter, train_loader(utterances["train"], plan, **options), dev["dev"])
+    loader = train_loader(utterances["train"], plan, **options)
+    checkpointer.add_recoverable("audit", loader)
+    checkpointer.fingerprint = fingerprint(
+        brain,
+        hparams,
+        train,
+        pretrained=hparams["pretrained"] and digest_of(modules["encoder"]),
+        units=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
+    )
+    brain.fit(counter, loader, dev["dev"])
     return {
         split: brain.evaluate_to(folder / f"{split}.json", dev[split])
         for split in hparams["eval_splits"]

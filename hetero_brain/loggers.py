@@ -1,10 +1,56 @@
-"""Train loggers beside SpeechBrain's, with the iteration as the step."""
+"""Train loggers that go on from a checkpoint, with the iteration as the step.
+
+``position()`` says where a log stands, which a checkpoint keeps; ``resume(position,
+iteration)`` cuts off what a killed run wrote behind it, so that the log of a resumed run
+is that of one that was never killed.
+"""
 
 import json
+import os
+from functools import cached_property
 from pathlib import Path
 
 from speechbrain.utils.distributed import main_process_only
-from speechbrain.utils.train_logger import TensorboardLogger, TrainLogger
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.train_logger import (
+    FileTrainLogger,
+    TensorboardLogger,
+    TrainLogger,
+)
+
+from .checkpoints import sync
+
+logger = get_logger(__name__)
+
+
+class ResumableFile:
+    """A log that is one file, ``save_file``, and only appended to."""
+
+    def position(self):
+        """Bytes written so far, which are on the disk then."""
+        if not os.path.exists(self.save_file):
+            return 0
+        sync(self.save_file)
+        return os.path.getsize(self.save_file)
+
+    @main_process_only
+    def resume(self, position, iteration):
+        """Go on behind ``position``, or anew if that is None."""
+        cut(self.save_file, position or 0)
+
+
+def cut(path, size):
+    """Cut a log to a size; says so if it is shorter than that already."""
+    there = os.path.getsize(path) if os.path.exists(path) else 0
+    if there < size:
+        logger.warning(f"{path}: {there} bytes where the checkpoint knows {size}")
+    elif there > size:
+        logger.info(f"{path}: {there - size} bytes from behind the checkpoint cut off")
+        os.truncate(path, size)
+
+
+class TextLogger(ResumableFile, FileTrainLogger):
+    """SpeechBrain's ``FileTrainLogger``, resumable."""
 
 
 class EntryLogger(TrainLogger):
@@ -28,7 +74,7 @@ class EntryLogger(TrainLogger):
         raise NotImplementedError
 
 
-class JsonLinesLogger(EntryLogger):
+class JsonLinesLogger(ResumableFile, EntryLogger):
     """One JSON object an entry, for ``report`` and for scripts.
 
     Arguments
@@ -63,8 +109,24 @@ class IterationTensorboardLogger(EntryLogger, TensorboardLogger):
     """SpeechBrain's TensorBoard logger with the iteration on the horizontal axis.
 
     SpeechBrain counts the entries of this process instead, which starts anew when a
-    run is resumed.
+    run is resumed. The first entry makes the events file.
+
+    Arguments
+    ---------
+    save_dir : str
+        Folder of the events files.
     """
+
+    def __init__(self, save_dir):
+        self.save_dir, self.purge_step = save_dir, None
+        self.global_step = {"train": {}, "valid": {}, "test": {}, "meta": 0}
+
+    @cached_property
+    def writer(self):
+        """TensorBoard's ``SummaryWriter``."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(self.save_dir, purge_step=self.purge_step)
 
     def write(self, meta, stages):
         """Write scalars at ``meta["iteration"]``."""
@@ -75,3 +137,23 @@ class IterationTensorboardLogger(EntryLogger, TensorboardLogger):
             for name, value in stats.items():
                 self.writer.add_scalar(f"{name}/{stage}", value, step)
         self.writer.flush()
+
+    def position(self):
+        """Bytes in each events file, which are on the disk then."""
+        files = sorted(Path(self.save_dir).glob("events.*"))
+        for path in files:
+            sync(path)
+        return {path.name: path.stat().st_size for path in files}
+
+    @main_process_only
+    def resume(self, position, iteration):
+        """Go on behind ``position``, or anew if that is None.
+
+        A TensorBoard that has read the entries cut off forgets them at ``purge_step``.
+        """
+        for path in Path(self.save_dir).glob("events.*"):
+            if path.name in (position or {}):
+                cut(path, position[path.name])
+            else:
+                path.unlink()
+        self.purge_step = iteration + 1

@@ -70,6 +70,20 @@ class DomainMonitor:
         ]
         return sum(means) / len(means) if means else float("nan")
 
+    def state(self):
+        """What was noted since the last entry, to save between two iterations."""
+        sums = {key: float(total) for key, total in self.sums.items()}  # exact
+        return {"sums": sums, "counts": {**self.counts}, "dropped": {**self.dropped}}
+
+    def restore(self, states):
+        """Note what some monitors had: one's own, or those of all ranks there were."""
+        for name in ("sums", "counts", "dropped"):
+            total = getattr(self, name)
+            total.clear()
+            for state in states:
+                for key, value in state[name].items():
+                    total[key] += value
+
     def pop(self):
         """All figures as ``name/domain`` → float, and start anew."""
         sums, counts, dropped = Counter(), Counter(), Counter()

@@ -5,17 +5,17 @@ starts from the last checkpoint of the phase before. Running the same command ag
 on where it stopped: finished phases have no epochs left.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
-from speechbrain.utils.train_logger import FileTrainLogger
 
-from .loggers import IterationTensorboardLogger, JsonLinesLogger
+from .checkpoints import AtomicCheckpointer, fingerprint
+from .dataio import AuditedLoader
+from .loggers import IterationTensorboardLogger, JsonLinesLogger, TextLogger
 from .rng import derive_seed
 from .schedules import HoldThenDecay
 from .transfer import load_module
@@ -156,9 +156,16 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
     folder.mkdir(parents=True, exist_ok=True)
     stateful = {k: m for k, m in hparams["modules"].items() if m.state_dict()}
     counter = EpochCounter(phase.epochs)
-    checkpointer = Checkpointer(
-        folder / "save", {**stateful, "counter": counter}, allow_partial_load=False
+    checkpointer = AtomicCheckpointer(
+        folder / "save",
+        {**stateful, "counter": counter},
+        keep_last=hparams.get("keep_last", 2),
+        milestone_interval=hparams.get("milestone_interval", 0),
     )
+    manifest = None
+    if isinstance(train_loader, AuditedLoader):
+        checkpointer.add_recoverable("audit", train_loader)
+        manifest = train_loader.dataset.utterances.manifest
     if init is not None and checkpointer.find_checkpoint() is None:
         for name, module in stateful.items():
             load_module(module, name, init)
@@ -172,7 +179,7 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
             "local_optimizer": partial(hparams["local_optimizer"], lr=phase.local_lr),
             "lr_schedule": schedule,
             "loggers": [
-                FileTrainLogger(folder / "train_log.txt", precision=4),
+                TextLogger(folder / "train_log.txt", precision=4),
                 JsonLinesLogger(folder / "log.jsonl"),
                 IterationTensorboardLogger(folder / "tensorboard"),
             ],
@@ -180,5 +187,22 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
         run_opts=run_opts,
         checkpointer=checkpointer,
     )
+    checkpointer.fingerprint = fingerprint(
+        brain,
+        hparams,
+        manifest,
+        leave_out=[key for key in hparams if is_of_phases(key)],
+        phase={k: v for k, v in asdict(phase).items() if k not in ("init", "epochs")},
+    )
     logger.info(f"{phase.name}: {phase}")
     brain.fit(counter, train_loader, dev_loader)
+
+
+def is_of_phases(key):
+    """Whether a hyperparameter is what phases are made of: a phase has its own values."""
+    made_of = {"cssl", "ptloc", "phases", "only_phases", "n_rounds"}
+    return (
+        key in made_of
+        or key in Phase.__dataclass_fields__
+        or key.startswith(("cssl_", "ptloc_"))
+    )

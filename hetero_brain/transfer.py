@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.logger import get_logger
+
+from .checkpoints import FILES, AtomicCheckpointer, damage
 
 logger = get_logger(__name__)
 
@@ -31,9 +32,14 @@ def find_checkpoint(folder):
         return folder
     for candidate in (folder / "save", folder):
         if candidate.is_dir():
-            found = Checkpointer(candidate).find_checkpoint()
-            if found is not None:
-                return Path(found.path)
+            for found in AtomicCheckpointer(candidate).find_checkpoints():
+                # SpeechBrain's own checkpointer lists no files: nothing to check.
+                fault = damage(found.path) if (found.path / FILES).exists() else None
+                if fault is None:
+                    return found.path
+                logger.warning(
+                    f"damaged: {found.path}: {fault}; the one before is used."
+                )
     raise FileNotFoundError(
         f"{folder}: no checkpoint (looked for CKPT+* in it and in its save folder). "
         "Give the folder of a phase, such as results/pretrain/CSSL.1."

@@ -117,6 +117,20 @@ class BestRQBrain(HeteroBrain):
         use = {f"codebook_use/{d}": s.float().mean().item() for d, s in seen.items()}
         return {**super().interval_stats(), **use}
 
+    def interval_state(self):
+        """With the codes seen."""
+        seen = {domain: codes.cpu() for domain, codes in self.codes_seen.items()}
+        return {**super().interval_state(), "codes_seen": seen}
+
+    def restore_interval(self, states):
+        """With the codes seen."""
+        super().restore_interval(states)
+        self.codes_seen.clear()
+        for state in states:
+            for domain, codes in state["codes_seen"].items():
+                codes = codes.to(self.device)
+                self.codes_seen[domain] = self.codes_seen.get(domain, False) | codes
+
     @cached_property
     def codes_seen(self):
         """Domain → whether each code was a label since the last entry."""

@@ -1,0 +1,533 @@
+"""Checkpoints: whole or not there, checked when loaded, refused by another run."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+from torch import nn
+
+from hetero_brain import HeteroBrain, checkpoints, manifest
+from hetero_brain.checkpoints import (
+    FILES,
+    RUN,
+    AnotherRun,
+    AtomicCheckpointer,
+    DamagedCheckpoint,
+    damage,
+    fingerprint,
+    write_atomically,
+)
+from hetero_brain.transfer import find_checkpoint, load_module
+
+
+class Killed(BaseException):
+    """What no code handles, as SIGKILL."""
+
+
+class Saved:
+    """A linear layer with an optimizer and a checkpointer; value() tells its state."""
+
+    def __init__(self, folder, **options):
+        self.model = nn.Linear(2, 2)
+        self.optimizer = torch.optim.AdamW(self.model.parameters())
+        self.counter = EpochCounter(100)
+        recoverables = {
+            "model": self.model,
+            "optimizer": self.optimizer,
+            "counter": self.counter,
+        }
+        self.checkpointer = AtomicCheckpointer(folder, recoverables, **options)
+
+    def step(self):
+        next(self.counter)
+        self.optimizer.zero_grad()
+        self.model(torch.ones(1, 2)).sum().backward()
+        self.optimizer.step()
+        return self.value()
+
+    def save(self, **meta):
+        self.checkpointer.save_and_keep_only(meta)
+
+    def value(self):
+        return self.model.weight.detach().clone()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def newest(folder):
+    return AtomicCheckpointer(folder).find_checkpoint().path
+
+
+# ------------------------------------------------------------------------------- writing
+
+
+def test_it_comes_back(tmp_path):
+    saved = Saved(tmp_path)
+    saved.step()
+    value = saved.step()
+    saved.save(epoch=2)
+    found = Saved(tmp_path)
+    assert found.checkpointer.recover_if_possible().meta["epoch"] == 2
+    assert torch.equal(found.value(), value) and found.counter.current == 2
+    assert torch.equal(found.step(), saved.step())  # with the optimizer's moments
+    assert damage(newest(tmp_path)) is None
+
+
+def test_a_folder_without_any_is_a_beginning(tmp_path):
+    assert Saved(tmp_path).checkpointer.recover_if_possible() is None
+
+
+@pytest.mark.parametrize("moment", ["hook", "sync", "rename", "delete"])
+def test_a_kill_leaves_the_checkpoint_before(tmp_path, monkeypatch, moment):
+    saved = Saved(tmp_path)
+    values = []
+    for _ in range(2):
+        values.append(saved.step())
+        saved.save()
+    before = names(tmp_path)
+    saved.step()
+
+    def kill(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        # Nothing that runs after a kill may be relied on.
+        patch.setattr(AtomicCheckpointer, "_remove_leftovers", lambda self: None)
+        if moment == "hook":
+            saved.checkpointer.custom_save_hooks["optimizer"] = kill
+        elif moment == "delete":
+            patch.setattr(shutil, "rmtree", kill)
+        else:
+            name = {"sync": "fsync", "rename": "rename"}[moment]
+            patch.setattr(os, name, kill)
+        with pytest.raises(Killed):
+            saved.save()
+    assert any(name.startswith("unfinished.") for name in names(tmp_path))
+    found = Saved(tmp_path)
+    found.checkpointer.recover_if_possible()
+    if moment == "delete":  # the new one was whole already
+        assert torch.equal(found.value(), saved.value())
+    else:
+        assert names(tmp_path) == before
+        assert torch.equal(found.value(), values[-1])
+
+
+def test_nobody_takes_an_unfinished_one_for_a_checkpoint(tmp_path, monkeypatch):
+    saved = Saved(tmp_path / "save")
+    saved.save()
+    good = newest(tmp_path / "save")
+    with monkeypatch.context() as patch:
+        patch.setattr(AtomicCheckpointer, "_publish", lambda *_: None)
+        saved.save()
+    assert len(names(tmp_path / "save")) == 2
+    assert Checkpointer(tmp_path / "save").find_checkpoint().path == good
+    assert find_checkpoint(tmp_path) == good
+
+
+def test_all_is_synced_before_the_name_is_given(tmp_path, monkeypatch):
+    calls = []
+    real_fsync, real_rename = os.fsync, os.rename
+
+    def fsync(handle):
+        calls.append(Path(os.readlink(f"/proc/self/fd/{handle}")))
+        real_fsync(handle)
+
+    def rename(old, new):
+        calls.append("rename")
+        real_rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    Saved(tmp_path).save()
+    at = calls.index("rename")
+    path = newest(tmp_path)
+    assert {p.name for p in calls[: at - 1]} == set(names(path))
+    assert calls[at - 1].name == f"unfinished.{path.name}"
+    assert calls[at + 1 :] == [tmp_path]
+
+
+def test_the_clock_is_set_back(tmp_path, monkeypatch):
+    saved = Saved(tmp_path)
+    for now in (1000.0, 500.0, 400.0):
+        monkeypatch.setattr(checkpoints.time, "time", lambda now=now: now)
+        value = saved.step()
+        saved.save()
+    found = Saved(tmp_path)
+    found.checkpointer.recover_if_possible()
+    assert torch.equal(found.value(), value)
+
+
+# ------------------------------------------------------------------------- what is kept
+
+
+def kept(folder):
+    found = Checkpointer(folder).list_checkpoints()
+    return sorted(checkpoint.meta["epoch"] for checkpoint in found)
+
+
+def test_the_last_two_are_kept(tmp_path):
+    saved = Saved(tmp_path)
+    for epoch in range(1, 5):
+        saved.save(epoch=epoch)
+        assert kept(tmp_path) == [*range(max(1, epoch - 1), epoch + 1)]
+    assert len(names(tmp_path)) == 2
+
+
+def test_the_best_is_kept(tmp_path):
+    saved = Saved(tmp_path, keep_best="CER")
+    for epoch, rate in enumerate([9.0, 3.0, 5.0, 4.0, 6.0], start=1):
+        saved.save(epoch=epoch, CER=rate)
+    saved.save(epoch=6)  # not validated
+    assert kept(tmp_path) == [2, 5, 6]
+    best = saved.checkpointer.recover_if_possible(min_key="CER")
+    assert best.meta["epoch"] == 2
+
+
+def test_milestones_are_kept(tmp_path):
+    saved = Saved(tmp_path, keep_last=3, milestone_interval=4)
+    for epoch in range(1, 12):
+        saved.save(epoch=epoch)
+        saved.checkpointer.save_and_keep_only({}, end_of_epoch=False)
+        assert len(kept_within(tmp_path)) <= 2
+    assert {4, 8, 11} <= set(filter(None, kept_or_none(tmp_path)))
+
+
+def kept_or_none(folder):
+    return [c.meta.get("epoch") for c in Checkpointer(folder).list_checkpoints()]
+
+
+def kept_within(folder):
+    return [epoch for epoch in kept_or_none(folder) if epoch is None]
+
+
+def test_fewer_than_two_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="keep_last.*1"):
+        AtomicCheckpointer(tmp_path, keep_last=1)
+
+
+# ------------------------------------------------------------------------------- damage
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def halve(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path):
+    os.truncate(path, 0)
+
+
+FILENAMES = ["model.ckpt", "optimizer.ckpt", "counter.ckpt", METAFNAME, FILES, RUN]
+
+
+@pytest.mark.parametrize("harm", [flip, halve, empty, Path.unlink])
+@pytest.mark.parametrize("name", FILENAMES)
+def test_the_one_before_a_damaged_one_is_used(tmp_path, caplog, name, harm):
+    saved = Saved(tmp_path)
+    value = saved.step()
+    saved.save(epoch=1)
+    saved.step()
+    saved.save(epoch=2)
+    broken = newest(tmp_path)
+    harm(broken / name)
+    found = Saved(tmp_path)
+    assert found.checkpointer.recover_if_possible().meta["epoch"] == 1
+    assert torch.equal(found.value(), value)
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert str(broken) in warning
+    assert name in warning or (name, harm) == (FILES, flip)  # then what it lists is
+    # What comes next keeps the whole one beside it, not the damaged one.
+    saved = found
+    saved.save(epoch=3)
+    assert kept(tmp_path) == [1, 3]
+
+
+def test_none_is_whole(tmp_path):
+    saved = Saved(tmp_path)
+    for harm, name in ((flip, "model.ckpt"), (halve, METAFNAME)):
+        saved.save()
+        harm(newest(tmp_path) / name)
+    for _ in range(2):  # nor the second time
+        with pytest.raises(DamagedCheckpoint) as error:
+            Saved(tmp_path).checkpointer.recover_if_possible()
+        for words in ("model.ckpt is not what", METAFNAME, str(tmp_path)):
+            assert words in str(error.value)
+
+
+def test_an_encoder_is_not_taken_from_a_damaged_one(tmp_path, caplog):
+    saved = Saved(tmp_path / "save")
+    value = saved.step()
+    saved.save()
+    saved.step()
+    saved.save()
+    flip(newest(tmp_path / "save") / "model.ckpt")
+    other = nn.Linear(2, 2)
+    load_module(other, "model", tmp_path)
+    assert torch.equal(other.weight, value)
+    assert "model.ckpt is not what was written" in caplog.text
+
+
+def test_code_is_not_loaded(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    saved = Saved(tmp_path / "save")
+    hooks = saved.checkpointer.custom_save_hooks
+    for name in ("model", "optimizer"):
+        hooks[name] = lambda obj, path: torch.save({"weight": Payload()}, path)
+        saved.save()
+        found = Saved(tmp_path / "save")
+        with pytest.raises(Exception, match="[Ww]eights"):
+            found.checkpointer.recover_if_possible()
+        assert not (tmp_path / "ran").exists()
+        del hooks[name]
+
+
+def test_torch_is_told_to_load_weights_only(tmp_path, monkeypatch):
+    saved = Saved(tmp_path)
+    saved.save()
+    told, load = [], torch.load
+
+    def spy(*args, **kwargs):
+        told.append(kwargs.get("weights_only"))
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "load", spy)
+    Saved(tmp_path).checkpointer.recover_if_possible()
+    assert told == [True, True]  # model and optimizer
+
+
+# ---------------------------------------------------------------------------- full disks
+
+
+def no_room(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("moment", ["hook", "sync", "list"])
+def test_a_full_disk_stops_the_run(tmp_path, monkeypatch, moment):
+    saved = Saved(tmp_path)
+    value = saved.step()
+    saved.save()
+    before = names(tmp_path)
+    saved.step()
+    with monkeypatch.context() as patch:
+        if moment == "hook":
+            saved.checkpointer.custom_save_hooks["optimizer"] = no_room
+        else:
+            target = {"sync": (os, "fsync"), "list": (Path, "write_text")}[moment]
+            patch.setattr(*target, no_room)
+        with pytest.raises(OSError, match="disk is full") as error:
+            saved.save()
+    assert error.value.errno == errno.ENOSPC
+    assert before[-1] in str(error.value) and str(tmp_path) in str(error.value)
+    assert names(tmp_path) == before
+    found = Saved(tmp_path)
+    found.checkpointer.recover_if_possible()
+    assert torch.equal(found.value(), value)
+
+
+def test_another_fault_is_told_as_it_is(tmp_path):
+    saved = Saved(tmp_path)
+
+    def broken(*_):
+        raise RuntimeError("no room for doubt")
+
+    saved.checkpointer.custom_save_hooks["model"] = broken
+    with pytest.raises(RuntimeError, match="no room for doubt"):
+        saved.save()
+    assert not names(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs root, and leave to mount a file system")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full(small_disk):
+    saved = Saved(small_disk / "save")
+    value = saved.step()
+    saved.save()
+    before = names(small_disk / "save")
+    saved.step()
+    saved.checkpointer.add_recoverable("large", nn.Linear(800, 800))  # 2.6 MB
+    with pytest.raises(OSError, match=f"disk is full.*{re.escape(before[0])}"):
+        saved.save()
+    assert names(small_disk / "save") == before
+    found = Saved(small_disk / "save")
+    found.checkpointer.recover_if_possible()
+    assert torch.equal(found.value(), value)
+
+
+# ------------------------------------------------------------------------- other runs
+
+
+class Schedule:
+    def __init__(self, decay):
+        self.decay, self.cache = decay, [1]
+
+    def __call__(self, epoch, iteration):
+        return 1.0
+
+
+def brain_of(hparams, width=3, precision="fp32"):
+    modules = {"model": nn.Linear(width, 1)}
+    options = {"device": "cpu", "precision": precision}
+    return HeteroBrain(modules, partial(torch.optim.SGD, lr=0.1), hparams, options)
+
+
+HPARAMS = {
+    "seed": 1,
+    "plan": {"global_batch_seconds": 9, "domain_sampling": "equal"},
+    "opt_class": partial(torch.optim.AdamW, weight_decay=0.01),
+    "lr_schedule": Schedule(0.5),
+    "augment": nn.Sequential(nn.Dropout(0.1)),
+    "mask_prob": 0.1,
+    "output_folder": "a",
+    "data_folder": "b",
+    "epochs": 3,
+    "log_interval": 5,
+    "loader": {"num_workers": 0},
+}
+
+
+def of(changed=None, rows=None, **options):
+    hparams = {**HPARAMS, **(changed or {})}
+    return fingerprint(brain_of(hparams, **options), hparams, rows, phase={"lr": 0.1})
+
+
+SAME = [
+    {"output_folder": "elsewhere", "data_folder": "elsewhere"},
+    {"epochs": 30},
+    {"log_interval": 7, "ckpt_interval_minutes": 3},
+    {"loader": {"num_workers": 8}},
+    {"lr_schedule": Schedule(0.5), "augment": nn.Sequential(nn.Dropout(0.1))},
+]
+OTHER = [
+    ({"seed": 2}, "seed: 1 there, 2 here"),
+    ({"plan": {**HPARAMS["plan"], "global_batch_seconds": 8}}, "plan.global_batch_sec"),
+    ({"opt_class": partial(torch.optim.AdamW, weight_decay=0.02)}, "opt_class.weight_"),
+    ({"opt_class": partial(torch.optim.SGD, weight_decay=0.01)}, "opt_class: .*AdamW"),
+    ({"lr_schedule": Schedule(0.6)}, "lr_schedule.decay: 0.5 there, 0.6 here"),
+    ({"augment": nn.Sequential(nn.Dropout(0.2))}, "augment.0.p: 0.1 there, 0.2 here"),
+    ({"augment": None}, "augment.0.p: 0.1 there, absent here"),
+    ({"mask_prob": 0.2}, "mask_prob"),
+]
+
+
+@pytest.mark.parametrize("changed", SAME)
+def test_what_does_not_change_the_numbers_may_change(tmp_path, changed):
+    Saved(tmp_path, fingerprint=of()).save()
+    assert Saved(tmp_path, fingerprint=of(changed)).checkpointer.recover_if_possible()
+
+
+@pytest.mark.parametrize("changed, words", OTHER)
+def test_another_run_is_refused(tmp_path, changed, words):
+    saved = Saved(tmp_path, fingerprint=of())
+    saved.save()
+    before = names(tmp_path)
+    other = Saved(tmp_path, fingerprint=of(changed))
+    value = other.value()
+    with pytest.raises(AnotherRun, match=words):
+        other.checkpointer.recover_if_possible()
+    assert torch.equal(other.value(), value) and names(tmp_path) == before
+
+
+def test_another_architecture_or_precision_is_refused(tmp_path):
+    Saved(tmp_path, fingerprint=of()).save()
+    other = Saved(tmp_path, fingerprint=of(width=4, precision="bf16"))
+    with pytest.raises(AnotherRun) as error:
+        other.checkpointer.recover_if_possible()
+    message = str(error.value)
+    assert "model.weight: (1, 3) float32 there, (1, 4) float32 here" in message
+    assert "precision: fp32 there, bf16 here" in message and "model.bias" not in message
+
+
+def rows_of(folder, durations):
+    folder.mkdir()
+    rows = []
+    for i, seconds in enumerate(durations):
+        (folder / f"{i}.wav").touch()
+        row = {"ID": f"u{i}", "duration": seconds, "domain": "en"}
+        rows.append({**row, "wav": f"{{data_root}}/{i}.wav"})
+    manifest.write(folder / "train.csv", rows)
+    return manifest.read(folder / "train.csv", data_root=folder)
+
+
+def test_other_data_are_refused(tmp_path):
+    first, same, longer, more = (
+        of(rows=rows_of(tmp_path / name, durations))
+        for name, durations in {
+            "a": [1.0, 2.0],
+            "somewhere else": [1.0, 2.0],
+            "c": [1.0, 2.5],
+            "d": [1.0, 2.0, 3.0],
+        }.items()
+    )
+    Saved(tmp_path / "save", fingerprint=first).save()
+    Saved(tmp_path / "save", fingerprint=same).checkpointer.recover_if_possible()
+    for other, words in (
+        (longer, "train_manifest: 2 rows, .*2 rows"),
+        (more, "3 rows"),
+    ):
+        with pytest.raises(AnotherRun, match=words):
+            Saved(
+                tmp_path / "save", fingerprint=other
+            ).checkpointer.recover_if_possible()
+
+
+def test_a_fingerprint_is_the_same_in_another_process():
+    code = "import json; from tests.unit.test_checkpoints import of; print(json.dumps(of()))"
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONHASHSEED": "5", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    theirs = json.loads(done.stdout.splitlines()[-1])
+    for both in (theirs, ours := json.loads(json.dumps(of()))):
+        both["lr_schedule"] = both["lr_schedule"].rpartition(".")[2]
+    assert theirs == ours
+
+
+# ---------------------------------------------------------------------------- other files
+
+
+def test_a_file_is_replaced_or_left(tmp_path, monkeypatch):
+    path = tmp_path / "tokenizer.model"
+    write_atomically(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_room)
+        with pytest.raises(OSError):
+            write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new" and names(tmp_path) == ["tokenizer.model"]
