@@ -6,6 +6,8 @@ from pathlib import Path
 import sentencepiece
 from speechbrain.utils.distributed import run_on_main
 
+from .checkpoints import write_atomically
+
 
 def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""):
     """Train SentencePiece on transcripts, or load what was trained before.
@@ -60,7 +62,7 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
             minloglevel=2,
         )
         model_file.parent.mkdir(parents=True, exist_ok=True)
-        model_file.write_bytes(model.getvalue())
+        write_atomically(model_file, model.getvalue())
 
     run_on_main(train)
     return sentencepiece.SentencePieceProcessor(model_file=str(model_file))

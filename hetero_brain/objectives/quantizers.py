@@ -1,5 +1,6 @@
 """Frozen quantizers: stacked features → the labels of masked prediction."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch.nn.functional as F
 from speechbrain.utils.distributed import run_on_main
 from torch import nn
 
+from ..checkpoints import write_atomically
 from ..rng import generator
 
 
@@ -212,7 +214,8 @@ def fit_quantizer(quantizer, features, utterances, path, max_frames=100_000):
                 break
         quantizer.fit(torch.cat(frames))
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(quantizer.state_dict(), path)
+        torch.save(quantizer.state_dict(), state := io.BytesIO())
+        write_atomically(path, state.getvalue())
 
     run_on_main(fit)
     quantizer.load_state_dict(torch.load(path, weights_only=True))

@@ -502,11 +502,11 @@ def test_other_data_are_refused(tmp_path):
 
 
 def test_a_fingerprint_is_the_same_in_another_process():
-    code = "import json; from tests.unit.test_checkpoints import of; print(json.dumps(of()))"
+    code = "import json; from tests.unit.test_checkpoints import of as f"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONHASHSEED": "5", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"{code}; print(json.dumps(f()))"],
         cwd=root,
         env=environment,
         capture_output=True,
