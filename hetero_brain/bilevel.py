@@ -4,8 +4,9 @@ Knows parameters, gradients and optimizers, nothing of speech or of SpeechBrain'
 training loop. Source: PTLOC, arXiv:2508.19990, section "Update" (eqs. 5-12).
 """
 
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from speechbrain.utils.checkpoints import (
@@ -14,9 +15,12 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map_only
+
+from .parallel import gathered, rank_and_size
 
 
-@register_checkpoint_hooks
+@partial(register_checkpoint_hooks, save_on_main_only=False)
 class LocalSolver:
     """Takes local steps φ ← φ − α∇ℓ_i(φ) from θ, and gives θ back bit for bit.
 
@@ -64,6 +68,7 @@ class LocalSolver:
         self.optimizer = optimizer(self.phi)
         self.keep_state = state == "per_domain"
         self.states = {}  # domain → optimizer state, with per_domain
+        self.solved = set()  # those domains that this process solves
         self.blocks = []  # φ's memory, one block a dtype, from the first local step on
         self.theta = []  # θ's memory, while the parameters point to φ's
         self.exact = hypergradient == "exact"
@@ -91,17 +96,17 @@ class LocalSolver:
         optimizer state begins afresh: what a batch that is not finite left in them would
         stay for ever.
         """
-        self.optimizer.state = (
-            self.states.setdefault(domain, defaultdict(dict))
-            if self.keep_state
-            else defaultdict(dict)
-        )
+        self.optimizer.state = defaultdict(dict)
+        if self.keep_state:
+            self.optimizer.state = self.states.setdefault(domain, defaultdict(dict))
+            self.solved.add(domain)
         entry = self._copy_buffers()
         try:
             yield self
         except BaseException:
             self.buffers = entry
-            self.states.pop(domain, None)
+            if self.keep_state:
+                self.states[domain] = defaultdict(dict)
             raise
         finally:
             self._restore()
@@ -231,11 +236,16 @@ class LocalSolver:
 
     @mark_as_saver
     def _save(self, path):
+        """Write the states of the domains of all ranks; every rank must call it."""
         packed = {}
         for domain, state in self.states.items():
             self.optimizer.state = state
-            packed[domain] = self.optimizer.state_dict()["state"]
-        torch.save(packed, path)
+            packed[domain] = tree_map_only(
+                torch.Tensor, torch.Tensor.cpu, self.optimizer.state_dict()["state"]
+            )
+        of_ranks = gathered({key: packed[key] for key in self.solved})
+        if rank_and_size()[0] == 0:
+            torch.save({**packed, **dict(ChainMap(*of_ranks))}, path)
 
     @mark_as_loader
     def _load(self, path, end_of_epoch):

@@ -202,9 +202,13 @@ class AtomicCheckpointer(Checkpointer):
             probe.unlink(missing_ok=True)
         return False
 
-    @main_process_only
     def _remove_leftovers(self):
-        """Delete what a killed process has begun to write, or to delete."""
+        """Delete what a killed process has begun to write, or to delete.
+
+        No collective call: behind a fault the other ranks are elsewhere.
+        """
+        if not if_main_process():
+            return
         for path in self.checkpoints_dir.glob(f"{UNFINISHED}*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -348,8 +352,10 @@ def write_atomically(path, data):
     sync(path.parent)
 
 
-# Not part of the numbers: where things are, how often they are told, how they are read.
+# Not part of the numbers: where things are, how often they are told, how they are read,
+# what is evaluated and how, how long a run is.
 LEFT_OUT = {
+    "beam_size",
     "ckpt_interval_minutes",
     "ckpt_interval_steps",
     "cosine_interval",
@@ -360,10 +366,13 @@ LEFT_OUT = {
     "loader",
     "log_interval",
     "loggers",
+    "max_decode_ratio",
+    "max_test_hours",
     "milestone_interval",
     "modules",
     "num_workers",
     "pretrained",
+    "search_ctc_weight",
     "searches",
     "tokenizer",
     "valid_interval",

@@ -705,7 +705,7 @@ def test_after_a_fault_a_domains_own_state_begins_afresh():
     with pytest.raises(ArithmeticError), solver.solve("a") as phi:
         phi.step([torch.full_like(g, torch.nan) for g in grads])
         raise ArithmeticError
-    assert set(solver.states) == {"b"}
+    assert solver.states["b"] and not solver.states["a"]
     with solver.solve("a") as phi:
         phi.step(grads)
         assert all(p.isfinite().all() for p in solver.params)

@@ -29,7 +29,7 @@ def torchrun(n_ranks, *words, check=True):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        timeout=300,
     )
     assert not check or done.returncode == 0, done.stdout[-4000:]
     return done
