@@ -8,6 +8,7 @@ the same command again and it goes on where it was.
 
 import os
 import signal
+import socket
 import sys
 import threading
 from contextlib import contextmanager
@@ -22,19 +23,54 @@ MARKER = "HETERO_BRAIN_REQUEUE_FILE"
 _received = []  # signals, in their order
 _deferring = 0  # depth
 _leaving = False
+_watcher = None
 
 
 def listen():
     """Leave when one of :data:`SIGNALS` comes; what a program calls as it starts."""
-    if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
-            signal.signal(number, _on_signal)
+    global _watcher
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if _watcher is None:
+        ours, pythons = socket.socketpair()
+        pythons.setblocking(False)
+        _watcher = threading.Thread(target=_watch, args=(ours, pythons), daemon=True)
+        _watcher.start()
+        signal.set_wakeup_fd(pythons.fileno(), warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=_reset)
+    for number in SIGNALS:
+        signal.signal(number, _noted)
 
 
-def _on_signal(number, frame):
-    _received.append(number)
-    if not (_deferring or _leaving):
-        leave()
+def _noted(number, frame):
+    """What Python calls for a signal, between two lines of the main thread.
+
+    Nothing is done here: that thread may wait for another rank, or tidy up where
+    exceptions are swallowed. Python also writes the number to the watcher's socket.
+    """
+
+
+def _watch(ours, pythons):
+    """In a thread: note signals, and leave if there is nothing to finish."""
+    while received := ours.recv(1):
+        if received[0] in SIGNALS:
+            _received.append(received[0])
+            if not _deferring:
+                _tell("leaving")
+                os._exit(REQUEUE)
+
+
+def _reset():
+    """In a process that was forked, signals are not for its parent."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        if signal.getsignal(number) is _noted:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _tell(what):
+    names = dict.fromkeys(signal.Signals(number).name for number in _received)
+    print(f"{', '.join(names)}: {what}, code {REQUEUE}", file=sys.stderr, flush=True)
 
 
 def ignore(worker_id=None):
@@ -66,7 +102,7 @@ def deferred():
         yield
     finally:
         _deferring -= 1
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and not _leaving:
             for number, handler in before.items():
                 signal.signal(number, handler)
     if requested() and not _deferring:
@@ -74,7 +110,7 @@ def deferred():
 
 
 def leave(saved=False):
-    """End this process with :data:`REQUEUE`.
+    """End this process with :data:`REQUEUE`, further signals notwithstanding.
 
     Arguments
     ---------
@@ -88,12 +124,10 @@ def leave(saved=False):
     SystemExit
     """
     global _leaving
-    _leaving = True  # a second signal does not disturb the way out
+    _leaving = True
     if saved and MARKER in os.environ:
         Path(os.environ[MARKER]).touch()
-    names = ", ".join(
-        signal.Signals(number).name for number in dict.fromkeys(_received)
-    )
-    how = "saved, leaving" if saved else "leaving"
-    print(f"{names}: {how} with exit code {REQUEUE}", file=sys.stderr, flush=True)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    _tell("saved, leaving" if saved else "leaving")
     raise SystemExit(REQUEUE)

@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""torchrun that passes on what it swallows: signals to the ranks, and their exit code.
+
+> python templates/torchrun.py --standalone --nproc-per-node 2 recipes/…/train.py …
+
+SIGUSR1 ends torchrun itself, SIGTERM kills ranks that need more than 30 s to save, and
+whatever ranks exit with, torchrun exits with 1. Here all three signals that ask a run to
+leave (SIGTERM, SIGINT, SIGUSR1) reach the ranks of this node as SIGUSR1, again every
+second until they have left, as one that is still starting does not listen yet; and the
+exit code is 75 if they did so to go on later. Needs nothing but Python.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REQUEUE = 75  # as in hetero_brain.preemption, and the name of the file there
+MARKER = "HETERO_BRAIN_REQUEUE_FILE"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def children(parent):
+    """Process ids of the children of a process."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # pid (name, which may hold anything) state parent …
+            fields = stat.read_text(errors="replace").rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def main(argv):
+    """Run torchrun with these arguments; return the exit code."""
+    asked = []
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: asked.append(number))
+    with tempfile.TemporaryDirectory() as folder:
+        marker = Path(folder) / "requeue"
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *argv],
+            env={**os.environ, MARKER: str(marker)},
+            start_new_session=True,  # Ctrl-C reaches this process alone
+            preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
+        )
+        told = 0.0
+        while agent.poll() is None:
+            if asked and time.monotonic() - told > 1:
+                for rank in children(agent.pid):
+                    try:
+                        os.kill(rank, signal.SIGUSR1)
+                    except ProcessLookupError:
+                        pass
+                told = time.monotonic()
+            time.sleep(0.1)
+        saved = marker.exists()
+    code = agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
+    return REQUEUE if code and (asked or saved) else code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
