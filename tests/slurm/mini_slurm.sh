@@ -30,7 +30,7 @@ ClusterName=mini
 SlurmctldHost=$(hostname)(127.0.0.1)
 SlurmctldPort=${port[0]}
 AuthType=auth/munge
-AuthInfo=socket=$dir/munge.socket
+AuthInfo=socket=$dir/munge.socket,cred_expire=5
 SlurmUser=root
 SlurmdUser=root
 StateSaveLocation=$dir/state
