@@ -1,0 +1,261 @@
+"""Kill a small run of VoicePrompts again and again; it must end as if it never was.
+
+> python -m tests.benchmarks.kills [--kills 50] [--seed 1]
+
+Every life is a process that runs ``recipes/VoicePrompts/pretrain/train.py`` on the
+sample and gets SIGKILL at a seeded random moment: a time since its start or, every third
+one, half-way through a file of a checkpoint. The next life is the same command again.
+Once a run has finished, another begins, until there were enough kills. Each is compared
+with a run that was left alone: parameters, moments, counts, logs, TensorBoard's scalars.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes/VoicePrompts"
+OPTIONS = {
+    "domains": "[es, fr]",
+    "max_utterance_seconds": 1.5,
+    "global_batch_seconds": 25,
+    "cssl_epochs": 1,
+    "ptloc_epochs": 1,
+    "codebook_size": 16,
+    "dropout": 0.1,
+    "log_interval": 2,
+    "cosine_interval": 3,
+    "ckpt_interval_minutes": 0,
+    "ckpt_interval_steps": 1,
+}
+
+
+def command(folder):
+    """The words of a run in a folder."""
+    words = [RECIPE / "pretrain/train.py", RECIPE / "pretrain/hparams/bestrq.yaml"]
+    options = {"data_folder": RECIPE / "sample", "output_folder": folder, **OPTIONS}
+    words += [word for k, v in options.items() for word in (f"--{k}", v)]
+    return [*map(str, words), "--noprogressbar"]
+
+
+def start(folder, die_in_write=None):
+    """Run a command in a process of its own, forked from this one's imports.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the run; what it prints goes to ``<folder>.txt``.
+    die_in_write : int
+        If given, the process kills itself half-way through its file of this number.
+
+    Returns
+    -------
+    int
+        The process.
+    """
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        with open(f"{folder}.txt", "a", encoding="utf-8") as output:
+            os.dup2(output.fileno(), 1), os.dup2(output.fileno(), 2)
+        if die_in_write is not None:
+            torch.save = dying(torch.save, die_in_write)
+        sys.argv = command(folder)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def dying(save, number):
+    """A ``torch.save`` that writes half of a file, and kills its process there."""
+    calls = []
+
+    def half(obj, path):
+        save(obj, path)
+        calls.append(path)
+        if len(calls) == number:
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return half
+
+
+def wait(process, seconds=float("inf")):
+    """Wait for a process, but not for ever; then it gets SIGKILL.
+
+    Returns
+    -------
+    int or None
+        Its exit code, or None if it was killed.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > end:
+            os.kill(process, signal.SIGKILL)
+            _, status = os.waitpid(process, 0)
+            break
+        time.sleep(0.005)
+    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+
+
+def where(folder, begin):
+    """What a process that began at a time was at when it was killed, from what it left."""
+    phases = [p.parent for p in folder.glob("*/save")]
+    if not phases:
+        return "before the first phase"
+    phase = max(phases, key=lambda path: path.stat().st_ctime_ns)
+    unfinished = (phase / "save").glob("unfinished.*")
+    if any(path.stat().st_ctime > begin for path in unfinished):
+        return f"{phase.name}, writing or deleting a checkpoint"
+    if not list((phase / "save").iterdir()):
+        return f"{phase.name}, before its first checkpoint"
+    return f"{phase.name}, elsewhere"
+
+
+def checkpoint(phase):
+    """Name → what the newest checkpoint of a phase holds."""
+    newest = max((phase / "save").glob("CKPT+*"), key=lambda p: p.stat().st_mtime_ns)
+    found = {}
+    for path in newest.glob("*.ckpt"):
+        try:
+            found[path.name] = torch.load(path, weights_only=True)
+        except Exception:  # a text, such as the counter's
+            found[path.name] = path.read_text(encoding="utf-8")
+    if "brain.ckpt" in found:  # the sizes of TensorBoard's files, which hold times
+        logs = found["brain.ckpt"]["logs"]
+        found["brain.ckpt"]["logs"] = [log for log in logs if isinstance(log, int)]
+    return found
+
+
+def scalars(phase):
+    """(name, step) → the values that TensorBoard shows."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    if not (phase / "tensorboard").exists():
+        return {}
+    board = EventAccumulator(str(phase / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    found = {}
+    for name in board.Tags()["scalars"]:
+        for event in board.Scalars(name):
+            found.setdefault(f"{name}, step {event.step}", []).append(event.value)
+    return found
+
+
+def same(a, b):
+    """Whether two nested values are the same, tensors bit for bit."""
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        alike = a.dtype == b.dtype and a.shape == b.shape
+        return alike and torch.equal(
+            a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8)
+        )
+    if isinstance(a, dict) and isinstance(b, dict):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and (a == b or (a != a and b != b))
+
+
+def differences(ours, theirs):
+    """What differs between two runs, in words.
+
+    Arguments
+    ---------
+    ours, theirs : Path
+        Folders of runs: of phases, or with a ``save`` of their own.
+
+    Returns
+    -------
+    list of str
+    """
+    places, others = (
+        {path.parent.relative_to(folder) for path in folder.rglob("save")}
+        for folder in (ours, theirs)
+    )
+    found = [f"{place}: only in one" for place in places ^ others]
+    for place in () if found else places:
+        a, b = ours / place, theirs / place
+        states = checkpoint(a), checkpoint(b)
+        found += [f"{place}: {name}" for name in states[0].keys() ^ states[1].keys()]
+        found += [
+            f"{place}: {name}"
+            for name in states[0].keys() & states[1].keys()
+            if not same(states[0][name], states[1][name])
+        ]
+        logs = {
+            p.name for folder in (a, b) for p in folder.glob("*log*") if p.is_file()
+        }
+        for name in logs - {"log.txt", "env.log"}:  # SpeechBrain's own tell the time
+            texts = [p / name for p in (a, b)]
+            if (
+                not all(p.exists() for p in texts)
+                or len({p.read_bytes() for p in texts}) != 1
+            ):
+                found.append(f"{place}: {name}")
+        if not same(*(dict(sorted(scalars(p).items())) for p in (a, b))):
+            found.append(f"{place}: TensorBoard")
+    return found
+
+
+def main(argv=None):
+    """Kill, compare, tell."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args(argv)
+    rng, hits, lives, runs = random.Random(args.seed), [], [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        begin = time.monotonic()
+        if wait(start(folder / "alone")) != 0:
+            sys.exit((folder / "alone.txt").read_text(encoding="utf-8"))
+        alone = time.monotonic() - begin
+        print(f"left alone: {alone:.1f} s", flush=True)
+        while len(hits) < args.kills:
+            runs += 1
+            run = folder / f"killed{runs}"
+            while True:
+                seconds, file = rng.uniform(0, alone / 4), rng.randint(1, 30)
+                kill, life = len(hits) < args.kills, time.time()
+                in_write = kill and len(hits) % 3 == 2
+                process = start(run, file if in_write else None)
+                code = wait(process, seconds if kill and not in_write else float("inf"))
+                if code == 0:
+                    break
+                if code is not None:
+                    sys.exit((run.with_suffix(".txt")).read_text(encoding="utf-8"))
+                hits.append(where(run, life))
+                lives.append(time.time() - life)
+                print(f"kill {len(hits)}, {lives[-1]:.1f} s: {hits[-1]}", flush=True)
+            if found := differences(folder / "alone", run):
+                with contextlib.suppress(OSError):
+                    print((run.with_suffix(".txt")).read_text("utf-8")[-3000:])
+                sys.exit(f"run {runs} differs after {len(hits)} kills: {found}")
+            print(
+                f"run {runs} is as if left alone, {len(hits)} kills so far", flush=True
+            )
+    print(f"\n{len(hits)} kills survived over {runs} runs, all bit for bit:")
+    for place, count in Counter(hits).most_common():
+        print(f"{count:4} {place}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,591 @@
+"""A run that is killed and started again is the run that was never killed."""
+
+import errno
+import os
+import random
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from speechbrain.augment.freq_domain import SpectrogramDrop
+from tensorboard.summary.writer.event_file_writer import _global_uid as uid
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from hetero_brain import DomainBatch, HeteroBrain
+from hetero_brain.asr import CTCBrain
+from hetero_brain.checkpoints import AnotherRun, AtomicCheckpointer
+from hetero_brain.dataio import EpochSampler, SinglePartLoader, train_loader
+from hetero_brain.encoder import Conformer, LastLayer, StackedFbank
+from hetero_brain.finetuning import finetune
+from hetero_brain.loggers import (
+    IterationTensorboardLogger,
+    JsonLinesLogger,
+    TextLogger,
+)
+from hetero_brain.objectives.bestrq import BestRQBrain
+from hetero_brain.rounds import Phase, run_phases
+from hetero_brain.schedules import HoldThenDecay
+from tests.benchmarks.kills import differences, scalars
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN_OPTS = {"device": "cpu", "noprogressbar": True}
+N_STEPS = 5
+
+
+# TensorBoard sorts its files by second, process and number, where .10 is before .9: lives
+# of one process that begin in one second need numbers of the same length.
+while uid.get() < 1000:
+    pass
+
+
+class Killed(BaseException):
+    """What no code handles, as SIGKILL."""
+
+
+class Clock:
+    """Counts what a run does, and kills it at a given moment."""
+
+    def __init__(self, die_at=None):
+        self.now, self.die_at = 0, die_at
+
+    def tick(self, *_):
+        self.now += 1
+        if self.now == self.die_at:
+            raise Killed
+
+
+def killed(run, moments):
+    """Run until each of the moments in turn, starting anew each time, then to the end."""
+    for moment in moments:
+        with pytest.raises(Killed):
+            run(Clock(moment))
+    run(Clock())
+
+
+# ------------------------------------------------------------------------- pre-training
+
+
+class Batches(Dataset):
+    """Made global batches of two domains, a function of t; one domain is spoilt twice."""
+
+    def __getitem__(self, step):
+        draw = partial(torch.randn, 4, 3, generator=torch.Generator().manual_seed(step))
+        parts = [DomainBatch(domain, (draw(),)) for domain in ("en", "fr")]
+        if step in (1, 7):
+            parts[0].batches[0].fill_(torch.nan)
+        return parts
+
+
+class DevBatches(Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return [DomainBatch("en", (torch.full((2, 3), index + 1.0),))], [], 2
+
+
+class Toy(HeteroBrain):
+    """Regression with dropout; ticks at every pass, also of the dev set."""
+
+    clock = Clock()
+
+    def compute_forward(self, batch, stage):
+        self.clock.tick()
+        return self.modules.model(batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        return (predictions.squeeze(1) - batch.sum(1)).square().mean()
+
+    def observe(self, part, k, outputs):
+        self.monitor.add(part.domain, mean=outputs.detach().mean())  # a tensor
+
+
+class TickingLog(JsonLinesLogger):
+    """Ticks before and behind an entry."""
+
+    clock = Clock()
+
+    def write(self, meta, stages):
+        self.clock.tick()
+        super().write(meta, stages)
+        self.clock.tick()
+
+
+PHASES = [
+    Phase("CSSL.1", None, epochs=2, lr=0.02, warmup_iterations=3),
+    Phase(
+        "PTLOC.1",
+        "CSSL.1",
+        epochs=2,
+        lr=0.01,
+        hold_epochs=1,
+        local_steps=2,
+        local_lr=0.05,
+    ),
+]
+
+
+def pretrain(folder, clock, every=1, seed=5, phases=PHASES, **changed):
+    """Run the phases of a toy; a process has other random numbers each time."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3))
+    model.append(nn.Linear(8, 1))
+    torch.manual_seed(random.randrange(10**6))
+    hparams = {
+        "output_folder": str(folder),
+        "modules": {"model": model},
+        "opt_class": torch.optim.AdamW,
+        "local_optimizer": torch.optim.AdamW,
+        "local_optimizer_state": "per_domain",
+        "seed": seed,
+        "log_interval": 3,
+        "cosine_interval": 4,
+        "only_phases": None,
+        "phases": phases,
+        **changed,
+    }
+    kind = type("Toy", (Toy,), {"clock": clock})
+    options = {**RUN_OPTS, "ckpt_interval_steps": every}
+    train = DataLoader(Batches(), batch_size=None, sampler=EpochSampler(N_STEPS))
+    with pytest.MonkeyPatch.context() as patch:
+        log = type("TickingLog", (TickingLog,), {"clock": clock})
+        patch.setattr("hetero_brain.rounds.JsonLinesLogger", log)
+        run_phases(hparams, options, kind, train, SinglePartLoader(DevBatches()))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A run left alone: its folder, and how long it is."""
+    folder, clock = tmp_path_factory.mktemp("alone"), Clock()
+    pretrain(folder, clock, every=2)
+    return folder, clock.now
+
+
+def test_checkpoints_do_not_change_a_run(alone, tmp_path):
+    pretrain(tmp_path, Clock(), every=0)
+    assert not differences(alone[0], tmp_path)
+
+
+def test_the_comparison_sees_a_difference(alone, tmp_path):
+    pretrain(tmp_path, Clock(), seed=6)
+    found = "\n".join(differences(alone[0], tmp_path))
+    for words in ("model.ckpt", "optimizer.ckpt", "brain.ckpt", "local_solver.ckpt"):
+        assert f"PTLOC.1: {words}" in found
+    for words in ("log.jsonl", "train_log.txt", "TensorBoard"):
+        assert f"CSSL.1: {words}" in found
+
+
+@pytest.mark.parametrize("every", [1, 2, 0])
+@pytest.mark.parametrize("part", range(8))
+def test_killed_once_at_any_moment(alone, tmp_path, part, every):
+    """Every eighth of a run's moments is tried by one of the parts, seeded."""
+    folder, length = alone
+    rng = random.Random(10 * part + every)
+    moment = rng.randint(length * part // 8 + 1, length * (part + 1) // 8)
+    killed(partial(pretrain, tmp_path, every=every), [moment])
+    assert not differences(folder, tmp_path)
+
+
+def test_killed_many_times(alone, tmp_path):
+    moments = random.Random(1).choices(range(8, 30), k=20)
+    killed(partial(pretrain, tmp_path, every=1), moments[:7])
+    assert not differences(alone[0], tmp_path)
+
+
+def test_a_checkpoint_at_the_last_iteration_of_an_epoch(alone, tmp_path):
+    """Killed in the validation behind it: no iteration of that epoch is done again."""
+    folder, _ = alone
+    clock, passes = Clock(), 2 * N_STEPS + 4  # with the entries of the log
+    with pytest.raises(Killed):
+        clock.die_at = passes + 1
+        pretrain(tmp_path, clock, every=N_STEPS)
+    state = torch.load(newest(tmp_path / "CSSL.1") / "brain.ckpt", weights_only=True)
+    assert (state["step"], state["optimizer_step"]) == (N_STEPS, N_STEPS)
+    pretrain(tmp_path, Clock(), every=N_STEPS)
+    assert not differences(folder, tmp_path)
+
+
+def newest(phase):
+    return AtomicCheckpointer(phase / "save").find_checkpoint().path
+
+
+def test_no_iteration_is_logged_twice(alone, tmp_path):
+    killed(partial(pretrain, tmp_path, every=4), [20, 30])
+    entries = JsonLinesLogger.read(tmp_path / "CSSL.1/log.jsonl")
+    kinds = [(e["iteration"], "valid" in e, len(e["train"])) for e in entries]
+    assert len(set(kinds)) == len(kinds)
+    assert [i for i, _, _ in kinds] == sorted(i for i, _, _ in kinds)
+    for name, values in scalars(tmp_path / "CSSL.1").items():
+        if "/" in name and "loss/train" not in name:
+            assert len(values) == 1, name
+    assert not differences(alone[0], tmp_path)
+
+
+def test_the_average_loss_of_an_epoch_is_of_all_of_it(alone, tmp_path):
+    folder, _ = alone
+    killed(partial(pretrain, tmp_path, every=1), [N_STEPS * 2 + 12])
+    losses = [
+        [e["train"]["loss"] for e in JsonLinesLogger.read(f) if "valid" in e]
+        for f in (folder / "CSSL.1/log.jsonl", tmp_path / "CSSL.1/log.jsonl")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 2
+
+
+def test_a_faulty_domain_counts_against_patience_across_a_kill(tmp_path):
+    """Faults at iterations 1 and 7 of 10, in one epoch of 10: patience for one."""
+
+    class Stop(Toy):
+        pass
+
+    def run(clock, patience):
+        model = nn.Linear(3, 1)
+        torch.manual_seed(1)
+        kind = type("Toy", (Stop,), {"clock": clock})
+        hparams = {
+            "output_folder": str(tmp_path / str(patience)),
+            "modules": {"model": model},
+            "opt_class": torch.optim.SGD,
+            "local_optimizer": torch.optim.SGD,
+            "seed": 1,
+            "only_phases": None,
+            "phases": [Phase("CSSL.1", None, epochs=1, lr=0.01)],
+        }
+        options = {**RUN_OPTS, "nonfinite_patience": patience, "ckpt_interval_steps": 1}
+        train = DataLoader(Batches(), batch_size=None, sampler=EpochSampler(10))
+        run_phases(hparams, options, kind, train)
+
+    for patience in (1, 2):
+        with pytest.raises(Killed):
+            run(Clock(9), patience)
+    with pytest.raises(ValueError, match="patience is exhausted"):
+        run(Clock(), 1)
+    run(Clock(), 2)
+
+
+def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(alone, tmp_path):
+    with pytest.raises(Killed):
+        pretrain(tmp_path, Clock(alone[1] * 3 // 4))
+    (model,) = newest(tmp_path / "PTLOC.1").glob("model.ckpt")
+    os.truncate(model, 100)
+    pretrain(tmp_path, Clock())
+    assert not differences(alone[0], tmp_path)
+    assert list((tmp_path / "PTLOC.1/save").glob("damaged.CKPT+*"))
+
+
+def test_a_full_disk_and_room_again(alone, tmp_path):
+    clock = Clock()
+    saves, save = [], torch.save
+
+    def full(obj, path):
+        saves.append(path)
+        if len(saves) == 50:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(obj, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match=r"PTLOC.1.*disk is full"):
+            pretrain(tmp_path, clock)
+    assert not list(tmp_path.rglob("unfinished.*"))
+    pretrain(tmp_path, Clock())
+    assert not differences(alone[0], tmp_path)
+
+
+def test_more_epochs(alone, tmp_path):
+    """A run may be made longer: what was done is not done again."""
+    shutil.copytree(alone[0] / "CSSL.1", tmp_path / "CSSL.1")
+    clock = Clock()
+    longer = [Phase("CSSL.1", None, epochs=3, lr=0.02, warmup_iterations=3)]
+    pretrain(tmp_path, clock, phases=longer)
+    entries = JsonLinesLogger.read(tmp_path / "CSSL.1/log.jsonl")
+    before = JsonLinesLogger.read(alone[0] / "CSSL.1/log.jsonl")
+    assert entries[: len(before)] == before
+    assert entries[-1]["epoch"] == 3 and clock.now < 25
+
+
+def test_another_rate_is_refused(alone, tmp_path):
+    shutil.copytree(alone[0] / "CSSL.1", tmp_path / "CSSL.1")
+    other = [Phase("CSSL.1", None, epochs=2, lr=0.03, warmup_iterations=3)]
+    with pytest.raises(AnotherRun, match=r"phase.lr: 0.02 there, 0.03 here"):
+        pretrain(tmp_path, Clock(), phases=other)
+    pretrain(tmp_path, Clock())  # the phases that come after it do not matter
+    assert not differences(alone[0], tmp_path)
+
+
+# -------------------------------------------------------- the real objective, real audio
+
+
+@pytest.fixture(scope="module")
+def few(sample):
+    rows = sample("train", ["en", "fr"])
+    order = sorted(range(len(rows)), key=lambda i: rows.duration[i])
+    labelled = [i for i in order if " " in rows[i]["wrd"]]
+    parts = [[i for i in labelled if rows.domain[i] == code][:6] for code in (0, 1)]
+    return rows.subset(sum(parts, []))
+
+
+def conformer():
+    return Conformer(
+        nn.Linear(160, 16), 1, d_model=16, nhead=2, d_ffn=16, kernel_size=3, dropout=0.2
+    )
+
+
+def bestrq(folder, rows, clock, every, dropout=0.2):
+    from hetero_brain.objectives.quantizers import RandomProjectionQuantizer
+    from hetero_brain.pretraining import pretrain as pretrain_on
+
+    class Ticking(BestRQBrain):
+        def compute_forward(self, batch, stage):
+            clock.tick()
+            return super().compute_forward(batch, stage)
+
+    torch.manual_seed(0)
+    hparams = {
+        "output_folder": str(folder),
+        "brain_class": Ticking,
+        "modules": {
+            "features": StackedFbank(8000, n_mels=40, stack=4),
+            "encoder": conformer(),
+            "quantizer": RandomProjectionQuantizer(160, codebook_size=32),
+            "output": nn.Linear(16, 32),
+        },
+        "plan": {"global_batch_seconds": 4, "max_utterance_seconds": 1.0},
+        "global_batch_seconds": 4,
+        "loader": {},
+        "sample_rate": 8000,
+        "mask_prob": 0.2,
+        "mask_span": 3,
+        "noise_std": 0.3,
+        "opt_class": torch.optim.AdamW,
+        "local_optimizer": torch.optim.AdamW,
+        "local_optimizer_state": "per_domain",
+        "seed": 3,
+        "log_interval": 3,
+        "only_phases": None,
+        "phases": [Phase("PTLOC.1", None, 2, lr=0.01, local_steps=1, local_lr=0.01)],
+    }
+    options = {**RUN_OPTS, "ckpt_interval_steps": every}
+    pretrain_on(hparams, options, rows, rows)
+
+
+def test_bestrq_with_the_codes_seen_since_the_last_entry(few, tmp_path):
+    clock = Clock()
+    bestrq(tmp_path / "alone", few, clock, every=0)
+    use = [
+        entry["train"].get("codebook_use/en")
+        for entry in JsonLinesLogger.read(tmp_path / "alone/PTLOC.1/log.jsonl")
+    ]
+    assert any(share and share < 1 for share in use)
+    for n, share in enumerate((0.15, 0.4, 0.7, 0.9)):
+        run = partial(bestrq, tmp_path / str(n), few, every=1)
+        killed(lambda clock, run=run: run(clock), [int(clock.now * share)])
+        assert not differences(tmp_path / "alone", tmp_path / str(n))
+
+
+def tune(folder, rows, clock, every=0, **changed):
+    """Fine-tune with dropout and SpecAugment."""
+
+    def tick(x):
+        clock.tick()
+        return x
+
+    class Ticking(nn.Module):
+        def forward(self, x):
+            return tick(x)
+
+    torch.manual_seed(0)
+    drop = partial(SpectrogramDrop, drop_length_low=1, drop_length_high=8)
+    hparams = {
+        "output_folder": str(folder),
+        "unit": "char",
+        "vocab_size": 1000,
+        "modules": {
+            "features": StackedFbank(8000, n_mels=40, stack=4),
+            "encoder": conformer(),
+            "readout": LastLayer(),
+        },
+        "pretrained": None,
+        "beam_size": None,
+        "epochs": 5,
+        "opt_class": partial(torch.optim.AdamW, lr=4e-3),
+        "lr_schedule": HoldThenDecay(2, 0.5, 3),
+        "sample_rate": 8000,
+        "seed": 1,
+        "loader": {},
+        "eval_batch_seconds": 30,
+        "eval_splits": ["dev"],
+        "plan": {"global_batch_seconds": 8},
+        "freeze_encoder_iterations": 4,
+        "augment": nn.Sequential(drop(dim=1), drop(dim=2), Ticking()),
+        "valid_interval": 2,
+        "log_interval": 2,
+        **changed,
+    }
+    decode = CTCBrain.decode
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CTCBrain, "decode", lambda *args: decode(*tick(args)))
+        options = {**RUN_OPTS, "ckpt_interval_steps": every}
+        finetune(hparams, options, {"train": rows, "dev": rows})
+
+
+def test_finetuning_killed_at_many_moments(few, tmp_path):
+    clock = Clock()
+    tune(tmp_path / "alone", few, clock)
+    for every, n in ((0, 4), (1, 4), (3, 2)):
+        for moment in random.Random(every).sample(range(1, clock.now + 1), n):
+            folder = tmp_path / f"{every}.{moment}"
+            killed(partial(tune, folder, few, every=every), [moment])
+            assert not differences(tmp_path / "alone", folder)
+            for name in ("dev.json", "tokenizer.model"):
+                texts = [(d / name).read_bytes() for d in (tmp_path / "alone", folder)]
+                assert texts[0] == texts[1]
+    # SpecAugment and dropout did something.
+    for name, changed in (("plain", {"augment": None}), ("seed", {"seed": 2})):
+        tune(tmp_path / name, few, Clock(), **changed)
+        assert differences(tmp_path / "alone", tmp_path / name)
+
+
+def test_finetuning_keeps_the_best_and_the_newest(few, tmp_path):
+    tune(tmp_path, few, Clock(), every=1)
+    rates = {
+        checkpoint.meta.get("epoch"): checkpoint.meta.get("CER")
+        for checkpoint in AtomicCheckpointer(tmp_path / "save").list_checkpoints()
+    }
+    entries = JsonLinesLogger.read(tmp_path / "log.jsonl")
+    all_rates = {e["epoch"]: e["valid"]["CER"] for e in entries if "valid" in e}
+    assert min(all_rates.values()) in rates.values() and 5 in rates
+
+
+def test_finetuning_from_another_encoder_is_refused(few, tmp_path):
+    for name in ("a", "b"):
+        encoder = conformer()
+        folder = tmp_path / name / "save"
+        AtomicCheckpointer(folder, {"encoder": encoder}).save_checkpoint()
+    run = partial(tune, tmp_path / "run", few, epochs=1)
+    run(Clock(), pretrained=str(tmp_path / "a"))
+    (tmp_path / "a").rename(tmp_path / "moved")
+    run(Clock(), pretrained=str(tmp_path / "moved"))  # the same, elsewhere
+    with pytest.raises(AnotherRun, match="pretrained: [0-9a-f]+ there, [0-9a-f]+ here"):
+        run(Clock(), pretrained=str(tmp_path / "b"))
+
+
+# ------------------------------------------------------------------------------- loaders
+
+
+def test_an_iteration_without_any_audio_is_one(tmp_path):
+    """The number of an iteration stays its place in the plan."""
+    brain = Toy(
+        {"model": nn.Linear(3, 1)}, partial(torch.optim.SGD, lr=0.1), {}, RUN_OPTS
+    )
+    batches = [Batches()[0], [], Batches()[2]]
+    brain.fit([1], DataLoader(batches, batch_size=None), progressbar=False)
+    assert brain.iteration == 3
+
+
+def test_a_resumed_run_is_as_lenient_with_bad_audio(few, tmp_path):
+    """One bad recording of the last few that are read would be too many of them."""
+    from hetero_brain.dataio import Utterances, make_plan
+
+    utterances = Utterances(few, 8000)
+    plan = make_plan(few, 1, global_batch_seconds=4)
+    first = train_loader(utterances, plan)
+    first.bad, first.rows, first.faults = 1, 300, {"a fault"}
+    AtomicCheckpointer(tmp_path, {"audit": first}).save_checkpoint()
+    second = train_loader(utterances, plan)
+    AtomicCheckpointer(tmp_path, {"audit": second}).recover_if_possible()
+    assert (second.bad, second.rows, second.faults) == (1, 300, {"a fault"})
+    second.sampler.start_at(plan.steps_per_epoch - 1)
+    assert len(list(second)) == 1
+
+
+def test_to_resume_reads_nothing_of_what_came_before(few, tmp_path, monkeypatch):
+    clock = Clock()
+    bestrq(tmp_path / "alone", few, clock, every=0)
+    with pytest.raises(Killed):
+        bestrq(tmp_path / "killed", few, Clock(clock.now * 9 // 20), every=1)
+    read = []
+    from hetero_brain import dataio
+
+    real = dataio.GlobalBatches.__getitem__
+    monkeypatch.setattr(
+        dataio.GlobalBatches,
+        "__getitem__",
+        lambda self, step: read.append(step) or real(self, step),
+    )
+    at = torch.load(newest(tmp_path / "killed/PTLOC.1") / "brain.ckpt")[
+        "optimizer_step"
+    ]
+    assert at > 1
+    bestrq(tmp_path / "killed", few, Clock(), every=1)
+    assert read[0] == at and read == sorted(set(read))
+
+
+# ---------------------------------------------------------------------------------- logs
+
+
+@pytest.mark.parametrize("kind", [TextLogger, JsonLinesLogger])
+def test_a_log_is_cut_where_the_checkpoint_was(tmp_path, kind):
+    log = kind(tmp_path / "log")
+    assert log.position() == 0
+    log.log_stats({"iteration": 1}, {"loss": 1.0})
+    position, text = log.position(), (tmp_path / "log").read_text()
+    log.log_stats({"iteration": 2}, {"loss": 1.0})
+    with open(tmp_path / "log", "a") as file:
+        file.write("half a li")
+    kind(tmp_path / "log").resume(position, 1)
+    assert (tmp_path / "log").read_text() == text
+    kind(tmp_path / "log").resume(None, 0)
+    assert (tmp_path / "log").read_text() == ""
+
+
+def test_a_log_that_is_too_short_is_told(tmp_path, caplog):
+    (tmp_path / "log").write_text("a")
+    TextLogger(tmp_path / "log").resume(5, 1)
+    assert (tmp_path / "log").read_text() == "a"
+    assert "1 bytes where the checkpoint knows 5" in caplog.text
+
+
+def test_tensorboard_forgets_what_was_cut(tmp_path):
+    def log(*iterations):
+        writer = IterationTensorboardLogger(tmp_path / "tensorboard")
+        if iterations[0] > 1:
+            writer.resume(position, iterations[0] - 1)
+        for iteration in iterations:
+            writer.log_stats({"iteration": iteration}, {"loss": float(iteration)})
+            if iteration == 3:
+                positions.append(writer.position())
+        writer.writer.close()
+
+    positions, position = [], None
+    log(1, 2, 3, 4, 5)
+    position = positions[0]
+    log(4, 5, 6)
+    found = scalars(tmp_path)
+    assert [found[f"loss/train, step {i}"] for i in range(1, 7)] == [
+        [float(i)] for i in range(1, 7)
+    ]
+    events = b"".join(p.read_bytes() for p in (tmp_path / "tensorboard").iterdir())
+    assert events.count(b"loss/train") == 6
+
+
+# ----------------------------------------------------------------------------- processes
+
+
+def test_kills_of_processes(tmp_path):
+    """Three, one half-way through a file of a checkpoint; see the benchmark."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.kills", "--kills", "3"],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "3 kills survived" in done.stdout
+    assert "writing or deleting a checkpoint" in done.stdout
