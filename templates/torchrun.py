@@ -7,7 +7,8 @@ SIGUSR1 ends torchrun itself, SIGTERM kills ranks that need more than 30 s to sa
 whatever ranks exit with, torchrun exits with 1. Here all three signals that ask a run to
 leave (SIGTERM, SIGINT, SIGUSR1) reach the ranks of this node as SIGUSR1, again every
 second until they have left, as one that is still starting does not listen yet; and the
-exit code is 75 if they did so to go on later. Needs nothing but Python.
+exit code is 75 if they did so to go on later, also with --max-restarts, which is for
+ranks that fail. Needs nothing but Python.
 """
 
 import os
@@ -50,7 +51,7 @@ def main(argv):
             start_new_session=True,  # Ctrl-C reaches this process alone
             preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
         )
-        told = 0.0
+        told, saved = 0.0, False
         while agent.poll() is None:
             if asked and time.monotonic() - told > 1:
                 for rank in children(agent.pid):
@@ -59,8 +60,11 @@ def main(argv):
                     except ProcessLookupError:
                         pass
                 told = time.monotonic()
+            if marker.exists() and not saved:
+                saved = True
+                agent.terminate()  # or it starts them anew
             time.sleep(0.1)
-        saved = marker.exists()
+        saved = saved or marker.exists()
     code = agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
     return REQUEUE if code and (asked or saved) else code
 

@@ -3,7 +3,7 @@
 #
 #   apt-get install -y --no-install-recommends slurmctld slurmd slurm-client munge
 #   bash tests/slurm/mini_slurm.sh start DIR && export SLURM_CONF=DIR/slurm.conf
-#   bash tests/slurm/mini_slurm.sh kill DIR 1    # a node that dies: its slurmd and jobs' steps
+#   bash tests/slurm/mini_slurm.sh kill DIR 1    # a node dies, and all of jobs on it
 #   bash tests/slurm/mini_slurm.sh node DIR 1    # and comes back
 #   bash tests/slurm/mini_slurm.sh stop DIR      # ends what start started, and no more
 #
@@ -79,7 +79,17 @@ node)
     slurmd -N "127.0.0.$3" -f "$SLURM_CONF"
     ;;
 kill)
-    kill -KILL "$(cat "$dir/slurmd.127.0.0.$3.pid")"
+    node=127.0.0.$3
+    kill -KILL "$(cat "$dir/slurmd.$node.pid")"
+    for process in /proc/[0-9]*; do
+        of=$(tr '\0' '\n' <"$process/environ" 2>/dev/null) || continue
+        grep -qx "SLURMD_NODENAME=$node" <<<"$of" || continue
+        grep -qx "SLURM_CONF=$SLURM_CONF" <<<"$of" || continue
+        parent=$(awk '/^PPid:/ { print $2 }' "$process/status") || continue
+        # Above a task stands the slurmstepd of its step, which slurmd detached.
+        grep -qx slurmstepd "/proc/$parent/comm" && kill -KILL "$parent"
+        kill -KILL "${process#/proc/}" || true
+    done
     ;;
 stop)
     for name in slurmd.127.0.0.1 slurmd.127.0.0.2 slurmctld munged; do
