@@ -45,6 +45,7 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
         words = [text for text in texts if text]
         if not words:
             raise ValueError(f"{model_file}: no transcripts to train a tokenizer on")
+        words.append(alphabet)  # as a sentence: a character becomes a unit by occurring
         model = io.BytesIO()
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(words),
@@ -53,9 +54,6 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             character_coverage=1.0,
-            required_chars=alphabet.replace(
-                " ", "\u2581"
-            ),  # as SentencePiece writes it
             add_dummy_prefix=unit != "char",
             bos_id=-1,
             eos_id=-1,

@@ -461,3 +461,17 @@ def test_finetuning_starts_from_the_pretrained_encoder(ten, tmp_path):
     hparams["freeze_encoder_iterations"] = math.inf
     assert finetune(hparams, RUN_OPTS, {"train": ten, "dev": ten}) == {}
     assert torch.equal(parameters(hparams["modules"]["encoder"]), expected)
+
+
+def test_an_alphabet_gives_the_same_units_whatever_the_text(tmp_path):
+    """The 43 outputs of the paper: <unk>, 41 characters, and the CTC blank."""
+    alphabet = "abcdefghijklmnopqrstuvwxyz0123456789 '-.&"
+    one, two = (
+        train_tokenizer(texts, tmp_path / str(i), "char", alphabet=alphabet)
+        for i, texts in enumerate((["a b"], ["some other text, é"]))
+    )
+    assert one.get_piece_size() + 1 == 43
+    units = {one.id_to_piece(i) for i in range(42)}
+    assert units == {"<unk>", *alphabet.replace(" ", "\u2581")}
+    assert units < {two.id_to_piece(i) for i in range(two.get_piece_size())}
+    assert one.decode(one.encode("it's 3 a.m.")) == "it's 3 a.m."

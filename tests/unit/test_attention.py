@@ -160,6 +160,15 @@ def test_search_on_noise_ends(tokenizer, frames):
     assert 0 < len(steps) <= (frames + 5 * (len(TEXTS) - 1)) / 2  # of the longest
 
 
+def test_marks_are_no_text(tokenizer):
+    """A search that gives a mark among the pieces, as an untrained decoder may."""
+    brain, pieces = make(tokenizer), tokenizer.get_piece_size()
+    ids = [*tokenizer.encode("cat"), pieces + BOS, pieces + EOS]
+    brain.hparams.searches[sb.Stage.TEST] = lambda *_: ([ids], None, None, None)
+    predictions = (None, torch.tensor([9]), torch.zeros(1, 9, 16), None)
+    assert brain.decode(predictions, sb.Stage.TEST) == ["cat"]
+
+
 def test_search_follows_both_scores(tokenizer):
     """CTC is sure of a text and the decoder knows nothing: the text is found."""
     brain, pieces = make(tokenizer), tokenizer.get_piece_size()

@@ -243,6 +243,7 @@ def test_shares_are_about_equal():
         loads = np.bincount(share_out(costs.tolist(), size), costs, minlength=size)
         assert 1 - loads.mean() / loads.max() < 0.1
     assert sorted(share_out([1.0] * 4, 4)) == [0, 1, 2, 3]
+    assert share_out([1.0, 1.0, 2.0], 2) == [1, 1, 0]  # the longest first
 
 
 def test_a_domain_stays_with_its_rank_where_its_state_does():
