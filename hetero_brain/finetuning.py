@@ -54,7 +54,6 @@ def finetune(hparams, run_opts, splits):
         {**stateful, "counter": counter},
         keep_last=hparams.get("keep_last", 2),
         keep_best="CER",
-        milestone_interval=hparams.get("milestone_interval", 0),
     )
     brain = kind(
         modules=modules,

@@ -117,7 +117,7 @@ def wait(process, seconds=float("inf")):
 
 
 def where(folder, begin):
-    """What a process that began at a time was at when it was killed, from what it left."""
+    """What a process that began at a time was at when killed, from what it left."""
     phases = [p.parent for p in folder.glob("*/save")]
     if not phases:
         return "before the first phase"
