@@ -22,7 +22,6 @@ MARKER = "HETERO_BRAIN_REQUEUE_FILE"
 
 _received = []  # signals, in their order
 _deferring = 0  # depth
-_leaving = False
 _watcher = None
 
 
@@ -53,7 +52,7 @@ def _noted(number, frame):
 def _watch(ours, pythons):
     """In a thread: note signals, and leave if there is nothing to finish."""
     while received := ours.recv(1):
-        if received[0] in SIGNALS:
+        if signal.getsignal(received[0]) is _noted:
             _received.append(received[0])
             if not _deferring:
                 _tell("leaving")
@@ -102,9 +101,10 @@ def deferred():
         yield
     finally:
         _deferring -= 1
-        if threading.current_thread() is threading.main_thread() and not _leaving:
+        if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
-                signal.signal(number, handler)
+                if handler is not _noted:
+                    signal.signal(number, handler)
     if requested() and not _deferring:
         leave()
 
@@ -123,11 +123,10 @@ def leave(saved=False):
     ------
     SystemExit
     """
-    global _leaving
-    _leaving = True
     if saved and MARKER in os.environ:
         Path(os.environ[MARKER]).touch()
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     _tell("saved, leaving" if saved else "leaving")
+    _received.clear()
     raise SystemExit(REQUEUE)

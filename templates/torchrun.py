@@ -51,20 +51,21 @@ def main(argv):
             start_new_session=True,  # Ctrl-C reaches this process alone
             preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
         )
-        told, saved = 0.0, False
+        told, stopped = {}, False  # ranks that were, and when
         while agent.poll() is None:
-            if asked and time.monotonic() - told > 1:
-                for rank in children(agent.pid):
+            ranks = children(agent.pid) if asked else ()
+            for rank in ranks:
+                if time.monotonic() - told.get(rank, 0.0) > 1:
+                    told[rank] = time.monotonic()
                     try:
                         os.kill(rank, signal.SIGUSR1)
                     except ProcessLookupError:
                         pass
-                told = time.monotonic()
-            if marker.exists() and not saved:
-                saved = True
-                agent.terminate()  # or it starts them anew
+            if not stopped and (marker.exists() or told.keys() - set(ranks)):
+                stopped = True  # one has left; torchrun would start it anew
+                agent.terminate()
             time.sleep(0.1)
-        saved = saved or marker.exists()
+        saved = marker.exists()
     code = agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
     return REQUEUE if code and (asked or saved) else code
 

@@ -82,12 +82,12 @@ kill)
     node=127.0.0.$3
     kill -KILL "$(cat "$dir/slurmd.$node.pid")"
     for process in /proc/[0-9]*; do
-        of=$(tr '\0' '\n' <"$process/environ" 2>/dev/null) || continue
+        of=$({ tr '\0' '\n' <"$process/environ"; } 2>/dev/null) || continue
         grep -qx "SLURMD_NODENAME=$node" <<<"$of" || continue
         grep -qx "SLURM_CONF=$SLURM_CONF" <<<"$of" || continue
-        parent=$(awk '/^PPid:/ { print $2 }' "$process/status") || continue
+        parent=$(awk '/^PPid:/ { print $2 }' "$process/status" 2>/dev/null) || continue
         # Above a task stands the slurmstepd of its step, which slurmd detached.
-        grep -qx slurmstepd "/proc/$parent/comm" && kill -KILL "$parent"
+        if grep -qx slurmstepd "/proc/$parent/comm"; then kill -KILL "$parent"; fi
         kill -KILL "${process#/proc/}" || true
     done
     ;;

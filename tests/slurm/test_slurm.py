@@ -24,10 +24,11 @@ needs_slurm = pytest.mark.skipif(
     bool(MISSING) or os.geteuid() != 0,
     reason=f"needs root and Debian's slurmctld slurmd slurm-client munge: no {MISSING}",
 )
-OPTIONS = (
+SMALL = (
     "--global_batch_seconds 40 --codebook_size 16 --n_mels 20 --log_interval 1 "
-    "--cssl_epochs 3 --ptloc_epochs 1 --only_phases [CSSL.1,PTLOC.1] --noprogressbar"
+    "--ptloc_epochs 1 --noprogressbar"
 )
+OPTIONS = f"{SMALL} --cssl_epochs 2 --only_phases [CSSL.1,PTLOC.1]"
 PHASES = ("CSSL.1", "PTLOC.1")
 
 
@@ -53,13 +54,21 @@ def slurm():
 
 
 def edited(template, folder, lines=(), **values):
-    """A copy of a template as a user of this machine edits it: no GPU, no module."""
+    """A template in a copy of the repository, edited for this machine without GPUs.
+
+    Arguments
+    ---------
+    template : str
+        Its file's name.
+    folder : Path
+        Of the copy.
+    lines : sequence of str
+        ``#SBATCH`` lines in place of those there with the same option.
+    **values
+        Of the variables; ``setup`` is a function.
+    """
     text = (ROOT / "templates/sbatch" / template).read_text("utf-8")
-    head, below = (
-        text.split("# ---- nothing", 1)
-        if "# ---- nothing" in text
-        else (re.split(r"(?=# -+ nothing to edit below)", text, maxsplit=1))
-    )
+    head, below = re.split(r"(?=# -+ nothing to edit below)", text, maxsplit=1)
     head = re.sub(r"#SBATCH --(gpus-per-node|mem)=.*\n", "", head)
     values = {
         "DATA": "recipes/VoicePrompts/sample",
@@ -72,11 +81,14 @@ def edited(template, folder, lines=(), **values):
         head, found = re.subn(f"{option}=.*", line, head)
         assert found == 1, line
     for name, value in values.items():
-        new = f"{name}{value}" if value.startswith("()") else f"{name}={value}"
-        head = re.sub(rf"^{name}(=|\(\)).*", new.replace("\\", r"\\"), head, flags=re.M)
-    for name in ("recipes", "templates"):
-        (folder / name).symlink_to(ROOT / name)
-    path = folder / template
+        new = value if value.startswith("()") else f"={value}"
+        head, found = re.subn(rf"^({name})(=|\(\)).*", rf"\g<1>{new}", head, flags=re.M)
+        assert found or name == "BACKEND", name  # which arrays do not have
+    path = folder / "templates/sbatch" / template
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+        for name in ("recipes", "templates/torchrun.py"):
+            (folder / name).symlink_to(ROOT / name)
     path.write_text(head + below, "utf-8")
     return path
 
@@ -89,8 +101,8 @@ def run(*command, cwd=None):
 
 
 def submit(path, *options):
-    """Submit from the folder of the file; return the job's id."""
-    return run("sbatch", "--parsable", *options, path, cwd=path.parent).strip()
+    """Submit from the copy of the repository; return the job's id."""
+    return run("sbatch", "--parsable", *options, path, cwd=path.parents[2]).strip()
 
 
 def show(job):
@@ -99,12 +111,13 @@ def show(job):
     return [dict(w.split("=", 1) for w in line.split() if "=" in w) for line in lines]
 
 
-def wait_until(true, seconds, folder):
-    """Wait for something to become true; its value."""
+def wait_until(true, seconds, folder=None):
+    """Wait for something to become true; its value. Shows the logs in a folder if not."""
     end = time.monotonic() + seconds
     while not (value := true()):
         if time.monotonic() > end:
-            logs = [p.read_text("utf-8")[-3000:] for p in folder.glob("*.out")]
+            paths = folder.glob("*.out") if folder else ()
+            logs = [path.read_text("utf-8")[-3000:] for path in paths]
             raise AssertionError("\n".join([run("squeue"), *logs]))
         time.sleep(0.25)
     return value
@@ -121,9 +134,9 @@ def ended(job, folder, seconds=180):
     return wait_until(all_ended, seconds, folder)
 
 
-def iterations(folder, phase="CSSL.1"):
-    """How many iterations a run has logged."""
-    path = folder / "results/pretrain/1" / phase / "log.jsonl"
+def entries(folder):
+    """How many entries the log in a folder has."""
+    path = folder / "log.jsonl"
     return len(JsonLinesLogger.read(path)) if path.exists() else 0
 
 
@@ -185,26 +198,45 @@ def signal_ranks(job, slurm):
     run("scancel", "--signal=USR1", job)
 
 
+def strike_time_limit(job, slurm):
+    """SLURM looks every 30 s whose limit is near; until then the job stands still."""
+    run("scancel", "--signal=STOP", job)
+    run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
+    time.sleep(32)
+    run("scancel", "--signal=CONT", job)
+    wait_until(lambda: show(job)[0]["Restarts"] == "1", 60)
+    run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+
+
 def requeue(job, slurm):
     run("scontrol", "requeue", job)
 
 
 def kill_node(job, slurm):
+    """SLURM notices after SlurmdTimeout; until then the other node is not to give up."""
     slurm("kill", "2")
-    time.sleep(1)
+    wait_until(lambda: show(job)[0]["Restarts"] == "1", 60)
     slurm("node", "2")
 
 
 @needs_slurm
-@pytest.mark.parametrize("disturb", [signal_ranks, requeue, kill_node])
+@pytest.mark.parametrize(
+    "disturb", [signal_ranks, requeue, kill_node, strike_time_limit]
+)
 def test_two_nodes_disturbed_give_the_undisturbed_model(
     disturb, slurm, undisturbed, tmp_path
 ):
     path = edited(
-        "pretrain_multi_node.sbatch", tmp_path, RANKS="1", OPTIONS=f"({OPTIONS})"
+        "pretrain_multi_node.sbatch",
+        tmp_path,
+        ["#SBATCH --signal=B:USR1@120"],
+        RANKS="1",
+        OPTIONS=f"({OPTIONS})",
     )
     job = submit(path)
-    wait_until(lambda: iterations(tmp_path) >= 4, 90, tmp_path)
+    wait_until(
+        lambda: entries(tmp_path / "results/pretrain/1/CSSL.1") >= 4, 90, tmp_path
+    )
     disturb(job, slurm)
     (fields,) = ended(job, tmp_path)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1")
@@ -212,16 +244,85 @@ def test_two_nodes_disturbed_give_the_undisturbed_model(
 
 
 @needs_slurm
-def test_a_time_limit_that_strikes(slurm, undisturbed, tmp_path):
-    """A limit of a minute, with the warning within the first half of it."""
+def test_array_of_domains_runs_what_is_not_done(slurm, tmp_path):
+    options = "--global_batch_seconds 20 --epochs 2 --freeze_encoder_iterations 0"
     path = edited(
-        "pretrain_multi_node.sbatch",
+        "finetune_array.sbatch",
         tmp_path,
-        ["#SBATCH --time=1", "#SBATCH --signal=B:USR1@30"],
-        RANKS="1",
-        OPTIONS=f"({OPTIONS})",
+        ["#SBATCH --array=0-1"],
+        DOMAINS="(en es)",
+        PRETRAINED="null",
+        OPTIONS=f"({options} --log_interval 1 --noprogressbar)",
+        STAGE=f"{tmp_path}/node",
     )
-    (fields,) = ended(submit(path), tmp_path, 300)
-    assert fields["JobState"] == "COMPLETED"
-    assert int(fields["Restarts"]) >= 1
-    assert_same(undisturbed, tmp_path / "results/pretrain/1")
+    job, output = submit(path), tmp_path / "results/ctc/PTLOC.1"
+    wait_until(lambda: entries(output / "es") >= 2, 120, tmp_path)
+    run("scancel", "--signal=USR1", f"{job}_1")
+    tasks = {task["ArrayTaskId"]: task for task in ended(job, tmp_path, 240)}
+    assert {task["JobState"] for task in tasks.values()} == {"COMPLETED"}
+    assert [tasks[i]["Restarts"] for i in "01"] == ["0", "1"]
+    assert (tmp_path / "node/es").is_dir()
+    logs = {name: (output / name / "log.jsonl").read_text() for name in ("en", "es")}
+    assert (output / "en/dev.json").exists()
+
+    (output / "es/done").unlink()
+    kept = {name: (output / name / "dev.json").stat().st_mtime_ns for name in logs}
+    tasks = ended(submit(path), tmp_path)
+    assert {task["JobState"] for task in tasks} == {"COMPLETED"}
+    assert (output / "es/done").exists()
+    for name, before in kept.items():  # es was evaluated again, and only that
+        after = (output / name / "dev.json").stat().st_mtime_ns
+        assert (after > before) == (name == "es")
+        assert (output / name / "log.jsonl").read_text() == logs[name]
+
+
+@needs_slurm
+def test_sweep_goes_on_from_the_same_cssl(slurm, undisturbed, tmp_path):
+    path = edited(
+        "sweep_array.sbatch",
+        tmp_path,
+        ["#SBATCH --array=0-2"],
+        K="(1 2)",
+        ALPHA="(0.03)",
+        BETA="(0.001)",
+        SEEDS="(1)",
+        CSSL="cssl",
+        OPTIONS=f"({SMALL} --cssl_epochs 2)",
+    )
+    (tmp_path / "cssl").mkdir()
+    (tmp_path / "cssl/1").symlink_to(undisturbed)
+    tasks = {task["ArrayTaskId"]: task for task in ended(submit(path), tmp_path, 240)}
+    states = [tasks[i]["JobState"] for i in "012"]
+    assert states == ["COMPLETED", "COMPLETED", "FAILED"]  # one more than combinations
+    (refusal,) = tmp_path.glob("sweep-*_2.out")
+    assert "more than the product" in refusal.read_text()
+    for k in (1, 2):
+        output = tmp_path / f"results/sweep/K{k}-alpha0.03-beta0.001/1"
+        assert (output / "done").exists()
+        steps = len(JsonLinesLogger.read(output / "PTLOC.1/log.jsonl"))
+        assert steps == entries(undisturbed / "PTLOC.1")
+
+
+@needs_slurm
+def test_commands_of_the_readme(slurm, tmp_path):
+    """As they stand, but for held jobs and for the folder, where templates are edited."""
+    readme = (ROOT / "templates/README.md").read_text("utf-8")
+    blocks = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line]
+    named = {word for line in commands for word in line.split() if "sbatch/" in word}
+    assert named == {f"templates/sbatch/{path.name}" for path in TEMPLATES}
+    for path in TEMPLATES:
+        edited(path.name, tmp_path)
+    small = f" {SMALL} --cssl_epochs 1 --only_phases [CSSL.1]"
+    commands = [line + small * ("train.py" in line) for line in commands]
+    lines = [
+        "set -e",
+        'sbatch() { command sbatch --hold "$@"; }',
+        f"PATH={Path(sys.executable).parent}:$PATH",
+        "DATA=recipes/VoicePrompts/sample",
+        *commands,
+    ]
+    try:
+        run("bash", "-c", "\n".join(lines), cwd=tmp_path)
+    finally:
+        run("scancel", "--user=root")

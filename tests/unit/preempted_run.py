@@ -1,0 +1,100 @@
+"""A small run that sends itself signals; see test_preemption.py.
+
+> python preempted_run.py FOLDER WHEN [SIGNAL …]
+
+WHEN is where it is sent, once in the life of FOLDER: ``train N`` (iteration), ``valid N``
+(epoch), ``between`` (behind the first phase), ``never``, or ``fail N`` to raise instead.
+"""
+
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import speechbrain as sb
+import torch
+from speechbrain.utils.epoch_loop import EpochCounter
+from torch.utils.data import Dataset
+
+from hetero_brain import DomainBatch, HeteroBrain, preemption
+from hetero_brain.brain import Share
+from hetero_brain.checkpoints import AtomicCheckpointer
+from hetero_brain.dataio import AuditedLoader, EpochSampler
+from hetero_brain.loggers import JsonLinesLogger
+from hetero_brain.parallel import rank_and_size
+
+STEPS, EPOCHS, DOMAINS = 3, 2, ("en", "fr")
+
+
+class Batches(Dataset):
+    """Made global batches: a function of the iteration."""
+
+    def __getitem__(self, step):
+        rank, size = rank_and_size()
+        share = Share(DOMAINS)
+        for i, domain in enumerate(DOMAINS):
+            draw = torch.Generator().manual_seed(10 * step + i)
+            if i % size == rank:
+                share.append(DomainBatch(domain, (torch.randn(4, 3, generator=draw),)))
+        return share, [], 4 * len(share)
+
+
+class Toy(HeteroBrain):
+    """Learns sums; tells itself to leave where it was told to."""
+
+    def compute_forward(self, batch, stage):
+        at = self.iteration + 1 if stage == sb.Stage.TRAIN else self.epoch
+        disturb(self.checkpointer.checkpoints_dir.parent, f"{stage.name.lower()} {at}")
+        return self.modules.model(batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        return (predictions.squeeze(1) - batch.sum(1)).square().mean()
+
+
+def disturb(folder, where):
+    """Send the signals that the command line wants here, from the last rank."""
+    when, signals = sys.argv[2], sys.argv[3:]
+    rank, size = rank_and_size()
+    mark = folder / "disturbed"
+    if mark.exists() or rank != size - 1:
+        return
+    if where == when.replace("fail", "train"):
+        mark.touch()
+        if when.startswith("fail"):
+            raise RuntimeError("as told to")
+        for name in signals:
+            group, number = name.startswith("group:"), name.removeprefix("group:")
+            kill = os.killpg if group else os.kill
+            kill(os.getpgid(0) if group else os.getpid(), getattr(signal, number))
+
+
+def main(folder):
+    """Two phases, one behind the other."""
+    preemption.listen()
+    sb.utils.distributed.ddp_init_group({"distributed_backend": "gloo"})
+    for phase in ("one", "two"):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.3))
+        model.append(torch.nn.Linear(8, 1))
+        counter = EpochCounter(EPOCHS)
+        saver = AtomicCheckpointer(
+            folder / phase / "save", {"model": model, "counter": counter}
+        )
+        loggers = [JsonLinesLogger(folder / phase / "log.jsonl")]
+        brain = Toy(
+            {"model": model},
+            partial(torch.optim.Adam, lr=0.01),
+            {"seed": 1, "loggers": loggers, "log_interval": 1},
+            {"device": "cpu", "noprogressbar": True, "distributed_backend": "gloo"},
+            saver,
+        )
+        loader = AuditedLoader(Batches(), sampler=EpochSampler(STEPS), num_workers=1)
+        valid = [DomainBatch("en", (torch.ones(2, 3),))]
+        brain.fit(counter, loader, torch.utils.data.DataLoader(valid, batch_size=None))
+        if phase == "one":
+            disturb(folder / phase, "between")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

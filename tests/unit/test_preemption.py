@@ -1,0 +1,190 @@
+"""Runs that are asked to leave: when they leave, with which code, and how they go on."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from hetero_brain import preemption
+from hetero_brain.preemption import MARKER, REQUEUE
+from hetero_brain.transfer import find_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+TOY = Path(__file__).parent / "preempted_run.py"
+TORCHRUN = ROOT / "templates/torchrun.py"
+RECIPE = ROOT / "recipes/VoicePrompts"
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+PRETRAIN = (
+    f"{RECIPE}/pretrain/train.py {RECIPE}/pretrain/hparams/bestrq.yaml --n_mels 20 "
+    "--global_batch_seconds 40 --codebook_size 16 --cssl_epochs 2 "
+    "--only_phases [CSSL.1] --log_interval 1"
+)
+FINETUNE = (
+    f"{RECIPE}/finetune/train.py {RECIPE}/finetune/hparams/ctc.yaml --domains [es] "
+    "--global_batch_seconds 15 --epochs 2 --log_interval 1 --valid_interval 1 "
+    "--freeze_encoder_iterations 2"
+)
+
+
+def start(*words, **options):
+    """A Python program, begun."""
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def run(*words, **options):
+    """Exit code and output of a Python program."""
+    process = start(*words, **options)
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def run_to_the_end(*words, **options):
+    """The exit codes of a program that is started until its code is another one."""
+    codes, outputs = [REQUEUE], []
+    while codes[-1] == REQUEUE and len(codes) < 6:
+        code, output = run(*words, **options)
+        codes.append(code)
+        outputs.append(output)
+    assert codes[-1] == 0, "\n".join(outputs)
+    return codes[1:], outputs
+
+
+def result(folder):
+    """Logs and tensors of all phases of a run."""
+    logs = sorted(folder.glob("**/log.jsonl"))
+    assert logs
+    tensors = []
+    for log in logs:
+        checkpoint = find_checkpoint(log.parent)
+        for path in sorted(checkpoint.glob("*.ckpt")):
+            if path.name not in ("brain.ckpt", "counter.ckpt", "tokenizer.ckpt"):
+                tensors += tree_leaves(torch.load(path, weights_only=True))
+    return [log.read_text() for log in logs], tensors
+
+
+def assert_same(one, other):
+    """Two finished runs have the same logs and weights."""
+    (logs, tensors), (other_logs, other_tensors) = result(one), result(other)
+    assert logs == other_logs
+    assert len(tensors) == len(other_tensors)
+    for a, b in zip(tensors, other_tensors):
+        assert torch.equal(a, b) if torch.is_tensor(a) else a == b
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("never")
+    assert run(TOY, folder, "never")[0] == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "when, times",
+    [
+        ("train 3", 2),  # the last iteration of an epoch, in both phases
+        ("valid 1", 2),
+        ("between", 1),
+    ],
+)
+def test_a_second_signal_and_any_moment(when, times, tmp_path, undisturbed):
+    codes, outputs = run_to_the_end(TOY, tmp_path, when, "SIGUSR1", "SIGTERM")
+    assert codes == [REQUEUE] * times + [0]
+    assert ("saved" in outputs[0]) == (when != "between")
+    assert_same(tmp_path, undisturbed)
+
+
+def test_a_signal_to_the_group_leaves_loader_workers_alone(tmp_path, undisturbed):
+    words = (TOY, tmp_path, "train 2", "group:SIGTERM")
+    codes, outputs = run_to_the_end(*words, start_new_session=True)
+    assert codes == [REQUEUE, REQUEUE, 0]
+    assert "worker" not in outputs[0], outputs[0]
+    assert_same(tmp_path, undisturbed)
+
+
+def test_torchrun_one_rank_told_all_leave(tmp_path, undisturbed):
+    words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
+    words = (*words, TOY, tmp_path, "train 2", "SIGUSR1")
+    codes, outputs = run_to_the_end(*words)
+    assert codes == [REQUEUE, REQUEUE, 0]
+    assert outputs[0].count("saved, leaving") == 2
+    assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("restarts", [0, 2])
+def test_torchrun_a_rank_that_fails_is_no_reason_to_requeue(
+    restarts, tmp_path, undisturbed
+):
+    words = (TORCHRUN, "--standalone", "--nproc-per-node", 2)
+    words = (*words, "--max-restarts", restarts, TOY, tmp_path, "fail 2")
+    begun = time.monotonic()
+    code, output = run(*words)
+    if restarts == 0:
+        assert code == 1, output
+        assert time.monotonic() - begun < 90
+    else:  # once in each phase; from the beginning, as there was no checkpoint yet
+        assert code == 0, output
+        assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+    "recipe, signals", [(PRETRAIN, SIGNALS), (FINETUNE, SIGNALS[:1])]
+)
+def test_recipe_leaves_after_the_iteration_and_goes_on(recipe, signals, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    sample = RECIPE / "sample"
+    words = (*recipe.split(), "--data_folder", sample, "--noprogressbar")
+    assert run(*words, "--output_folder", one)[0] == 0
+    (log,) = (path.relative_to(one) for path in one.glob("**/log.jsonl"))
+    words = (*words, "--output_folder", other)
+    for i, name in enumerate(signals):
+        process = start(*words)
+        wanted = 2 * (i + 1)
+        while not (other / log).exists() or lines(other / log) < wanted:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        process.send_signal(getattr(signal, name))
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == REQUEUE, output
+        assert f"{name}: saved, leaving, code {REQUEUE}" in output
+        assert wanted <= lines(other / log) <= wanted + 2
+    assert run(*words)[0] == 0
+    assert_same(one, other)
+
+
+def lines(path):
+    return len(path.read_text().splitlines())
+
+
+def test_the_launcher_has_the_same_code_and_name():
+    spec = importlib.util.spec_from_file_location("launcher", TORCHRUN)
+    launcher = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(launcher)
+    assert (launcher.REQUEUE, launcher.MARKER) == (REQUEUE, MARKER)
+    assert launcher.SIGNALS == preemption.SIGNALS
+
+
+def test_handlers_are_as_before_behind_a_fit_in_someone_elses_program():
+    before = [signal.getsignal(number) for number in preemption.SIGNALS]
+    with preemption.deferred():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while not preemption.requested():
+            time.sleep(0.01)
+        with pytest.raises(SystemExit) as left:
+            preemption.leave()
+    assert left.value.code == REQUEUE
+    assert not preemption.requested()
+    assert [signal.getsignal(number) for number in preemption.SIGNALS] == before
