@@ -516,9 +516,7 @@ class HeteroBrain(sb.Brain):
         self.optimizer_step = state["optimizer_step"]
         self.nonfinite_count = state["nonfinite_count"]
         self.log_positions = state["logs"]
-        self.step, self.avg_train_loss = 0, 0.0
-        if not end_of_epoch:
-            self.step, self.avg_train_loss = state["step"], state["avg_train_loss"]
+        self.step, self.avg_train_loss = state["step"], state["avg_train_loss"]
         (rank, size), ranks = rank_and_size(), state["ranks"]
         if size == len(ranks):
             ranks = [ranks[rank]]

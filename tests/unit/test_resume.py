@@ -210,6 +210,16 @@ def test_a_checkpoint_at_the_last_iteration_of_an_epoch(alone, tmp_path):
     assert not differences(folder, tmp_path)
 
 
+def test_checkpoints_by_minutes(alone, tmp_path):
+    run = partial(pretrain, tmp_path, every=0, ckpt_interval_minutes=1e-9)
+    with pytest.raises(Killed):
+        run(Clock(8))
+    found = AtomicCheckpointer(tmp_path / "CSSL.1/save").find_checkpoint()
+    assert not found.meta["end-of-epoch"]
+    run(Clock())
+    assert not differences(alone[0], tmp_path)
+
+
 def newest(phase):
     return AtomicCheckpointer(phase / "save").find_checkpoint().path
 
