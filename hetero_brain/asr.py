@@ -93,7 +93,11 @@ class CTCBrain(HeteroBrain):
         if search := self.hparams.searches.get(stage):
             return [hyps[0].text for hyps in search(log_probs, relative)]
         ids = ctc_greedy_decode(log_probs, relative, blank_id=self.blank)
-        return [self.hparams.tokenizer.decode(sequence) for sequence in ids]
+        return [self.text(sequence) for sequence in ids]
+
+    def text(self, ids):
+        """The text of units, without the marks of a decoder that lie behind the pieces."""
+        return self.hparams.tokenizer.decode([i for i in ids if i < self.blank])
 
     def note_errors(self, batch, hypotheses):
         """Word and character errors of each utterance."""

@@ -154,8 +154,7 @@ class JointBrain(CTCBrain):
         if search is None:
             return super().decode((log_probs, lengths), stage)
         ids, *_ = search(encoded, lengths / encoded.shape[1])
-        pieces = [[i for i in sequence if i < self.blank] for sequence in ids]
-        return [self.hparams.tokenizer.decode(sequence) for sequence in pieces]
+        return [self.text(sequence) for sequence in ids]
 
 
 def joint_search(modules, n_pieces, beam_size, ctc_weight, max_decode_ratio):

@@ -165,8 +165,11 @@ def test_marks_are_no_text(tokenizer):
     brain, pieces = make(tokenizer), tokenizer.get_piece_size()
     ids = [*tokenizer.encode("cat"), pieces + BOS, pieces + EOS]
     brain.hparams.searches[sb.Stage.TEST] = lambda *_: ([ids], None, None, None)
-    predictions = (None, torch.tensor([9]), torch.zeros(1, 9, 16), None)
+    log_probs = torch.full((1, 9, pieces + N_MARKS), -9.0)  # CTC gives one, too
+    log_probs[0, torch.arange(9), torch.tensor([*ids, *[pieces] * (9 - len(ids))])] = 0
+    predictions = (log_probs, torch.tensor([9]), torch.zeros(1, 9, 16), None)
     assert brain.decode(predictions, sb.Stage.TEST) == ["cat"]
+    assert brain.decode(predictions, sb.Stage.VALID) == ["cat"]
 
 
 def test_search_follows_both_scores(tokenizer):
