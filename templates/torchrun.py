@@ -61,8 +61,9 @@ def main(argv):
                         os.kill(rank, signal.SIGUSR1)
                     except ProcessLookupError:
                         pass
-            if not stopped and (marker.exists() or told.keys() - set(ranks)):
-                stopped = True  # one has left; torchrun would start it anew
+            left = marker.exists() or told.keys() - set(ranks) or (asked and not ranks)
+            if left and not stopped:
+                stopped = True  # torchrun would start them anew, or wait for nodes
                 agent.terminate()
             time.sleep(0.1)
         saved = marker.exists()

@@ -92,6 +92,12 @@ kill)
     done
     ;;
 stop)
+    if timeout 10 scancel --user=root; then
+        for _ in $(seq 20); do
+            [ -z "$(timeout 10 squeue --noheader)" ] && break
+            sleep 0.5
+        done
+    fi
     for name in slurmd.127.0.0.1 slurmd.127.0.0.2 slurmctld munged; do
         if [ -f "$dir/$name.pid" ]; then kill "$(cat "$dir/$name.pid")" 2>/dev/null || true; fi
     done
