@@ -9,6 +9,7 @@ WHEN is where it is sent, once in the life of FOLDER: ``train N`` (iteration), `
 import os
 import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def disturb(folder, where):
             group, number = name.startswith("group:"), name.removeprefix("group:")
             kill = os.killpg if group else os.kill
             kill(os.getpgid(0) if group else os.getpid(), getattr(signal, number))
+        while not preemption.requested():  # noted by a thread, at once
+            time.sleep(0.001)
 
 
 def main(folder):

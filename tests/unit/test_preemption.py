@@ -93,17 +93,21 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "when, times",
+    "when, times, entries",  # of the log: three iterations and a validation an epoch
     [
-        ("train 3", 2),  # the last iteration of an epoch, in both phases
-        ("valid 1", 2),
-        ("between", 1),
+        ("train 3", 2, 3),  # the last iteration of an epoch, in both phases
+        ("valid 1", 2, 5),  # the validation is finished, an iteration begun
+        ("between", 1, 8),
     ],
 )
-def test_a_second_signal_and_any_moment(when, times, tmp_path, undisturbed):
-    codes, outputs = run_to_the_end(TOY, tmp_path, when, "SIGUSR1", "SIGTERM")
-    assert codes == [REQUEUE] * times + [0]
-    assert ("saved" in outputs[0]) == (when != "between")
+def test_a_second_signal_and_any_moment(when, times, entries, tmp_path, undisturbed):
+    words = (TOY, tmp_path, when, "SIGUSR1", "SIGTERM")
+    code, output = run(*words)
+    assert code == REQUEUE, output
+    assert ("saved" in output) == (when != "between")
+    assert lines(tmp_path / "one/log.jsonl") == entries
+    codes, _ = run_to_the_end(*words)
+    assert codes == [REQUEUE] * (times - 1) + [0]
     assert_same(tmp_path, undisturbed)
 
 
@@ -118,9 +122,12 @@ def test_a_signal_to_the_group_leaves_loader_workers_alone(tmp_path, undisturbed
 def test_torchrun_one_rank_told_all_leave(tmp_path, undisturbed):
     words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
     words = (*words, TOY, tmp_path, "train 2", "SIGUSR1")
-    codes, outputs = run_to_the_end(*words)
-    assert codes == [REQUEUE, REQUEUE, 0]
-    assert outputs[0].count("saved, leaving") == 2
+    code, output = run(*words)
+    assert code == REQUEUE, output
+    assert output.count("saved, leaving") == 2
+    assert lines(tmp_path / "one/log.jsonl") == 2
+    codes, _ = run_to_the_end(*words)
+    assert codes == [REQUEUE, 0]
     assert_same(tmp_path, undisturbed)
 
 
