@@ -123,7 +123,7 @@ def wait_until(true, seconds, folder=None):
     return value
 
 
-def ended(job, folder, seconds=180):
+def ended(job, folder, seconds=600):
     """Wait for a job to end; its fields, by task."""
 
     def all_ended():
@@ -256,9 +256,9 @@ def test_array_of_domains_runs_what_is_not_done(slurm, tmp_path):
         STAGE=f"{tmp_path}/node",
     )
     job, output = submit(path), tmp_path / "results/ctc/PTLOC.1"
-    wait_until(lambda: entries(output / "es") >= 2, 120, tmp_path)
+    wait_until(lambda: entries(output / "es") >= 2, 300, tmp_path)
     run("scancel", "--signal=USR1", f"{job}_1")
-    tasks = {task["ArrayTaskId"]: task for task in ended(job, tmp_path, 240)}
+    tasks = {task["ArrayTaskId"]: task for task in ended(job, tmp_path)}
     assert {task["JobState"] for task in tasks.values()} == {"COMPLETED"}
     assert [tasks[i]["Restarts"] for i in "01"] == ["0", "1"]
     assert (tmp_path / "node/es").is_dir()
@@ -291,7 +291,7 @@ def test_sweep_goes_on_from_the_same_cssl(slurm, undisturbed, tmp_path):
     )
     (tmp_path / "cssl").mkdir()
     (tmp_path / "cssl/1").symlink_to(undisturbed)
-    tasks = {task["ArrayTaskId"]: task for task in ended(submit(path), tmp_path, 240)}
+    tasks = {task["ArrayTaskId"]: task for task in ended(submit(path), tmp_path)}
     states = [tasks[i]["JobState"] for i in "012"]
     assert states == ["COMPLETED", "COMPLETED", "FAILED"]  # one more than combinations
     (refusal,) = tmp_path.glob("sweep-*_2.out")
