@@ -64,14 +64,16 @@ def run_to_the_end(*words, **options):
 
 
 def result(folder):
-    """Logs and tensors of all phases of a run."""
+    """Logs and what the last checkpoint holds, of all phases of a run."""
     logs = sorted(folder.glob("**/log.jsonl"))
     assert logs
     tensors = []
     for log in logs:
         checkpoint = find_checkpoint(log.parent)
         for path in sorted(checkpoint.glob("*.ckpt")):
-            if path.name not in ("brain.ckpt", "counter.ckpt", "tokenizer.ckpt"):
+            if path.read_bytes()[:2] != b"PK":  # not torch's format: text
+                tensors.append(path.read_text())
+            elif path.name != "brain.ckpt":  # it has the sizes of events files, too
                 tensors += tree_leaves(torch.load(path, weights_only=True))
     return [log.read_text() for log in logs], tensors
 
