@@ -372,7 +372,7 @@ class HeteroBrain(sb.Brain):
             [used, float(loss), self.faults, self.overflowed, preemption.requested()],
             dtype=torch.float64,
         )
-        figures = reduce_gradients(params, figures.to(params[0]))
+        figures = reduce_gradients(params, figures)
         used, loss, faults, overflowed, leaving = figures.double().tolist()
         self.overflowed, self.faults, self.leaving = False, 0, leaving > 0
         for _ in range(round(faults)):
