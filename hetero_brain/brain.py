@@ -368,12 +368,12 @@ class HeteroBrain(sb.Brain):
         params = self.local_solver.params
         loss = sum(loss * share for share, loss, _ in finite)
         used = sum(share for share, _, _ in finite)
-        figures = torch.tensor(
-            [used, float(loss), self.faults, self.overflowed, preemption.requested()],
-            dtype=torch.float64,
-        )
+        told = [used, self.faults, self.overflowed, preemption.requested()]
+        loss = torch.as_tensor(loss).cpu()  # the wait for the device
+        figures = torch.tensor([*told, 0], dtype=torch.float64)
+        figures[-1] = loss
         figures = reduce_gradients(params, figures)
-        used, loss, faults, overflowed, leaving = figures.double().tolist()
+        used, faults, overflowed, leaving, loss = figures.double().tolist()
         self.overflowed, self.faults, self.leaving = False, 0, leaving > 0
         for _ in range(round(faults)):
             self.check_loss_isfinite(torch.tensor(math.nan))  # counts patience
@@ -503,7 +503,9 @@ class HeteroBrain(sb.Brain):
                 "optimizer_step": self.optimizer_step,
                 "nonfinite_count": self.nonfinite_count,
                 "logs": [
-                    train_logger.position() if hasattr(train_logger, "position") else None
+                    train_logger.position()
+                    if hasattr(train_logger, "position")
+                    else None
                     for train_logger in self.loggers
                 ],
                 "ranks": ranks,

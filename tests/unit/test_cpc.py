@@ -1,7 +1,6 @@
 """Contrastive predictive coding against plain loops, and what its instances may be."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from speechbrain import Stage
 from speechbrain.dataio.batch import PaddedBatch
 
+from hetero_brain import DomainBatch
 from hetero_brain.encoder import RawFrames, make_encoder
 from hetero_brain.objectives.cpc import CPCBrain, FuturePredictor, draw_negatives
 from hetero_brain.rng import generator
@@ -187,7 +187,7 @@ def test_it_learns_what_can_be_predicted():
     ]
     brain.opt_class = lambda params: torch.optim.AdamW(params, lr=2e-3)
     brain.init_optimizers()
-    part = SimpleNamespace(domain="tones", batches=(PaddedBatch(examples),))
+    part = DomainBatch("tones", (PaddedBatch(examples),))
     losses = [brain.fit_batch([part]).item() for _ in range(30)]
     assert losses[0] == pytest.approx(math.log(13), abs=1e-3)
     assert losses[-1] < losses[0] - 0.5
