@@ -152,6 +152,7 @@ def voxpopuli_tsv(folder, options):
 
 
 def voxpopuli_faults(folder, options):
+    """What VoxPopuli's reader would miss in a folder, in words; what to do about it."""
     lang = options.get("lang", "en")
     faults = []
     if not any((folder / "raw_audios" / name).is_dir() for name in (lang, "original")):
@@ -270,6 +271,7 @@ def edacc_folder(folder, scratch, options):
 
 
 def edacc_faults(folder, options):
+    """What EdAcc's reader would miss in a folder, in words."""
     files = ["data", "linguistic_background.csv"]
     files += [f"{part}/{name}" for part in ("dev", "test") for name in EDACC_FILES]
     lost = [name for name in files if not (folder / "edacc_v1.0" / name).exists()]
