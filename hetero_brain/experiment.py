@@ -2,8 +2,10 @@
 
 > python -m hetero_brain.experiment recipes/VoicePrompts/experiment.yaml --data_folder /
 
-Each step is a command of a recipe's ``train.py``; ``commands.txt`` lists them, so that
-any can be run alone. Started again, it runs those that have not finished.
+Each step, a phase or a fine-tuning, is a command of a recipe's ``train.py``;
+``commands.txt`` lists them, so that any can be run alone. Phases that start from the
+same one run in parallel. Started again, it runs the steps that have not finished. A
+signal (see ``preemption``) makes it leave, and the steps that run.
 """
 
 import json
@@ -11,12 +13,16 @@ import os
 import shlex
 import subprocess
 import sys
+import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
-from .recipe import load_recipe
+from . import preemption
+from .recipe import load_recipe, read_recipe
 from .report import gather, plot_phases, table
+from .rounds import chains
 
 
 def overrides(settings):
@@ -34,6 +40,8 @@ def run(command, folder, threads):
     ------
     RuntimeError
         It failed; names the file with its output.
+    SystemExit
+        It was asked to leave, or this process was.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done, output = folder / "done", folder / "output.txt"
@@ -41,9 +49,16 @@ def run(command, folder, threads):
         return
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with open(output, "a", encoding="utf-8") as file:
-        code = subprocess.run(
+        step = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment
-        ).returncode
+        )
+        while step.poll() is None:
+            if preemption.requested():  # again, as it may not listen yet
+                step.terminate()
+            time.sleep(0.5)
+    code = step.returncode
+    if code == preemption.REQUEUE or preemption.requested():
+        sys.exit(preemption.REQUEUE)
     if code != 0:
         tail = output.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise RuntimeError(f"{shlex.join(command)}\nfailed; see {output}:\n{tail}")
@@ -51,9 +66,12 @@ def run(command, folder, threads):
 
 
 def pretraining_commands(spec, recipe, folder):
-    """Seed → the command that pre-trains all phases with it."""
-    return {
-        seed: [
+    """Folder of each chain's first phase → the chain's command, in several dicts that run
+    one after another: what a chain starts from is in a dict before."""
+    waves = defaultdict(dict)
+    for seed in spec["seeds"]:
+        out = folder / "pretrain" / str(seed)
+        command = [
             sys.executable,
             str(recipe / "pretrain/train.py"),
             str(recipe / spec["pretrain"]["hparams"]),
@@ -61,13 +79,19 @@ def pretraining_commands(spec, recipe, folder):
             *overrides(
                 {
                     "data_folder": spec["data_folder"],
-                    "output_folder": str(folder / "pretrain" / str(seed)),
+                    "output_folder": str(out),
                     "seed": seed,
                 }
             ),
         ]
-        for seed in spec["seeds"]
-    }
+        hparams, _, _ = read_recipe(command[2:])
+        wave = {}
+        for chain in chains(hparams["phases"]):
+            names = [phase.name for phase in chain]
+            wave |= dict.fromkeys(names, wave.get(chain[0].init, -1) + 1)
+            only = overrides({"only_phases": names})
+            waves[wave[names[0]]][out / names[0]] = [*command, *only]
+    return [waves[i] for i in sorted(waves)]
 
 
 def finetuning_commands(spec, recipe, folder):
@@ -104,27 +128,41 @@ def main(argv):
     recipe, folder = Path(argv[0]).resolve().parent, Path(spec["output_folder"])
     pretraining = pretraining_commands(spec, recipe, folder)
     finetuning = finetuning_commands(spec, recipe, folder)
-    lines = [shlex.join(c) for c in (*pretraining.values(), *finetuning.values())]
+    lines = [
+        shlex.join(c) for step in (*pretraining, finetuning) for c in step.values()
+    ]
     (folder / "commands.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with preemption.deferred():
+        for commands in pretraining:
+            run_all(commands, spec["parallel"])
+        run_all(finetuning, spec["parallel"])
+    write_tables(spec, folder)
+    plot = folder / "phases.png"
+    plot_phases(folder / "pretrain" / str(spec["seeds"][0]), plot)
+    print(spec["closing"].format(folder=folder, plot=plot, recipe=recipe))
 
-    def run_all(jobs, what):
-        """Run (command, folder) pairs, some in parallel, and count them."""
-        parallel = min(spec["parallel"], len(jobs))
-        threads = max(1, len(os.sched_getaffinity(0)) // parallel)
-        with ThreadPoolExecutor(parallel) as pool:
-            futures = [pool.submit(run, *job, threads) for job in jobs]
-            try:
-                for i, future in enumerate(futures, start=1):
-                    future.result()
-                    print(f"\r{what}: {i} of {len(futures)}", end="", flush=True)
-            finally:  # of a failure, or Ctrl-C: what has not begun does not begin
-                pool.shutdown(wait=False, cancel_futures=True)
-        print()
 
-    jobs = [(c, folder / "pretrain" / str(seed)) for seed, c in pretraining.items()]
-    run_all(jobs, "pre-training, all phases")
-    run_all([(c, out) for out, c in finetuning.items()], "fine-tuning")
+def run_all(commands, parallel):
+    """Run commands (by their folders), ``parallel`` at a time, and count them."""
+    parallel = min(parallel, len(commands))
+    threads = max(1, len(os.sched_getaffinity(0)) // parallel)
+    names = ", ".join(dict.fromkeys(folder.parts[-1] for folder in commands))
+    with ThreadPoolExecutor(parallel) as pool:
+        futures = [
+            pool.submit(run, command, folder, threads)
+            for folder, command in commands.items()
+        ]
+        try:
+            for i, future in enumerate(futures, start=1):
+                future.result()
+                print(f"\r{names}: {i} of {len(futures)}", end="", flush=True)
+        finally:  # of a failure, or a signal: what has not begun does not begin
+            pool.shutdown(wait=False, cancel_futures=True)
+    print()
 
+
+def write_tables(spec, folder):
+    """Print the tables of every split and judge, and write them as Markdown and JSON."""
     texts, rows = [], []
     changes = ("CER - {}", "WER relative to {}")
     rates = ["CER", "WER"]
@@ -138,10 +176,7 @@ def main(argv):
                 texts += [table(found, judge, rate, spec["models"]), ""]
     (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
     (folder / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    plot = folder / "phases.png"
-    plot_phases(folder / "pretrain" / str(spec["seeds"][0]), plot)
     print("\n".join(texts))
-    print(spec["closing"].format(folder=folder, plot=plot, recipe=recipe))
 
 
 if __name__ == "__main__":

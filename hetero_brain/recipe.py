@@ -3,6 +3,7 @@
 import sys
 
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAMLError
 
@@ -10,7 +11,9 @@ from . import preemption
 
 
 def load_recipe(argv):
-    """Read the command line and the YAML, and make the experiment's folder.
+    """Read the command line and the YAML, join the other ranks, make the folder.
+
+    Ranks on CPUs talk by gloo; others as SpeechBrain does, by NCCL if not told otherwise.
 
     Arguments
     ---------
@@ -27,10 +30,39 @@ def load_recipe(argv):
     Raises
     ------
     SystemExit
+        As :func:`read_recipe`.
+    """
+    preemption.listen()
+    hparams, run_opts, (hparams_file, overrides) = read_recipe(argv)
+    on_cpu = not torch.cuda.is_available() or run_opts["device"] == "cpu"
+    if on_cpu and run_opts["distributed_backend"] == "nccl":
+        run_opts.distributed_backend = "gloo"
+    sb.utils.distributed.ddp_init_group(run_opts)
+    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+    return hparams, run_opts
+
+
+def read_recipe(argv):
+    """Read the command line and the YAML, and do nothing else.
+
+    Arguments
+    ---------
+    argv : list of str
+        As for :func:`load_recipe`.
+
+    Returns
+    -------
+    hparams, run_opts
+        As of :func:`load_recipe`.
+    source : tuple
+        The YAML's file, and the overrides.
+
+    Raises
+    ------
+    SystemExit
         An override that the YAML does not have or that is given twice, or a value still
         to be given.
     """
-    preemption.listen()
     hparams_file, run_opts, overrides = sb.parse_arguments(argv)
     try:
         with open(hparams_file, encoding="utf-8") as file:
@@ -39,6 +71,4 @@ def load_recipe(argv):
         sys.exit(f"{hparams_file} with {overrides!r}: {fault}")
     except (KeyError, ValueError) as fault:
         sys.exit(f"{hparams_file}: {fault.args[0] if fault.args else fault}")
-    sb.utils.distributed.ddp_init_group(run_opts)
-    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
-    return hparams, run_opts
+    return hparams, run_opts, (hparams_file, overrides)

@@ -5,6 +5,7 @@ starts from the last checkpoint of the phase before. Running the same command ag
 on where it stopped: finished phases have no epochs left.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -118,6 +119,24 @@ def alternation(n_rounds, cssl, ptloc, control=None, init=None):
             )
         init = f"PTLOC.{i}"
     return phases
+
+
+def chains(phases):
+    """Split phases where more than one starts from the same: lists that can run at once.
+
+    Example
+    -------
+    >>> ptloc = {"epochs": 9, "lr": 1e-3}
+    >>> of_two_rounds = alternation(2, ptloc, ptloc, control={"lr": 1e-3})
+    >>> [[phase.name for phase in chain] for chain in chains(of_two_rounds)]
+    [['CSSL.1'], ['CSSL-continued.1'], ['PTLOC.1', 'CSSL.2', 'PTLOC.2']]
+    """
+    starts = Counter(phase.init for phase in phases)
+    found = {}  # the last phase of each chain → the chain
+    for phase in phases:
+        chain = found.pop(phase.init, []) if starts[phase.init] == 1 else []
+        found[phase.name] = [*chain, phase]
+    return list(found.values())
 
 
 def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):

@@ -72,7 +72,6 @@ def edited(template, folder, lines=(), **values):
     head = re.sub(r"#SBATCH --(gpus-per-node|mem)=.*\n", "", head)
     values = {
         "DATA": "recipes/VoicePrompts/sample",
-        "BACKEND": "gloo",
         "setup": f"() {{ PATH={Path(sys.executable).parent}:$PATH; }}",
         **values,
     }
@@ -83,7 +82,7 @@ def edited(template, folder, lines=(), **values):
     for name, value in values.items():
         new = value if value.startswith("()") else f"={value}"
         head, found = re.subn(rf"^({name})(=|\(\)).*", rf"\g<1>{new}", head, flags=re.M)
-        assert found or name == "BACKEND", name  # which arrays do not have
+        assert found, name
     path = folder / "templates/sbatch" / template
     if not path.parent.exists():
         path.parent.mkdir(parents=True)

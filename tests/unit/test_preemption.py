@@ -193,8 +193,18 @@ def test_the_launcher_has_the_same_code_and_name():
     assert launcher.SIGNALS == preemption.SIGNALS
 
 
-def test_handlers_are_as_before_behind_a_fit_in_someone_elses_program():
-    before = [signal.getsignal(number) for number in preemption.SIGNALS]
+@pytest.fixture
+def someone_elses_handlers():
+    """Those of a program that never called ``listen``, as other tests here have."""
+    ours = {number: signal.getsignal(number) for number in preemption.SIGNALS}
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    yield
+    for number, handler in ours.items():
+        signal.signal(number, handler)
+
+
+def test_handlers_are_as_before_behind_a_fit(someone_elses_handlers):
     with preemption.deferred():
         os.kill(os.getpid(), signal.SIGUSR1)
         while not preemption.requested():
@@ -203,4 +213,5 @@ def test_handlers_are_as_before_behind_a_fit_in_someone_elses_program():
             preemption.leave()
     assert left.value.code == REQUEUE
     assert not preemption.requested()
-    assert [signal.getsignal(number) for number in preemption.SIGNALS] == before
+    handlers = {signal.getsignal(number) for number in preemption.SIGNALS}
+    assert handlers == {signal.default_int_handler}
