@@ -213,8 +213,12 @@ class GlobalBatches(Dataset):
                 for i, unit in enumerate(units)
             ]
         durations = self.utterances.manifest.duration
+        limit = self.utterances.max_seconds or float("inf")
         padded_seconds = [
-            sum(len(rows) * float(durations[rows].max()) for rows in unit.batches)
+            sum(
+                len(rows) * min(float(durations[rows].max()), limit)
+                for rows in unit.batches
+            )
             for unit in units
         ]
         return share_out(padded_seconds, self.size)

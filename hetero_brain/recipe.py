@@ -1,5 +1,6 @@
 """What every recipe's train.py begins with."""
 
+import os
 import sys
 
 import speechbrain as sb
@@ -30,9 +31,11 @@ def load_recipe(argv):
     Raises
     ------
     SystemExit
-        As :func:`read_recipe`.
+        As :func:`read_recipe`; or torchrun has started the ranks again, and gives them
+        the store of those before.
     """
     preemption.listen()
+    refuse_used_store()
     hparams, run_opts, (hparams_file, overrides) = read_recipe(argv)
     on_cpu = not torch.cuda.is_available() or run_opts["device"] == "cpu"
     if on_cpu and run_opts["distributed_backend"] == "nccl":
@@ -40,6 +43,21 @@ def load_recipe(argv):
     sb.utils.distributed.ddp_init_group(run_opts)
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
     return hparams, run_opts
+
+
+def refuse_used_store():
+    """Fail in place of a hang: ranks would look for each other where dead ones were.
+
+    torchrun shares its store with the ranks, over restarts (pytorch/pytorch#135712).
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        sys.exit(
+            "torchrun has started the ranks again, in a store with the addresses of "
+            "those before: use templates/torchrun.py, or export "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1; with --standalone or "
+            "--rdzv-backend c10d"
+        )
 
 
 def read_recipe(argv):

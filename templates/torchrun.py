@@ -8,7 +8,9 @@ whatever ranks exit with, torchrun exits with 1. Here all three signals that ask
 leave (SIGTERM, SIGINT, SIGUSR1) reach the ranks of this node as SIGUSR1, again every
 second until they have left, as one that is still starting does not listen yet; and the
 exit code is 75 if they did so to go on later, also with --max-restarts, which is for
-ranks that fail. Needs nothing but Python.
+ranks that fail. Ranks that are started again meet in a store of their own: that of
+torchrun still has the addresses of those that failed (pytorch/pytorch#135712), so that
+some hang. Needs nothing but Python.
 """
 
 import os
@@ -21,6 +23,7 @@ from pathlib import Path
 
 REQUEUE = 75  # as in hetero_brain.preemption, and the name of the file there
 MARKER = "HETERO_BRAIN_REQUEUE_FILE"
+OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -47,7 +50,7 @@ def main(argv):
         marker = Path(folder) / "requeue"
         agent = subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *argv],
-            env={**os.environ, MARKER: str(marker)},
+            env={**os.environ, MARKER: str(marker), OWN_STORE: "1"},
             start_new_session=True,  # Ctrl-C reaches this process alone
             preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
         )

@@ -21,6 +21,7 @@ SECTIONS = (
     "data_path",
     "limit",
     "compiled",
+    "ranks",
 )
 
 

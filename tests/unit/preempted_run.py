@@ -3,9 +3,11 @@
 > python preempted_run.py FOLDER WHEN [SIGNAL …]
 
 WHEN is where it is sent, once in the life of FOLDER: ``train N`` (iteration), ``valid N``
-(epoch), ``between`` (behind the first phase), ``never``, or ``fail N`` to raise instead.
+(epoch), ``between`` (behind the first phase), ``never``, or ``fail N`` to raise instead;
+with ``full`` the disk is full at the first checkpoint of each phase.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -72,6 +74,12 @@ def disturb(folder, where):
             time.sleep(0.001)
 
 
+def no_room(mark, *_):
+    """What a checkpoint meets on a full disk."""
+    mark.touch()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def main(folder):
     """Two phases, one behind the other."""
     preemption.listen()
@@ -84,6 +92,9 @@ def main(folder):
         saver = AtomicCheckpointer(
             folder / phase / "save", {"model": model, "counter": counter}
         )
+        mark = folder / phase / "disturbed"
+        if sys.argv[2] == "full" and not mark.exists():
+            saver.custom_save_hooks["model"] = partial(no_room, mark)
         loggers = [JsonLinesLogger(folder / phase / "log.jsonl")]
         brain = Toy(
             {"model": model},

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from hetero_brain.dataio import GlobalBatches
 from hetero_brain.parallel import share_out
 from hetero_brain.plan import Plan
+from tests.benchmarks.ranks import simulated_idle
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "recipes/VoicePrompts/sample"
@@ -235,15 +237,25 @@ def test_replicas_have_batches_of_their_own_and_the_same_seconds():
     assert len(seen) == len(set(seen)) > 500  # once an epoch
 
 
-def test_shares_are_about_equal():
-    """Idle time of ranks on the paper's hours, by padded seconds."""
-    hours = np.array([420, 450, 80, 183, 860.0])
-    for size in (2, 4, 8):
-        costs = np.repeat(hours / 8, 8)  # replicas_per_domain: 8
-        loads = np.bincount(share_out(costs.tolist(), size), costs, minlength=size)
-        assert 1 - loads.mean() / loads.max() < 0.1
+@pytest.mark.parametrize("n_ranks", [2, 4, 8])
+def test_no_rank_waits_long(n_ranks):
+    assert simulated_idle(n_ranks, replicas=8, steps=10).max() < 0.1
+
+
+def test_units_go_to_the_rank_with_least_the_longest_first():
     assert sorted(share_out([1.0] * 4, 4)) == [0, 1, 2, 3]
     assert share_out([1.0, 1.0, 2.0], 2) == [1, 1, 0]  # the longest first
+
+
+def test_an_utterance_costs_no_more_than_the_window_that_is_read():
+    durations = np.array([500.0, 9, 9, 9])
+    options = dict(global_batch_seconds=50, seed=1, max_utterance_seconds=10)
+    plan = Plan(durations, range(4), [*"abcd"], **options)
+    utterances = SimpleNamespace(
+        manifest=SimpleNamespace(duration=durations), max_seconds=10
+    )
+    owners = GlobalBatches(utterances, plan, size=2).owners(plan[0])
+    assert sorted(owners) == [0, 0, 1, 1]
 
 
 def test_a_domain_stays_with_its_rank_where_its_state_does():

@@ -133,27 +133,26 @@ def test_torchrun_one_rank_told_all_leave(tmp_path, undisturbed):
     assert_same(tmp_path, undisturbed)
 
 
-# After a restart of torchrun's workers gloo once never connected them (torch 2.14.1, both
-# ranks in _create_gloo_process_group), and once did.
-HANGS = pytest.mark.skipif(
-    "HETERO_BRAIN_ALL_TESTS" not in os.environ, reason="may hang in gloo"
-)
-
-
-@pytest.mark.parametrize("restarts", [0, pytest.param(2, marks=HANGS)])
-def test_torchrun_a_rank_that_fails_is_no_reason_to_requeue(
-    restarts, tmp_path, undisturbed
-):
-    words = (TORCHRUN, "--standalone", "--nproc-per-node", 2)
-    words = (*words, "--max-restarts", restarts, TOY, tmp_path, "fail 2")
+@pytest.mark.parametrize("how", ["fail 2", "full"])
+def test_torchrun_a_rank_that_fails_is_no_reason_to_requeue(how, tmp_path, undisturbed):
+    """Nor to hang, also if the others wait for its checkpoint."""
+    words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, TOY, tmp_path, how)
     begun = time.monotonic()
     code, output = run(*words)
-    if restarts == 0:
-        assert code == 1, output
-        assert time.monotonic() - begun < 90
-    else:  # once in each phase; from the beginning, as there was no checkpoint yet
-        assert code == 0, output
-        assert_same(tmp_path, undisturbed)
+    assert code == 1, output
+    assert ("disk is full" in output) == (how == "full")
+    assert time.monotonic() - begun < 90
+    assert [run(*words)[0] for _ in range(2)] == [1, 0]  # once in each phase
+    assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("how", [("fail 2",), ("fail 5",), ("train 5", "SIGKILL")])
+def test_torchrun_starts_ranks_again_where_they_were(how, tmp_path, undisturbed):
+    """Once in each phase: from its beginning, or the checkpoint at iteration 3."""
+    words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, "--max-restarts", 2)
+    code, output = run(*words, TOY, tmp_path, *how)
+    assert code == 0, output
+    assert_same(tmp_path, undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +182,16 @@ def test_recipe_leaves_after_the_iteration_and_goes_on(recipe, signals, tmp_path
 
 def lines(path):
     return len(path.read_text().splitlines())
+
+
+def test_ranks_are_not_started_again_in_the_store_of_those_before():
+    words = ("-m", "torch.distributed.run", "--standalone", "--max-restarts", 1)
+    store = "import os; from hetero_brain.recipe import refuse_used_store as refuse; "
+    store += "refuse(); os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os._exit(9)"
+    code, output = run(*words, "--no-python", sys.executable, "-c", store)
+    assert code != 0 and "use templates/torchrun.py" in output
+    code, output = run(TORCHRUN, *words[2:], "--no-python", sys.executable, "-c", store)
+    assert code == 0, output
 
 
 def test_the_launcher_has_the_same_code_and_name():

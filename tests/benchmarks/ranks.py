@@ -1,0 +1,248 @@
+"""8. Ranks: how long they wait for each other, and what they send."""
+
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+
+import hetero_brain.brain
+from hetero_brain.dataio import GlobalBatches
+from hetero_brain.parallel import rank_and_size, reduce_gradients
+from hetero_brain.plan import Plan
+
+from .measure import Table, alternate, ratios, spread
+from .models import ours
+from .speech import RATE
+
+HOURS = {"news": 420, "dictation": 450, "meetings": 80, "british": 183, "libri": 860}
+LIMIT = 16  # seconds of an utterance at most
+BUCKET_BYTES = 25e6  # of DDP
+
+
+@cache
+def english_plan(replicas, global_batch_seconds, share):
+    """Lengths (lognormal) and plan of five domains with the paper's hours.
+
+    Arguments
+    ---------
+    replicas : int
+        ``replicas_per_domain``.
+    global_batch_seconds : float
+        Audio of an iteration.
+    share : float
+        Of the paper's hours.
+
+    Returns
+    -------
+    durations : np.ndarray
+        Seconds of each utterance.
+    plan : Plan
+    """
+    rng, durations, domain_of = np.random.default_rng(0), [], []
+    for i, hours in enumerate(HOURS.values()):
+        lengths = rng.lognormal(np.log(6), 0.6, int(hours * share * 3600 / 6.5))
+        durations.append(lengths.clip(1, LIMIT).astype(np.float32))
+        domain_of += [i] * len(lengths)
+    durations = np.concatenate(durations)
+    options = dict(global_batch_seconds=global_batch_seconds, seed=1)
+    options |= dict(replicas_per_domain=replicas, max_utterance_seconds=LIMIT)
+    return durations, Plan(durations, domain_of, list(HOURS), **options)
+
+
+class Noise:
+    """Stands in for ``Utterances``: noise of given lengths."""
+
+    max_seconds = LIMIT
+
+    def __init__(self, durations):
+        self.manifest = SimpleNamespace(duration=durations)
+
+    def batch(self, rows, step):
+        """A batch of noise, and no faults."""
+        rng = np.random.default_rng(step)
+        sizes = (self.manifest.duration[rows] * RATE).astype(int)
+        signals = [rng.standard_normal(n, dtype=np.float32) for n in sizes]
+        named = [{"id": str(row), "sig": sig} for row, sig in zip(rows, signals)]
+        return PaddedBatch(named), []
+
+
+def simulated_idle(n_ranks, replicas, global_batch_seconds=1600.0, steps=50):
+    """Share of the iterations' time that each rank waits, by padded seconds of a plan.
+
+    Returns
+    -------
+    np.ndarray
+        (n_ranks,), from 0 to 1.
+    """
+    durations, plan = english_plan(replicas, global_batch_seconds, 0.1)
+    batches = GlobalBatches(Noise(durations), plan, size=n_ranks)
+    work, total = np.zeros(n_ranks), 0.0
+    for step in range(steps):
+        units, loads = plan[step], np.zeros(n_ranks)
+        for unit, owner in zip(units, batches.owners(units)):
+            loads[owner] += sum(
+                len(rows) * durations[rows].max() for rows in unit.batches
+            )
+        work += loads
+        total += loads.max()
+    return 1 - work / total
+
+
+def on_ranks(n_ranks, function, *args):
+    """Call an importable function on ranks of a thread each.
+
+    Returns
+    -------
+    list
+        What it returned, by rank.
+    """
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(n_ranks, mp_context=context) as pool,
+    ):
+        meeting = f"file://{folder}/ranks"
+        futures = [
+            pool.submit(_as_rank, meeting, rank, n_ranks, function, *args)
+            for rank in range(n_ranks)
+        ]
+        return [future.result() for future in futures]
+
+
+def _as_rank(meeting, rank, size, function, *args):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=meeting, rank=rank, world_size=size
+    )
+    try:
+        return function(*args)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def timed_iterations(replicas, global_batch_seconds, rounds):
+    """On a rank: seconds of iterations, of waiting for others, of the all-reduce.
+
+    Returns
+    -------
+    list of (float, float, float)
+        Tiny, K = 1.
+    """
+    durations, plan = english_plan(replicas, global_batch_seconds, 0.01)
+    batches = GlobalBatches(Noise(durations), plan, *rank_and_size())
+    brain, times = ours("tiny", 1), []
+
+    def timed(params, figures):
+        arrived = time.perf_counter()
+        torch.distributed.barrier()
+        met = time.perf_counter()
+        figures = reduce_gradients(params, figures)
+        times.append((met - arrived, time.perf_counter() - met))
+        return figures
+
+    hetero_brain.brain.reduce_gradients = timed
+    found = []
+    for step in range(rounds + 2):
+        parts, _, _ = batches[step]
+        torch.distributed.barrier()
+        begin = time.perf_counter()
+        brain.fit_batch(parts)
+        found.append((time.perf_counter() - begin, *times[-1]))
+    return found[2:]
+
+
+def in_buckets(params, figures):
+    """Add up gradients over ranks in buckets, as DDP does behind a backward pass."""
+    buckets, size = [[]], 0.0
+    for param in params:
+        if buckets[-1] and size + param.nbytes > BUCKET_BYTES:
+            buckets.append([])
+            size = 0.0
+        buckets[-1].append(param)
+        size += param.nbytes
+    flats = [torch.cat([p.grad.flatten() for p in bucket]) for bucket in buckets]
+    works = [torch.distributed.all_reduce(flat, async_op=True) for flat in flats]
+    for bucket, flat, work in zip(buckets, flats, works):
+        work.wait()
+        for param, grad in zip(bucket, flat.split([p.numel() for p in bucket])):
+            param.grad = grad.view_as(param)
+    torch.distributed.all_reduce(figures)
+    return figures
+
+
+def timed_reduces(size, rounds):
+    """On a rank: parameters, and seconds of each way of adding up their gradients."""
+    params = list(ours(size).local_solver.params)
+    for param in params:
+        param.grad = torch.randn_like(param)
+    ways = {"one": reduce_gradients, "buckets": in_buckets}
+    figures = torch.zeros(5, dtype=torch.float64)
+
+    def way(function):
+        torch.distributed.barrier()
+        function(params, figures)
+
+    taken = alternate({name: lambda f=f: way(f) for name, f in ways.items()}, rounds)
+    return sum(p.numel() for p in params), taken
+
+
+def run(quick):
+    """Waiting by simulation and, on two ranks, by the clock; then the all-reduce."""
+    idle = Table(
+        "Ranks: share of an iteration that they wait for each other (M = 5, K = 1)",
+        ["ranks", "replicas_per_domain", "units", "mean (%)", "longest (%)", "by"],
+    )
+    for n_ranks in (2, 4, 8):
+        for replicas in (1, 2, 8):
+            if n_ranks <= len(HOURS) * replicas:
+                shares = 100 * simulated_idle(n_ranks, replicas)
+                row = [n_ranks, replicas, len(HOURS) * replicas]
+                idle.rows.append([*row, shares.mean(), shares.max(), "simulation"])
+    rounds = 2 if quick else 12
+    for replicas in (1,) if quick else (1, 2):
+        found = on_ranks(2, timed_iterations, replicas, 96.0, rounds)
+        seconds = np.array(found)  # rank × iteration × (all, waiting, all-reduce)
+        shares = 100 * seconds[:, :, 1].sum(1) / seconds[:, :, 0].sum(1)
+        row = [2, replicas, len(HOURS) * replicas]
+        idle.rows.append([*row, shares.mean(), shares.max(), "clock (tiny, 96 s)"])
+        reduce = np.median(seconds[:, :, 2] / seconds[:, :, 0])
+        idle.notes.append(
+            f"By the clock, replicas_per_domain: {replicas}: the all-reduce itself takes "
+            f"{100 * reduce:.2g} % of an iteration."
+        )
+    idle.notes.append(
+        "Hours of the paper's five domains, lengths lognormal up to 16 s; simulated: "
+        "padded seconds of 50 iterations of 1600 s. Longest: of the rank that waits most."
+    )
+    send = Table(
+        "Ranks: one all-reduce of the gradients, or buckets of 25 MB (2 ranks, gloo)",
+        [
+            "size",
+            "sent by a rank (MB)",
+            "DDP with synchronised local steps, K = 1, 3 (MB)",
+            "one (ms)",
+            "buckets (ms)",
+            "buckets / one",
+        ],
+    )
+    for size in ("tiny",) if quick else ("tiny", "base", "paper"):
+        n, taken = on_ranks(2, timed_reduces, size, 3 if quick else 11)[0]
+        megabytes = 4e-6 * n
+        ms = {name: [1e3 * s for s in seconds] for name, seconds in taken.items()}
+        send.rows.append(
+            [
+                size,
+                megabytes,
+                f"{2 * megabytes:.3g}, {4 * megabytes:.3g}",
+                spread(ms["one"]),
+                spread(ms["buckets"]),
+                spread(ratios(ms["buckets"], ms["one"])),
+            ]
+        )
+    return [idle, send]

@@ -1,0 +1,84 @@
+"""Experiments: which steps run, what a step's end means, and leaving on a signal."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hetero_brain import experiment
+from hetero_brain.preemption import REQUEUE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+def test_a_step_that_is_done_does_not_run_again(tmp_path):
+    appends = python("open('ran', 'a').write('x')")
+    for options in ([], [], ["other"]):
+        step = [*appends[:-1], f"import os; os.chdir({str(tmp_path)!r}); {appends[-1]}"]
+        experiment.run([*step, *options], tmp_path / "step", threads=1)
+    assert (tmp_path / "ran").read_text() == "xx"
+
+
+def test_a_step_that_fails_is_named_with_its_output(tmp_path):
+    with pytest.raises(RuntimeError, match="(?s)failed; see .*step/output.txt.*why"):
+        experiment.run(python("exit('why')"), tmp_path / "step", threads=1)
+    assert not (tmp_path / "step/done").exists()
+
+
+def test_a_step_that_left_has_the_experiment_leave(tmp_path):
+    left = python(f"exit({REQUEUE})")
+    with pytest.raises(SystemExit) as end:
+        experiment.run_all({tmp_path / "a": left, tmp_path / "b": python("")}, 1)
+    assert end.value.code == REQUEUE
+    assert not (tmp_path / "a/done").exists()
+
+
+def test_a_signal_reaches_the_steps_and_the_rest_does_not_begin(tmp_path):
+    step = python("open('begun', 'a').write('x'); import time; time.sleep(100)")
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from hetero_brain import experiment, preemption\n"
+        "with preemption.deferred():\n"
+        f"    experiment.run_all({{Path(n): {step!r} for n in 'abc'}}, 2)\n"
+    )
+    process = subprocess.Popen(python(script), cwd=tmp_path)
+    begun = tmp_path / "begun"
+    while not begun.exists() or begun.read_text() != "xx":
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == REQUEUE
+    assert begun.read_text() == "xx"
+    assert not list(tmp_path.glob("*/done"))
+
+
+def test_phases_that_start_from_the_same_run_at_once(tmp_path):
+    spec = {
+        "data_folder": "/data",
+        "seeds": [1, 2],
+        "pretrain": {
+            "hparams": "pretrain/hparams/bestrq.yaml",
+            "options": "--n_rounds 2 --n_mels 20 --codebook_size 16",
+        },
+    }
+    recipe = ROOT / "recipes/VoicePrompts"
+    first, second = experiment.pretraining_commands(spec, recipe, tmp_path)
+    assert {str(folder.relative_to(tmp_path)) for folder in first} == {
+        "pretrain/1/CSSL.1",
+        "pretrain/2/CSSL.1",
+    }
+    assert {
+        str(folder.relative_to(tmp_path)): c[-1] for folder, c in second.items()
+    } == {
+        f"pretrain/{seed}/{names[0]}": str(list(names)).replace("'", '"')
+        for seed in (1, 2)
+        for names in (("PTLOC.1", "CSSL.2", "PTLOC.2"), ("CSSL-continued.1",))
+    }
+    assert not list(tmp_path.iterdir())
