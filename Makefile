@@ -7,8 +7,10 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/python -m hetero_brain.experiment recipes/VoicePrompts/demo.yaml
 
+# A thread each: the models of tests are too small for more.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
+	    --dist loadfile
 
 bench: $(VENV)/installed $(VENV)/compared
 	$(BIN)/python -m tests.benchmarks

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import product
 from pathlib import Path
 
@@ -47,6 +47,8 @@ def run(command, folder, threads):
     done, output = folder / "done", folder / "output.txt"
     if done.exists() and done.read_text() == shlex.join(command):
         return
+    if preemption.requested():
+        sys.exit(preemption.REQUEUE)
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with open(output, "a", encoding="utf-8") as file:
         step = subprocess.Popen(
@@ -153,7 +155,7 @@ def run_all(commands, parallel):
             for folder, command in commands.items()
         ]
         try:
-            for i, future in enumerate(futures, start=1):
+            for i, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 print(f"\r{names}: {i} of {len(futures)}", end="", flush=True)
         finally:  # of a failure, or a signal: what has not begun does not begin
