@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 
 import speechbrain as sb
 import torch
@@ -39,7 +40,7 @@ def load_recipe(argv):
     hparams, run_opts, (hparams_file, overrides) = read_recipe(argv)
     on_cpu = not torch.cuda.is_available() or run_opts["device"] == "cpu"
     if on_cpu and run_opts["distributed_backend"] == "nccl":
-        run_opts.distributed_backend = "gloo"
+        run_opts = replace(run_opts, distributed_backend="gloo")
     sb.utils.distributed.ddp_init_group(run_opts)
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
     return hparams, run_opts
