@@ -212,16 +212,19 @@ class GlobalBatches(Dataset):
                 (index(unit.domain) * replicas + i % replicas) % self.size
                 for i, unit in enumerate(units)
             ]
+        return share_out(self.padded_seconds(units), self.size)
+
+    def padded_seconds(self, units):
+        """What each unit of a ``plan[step]`` costs: seconds of audio with its padding."""
         durations = self.utterances.manifest.duration
         limit = self.utterances.max_seconds or float("inf")
-        padded_seconds = [
+        return [
             sum(
                 len(rows) * min(float(durations[rows].max()), limit)
                 for rows in unit.batches
             )
             for unit in units
         ]
-        return share_out(padded_seconds, self.size)
 
 
 class DevBatches(Dataset):

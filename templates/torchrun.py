@@ -48,12 +48,9 @@ def main(argv):
         signal.signal(number, lambda number, frame: asked.append(number))
     with tempfile.TemporaryDirectory() as folder:
         marker = Path(folder) / "requeue"
-        environment = {**os.environ, MARKER: str(marker)}
-        if "--max-restarts" in argv:
-            environment[OWN_STORE] = "1"
         agent = subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *argv],
-            env=environment,
+            env={**os.environ, MARKER: str(marker), OWN_STORE: "1"},
             start_new_session=True,  # Ctrl-C reaches this process alone
             preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
         )

@@ -85,10 +85,7 @@ def simulated_idle(n_ranks, replicas, global_batch_seconds=1600.0, steps=50):
     work, total = np.zeros(n_ranks), 0.0
     for step in range(steps):
         units, loads = plan[step], np.zeros(n_ranks)
-        for unit, owner in zip(units, batches.owners(units)):
-            loads[owner] += sum(
-                len(rows) * durations[rows].max() for rows in unit.batches
-            )
+        np.add.at(loads, batches.owners(units), batches.padded_seconds(units))
         work += loads
         total += loads.max()
     return 1 - work / total
