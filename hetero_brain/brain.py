@@ -351,7 +351,7 @@ class HeteroBrain(sb.Brain):
     def global_step(self, finite):
         """SpeechBrain's optimizer step on the mean over the domains that were finite.
 
-        With other ranks their shares of the mean are added first, in one all-reduce.
+        With other ranks their shares of the mean are added first, once an iteration.
 
         Arguments
         ---------

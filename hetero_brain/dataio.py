@@ -310,7 +310,8 @@ class AuditedLoader(DataLoader):
     def __init__(self, dataset, max_bad_audio_fraction=0.01, **kwargs):
         self.max_bad, self.faults = max_bad_audio_fraction, set()
         self.bad, self.rows = 0, 0  # of all that was read, also again in later epochs
-        kwargs.setdefault("worker_init_fn", preemption.ignore)
+        if kwargs.get("num_workers"):
+            kwargs |= preemption.worker_options()
         super().__init__(dataset, batch_size=None, **kwargs)
 
     def __iter__(self):

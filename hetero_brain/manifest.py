@@ -47,7 +47,7 @@ class Manifest(Sequence):
     """The rows of a manifest, parsed one at a time when asked for.
 
     Keeps 14 bytes a row: what a plan needs, as arrays, and where the row is in the
-    file. May be pickled, and shared by forked or spawned loader workers.
+    file. May be pickled, and shared by loader workers.
     Made by ``read``.
 
     Attributes

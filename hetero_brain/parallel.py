@@ -5,9 +5,12 @@ to the number of ranks; a local solve needs no communication.
 """
 
 import heapq
+from collections import Counter, defaultdict
 
 import torch
 from speechbrain.utils.distributed import is_distributed_initialized
+
+BUCKET_BYTES = 25 * 2**20  # of gradients sent at a time, as DDP does
 
 
 def rank_and_size():
@@ -63,7 +66,10 @@ def broadcast_module(module):
 
 
 def reduce_gradients(params, figures):
-    """Add up gradients and some figures over all ranks, in one all-reduce a dtype.
+    """Add up gradients and some figures over all ranks.
+
+    In buckets, each sent while the next is filled: that takes 0.90 and 0.77 times as long
+    as a single all-reduce for 25 M and 71 M parameters (gloo, 2 ranks).
 
     Arguments
     ---------
@@ -79,17 +85,30 @@ def reduce_gradients(params, figures):
     """
     if rank_and_size()[1] == 1:
         return figures
-    dtypes = dict.fromkeys(param.dtype for param in params)
-    total = figures
-    for dtype in dtypes:
-        members = [param for param in params if param.dtype == dtype]
+    sent, extra = [], figures
+    for members in _buckets(params):
         present = [float(param.grad is not None) for param in members]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
-        head = torch.tensor(present, device=members[0].device, dtype=dtype)
-        pieces = [head, figures.to(head), *(grad.flatten() for grad in grads)]
-        flat = torch.cat(pieces)
-        torch.distributed.all_reduce(flat)
-        head, total, *sums = flat.split([piece.numel() for piece in pieces])
-        for param, there, summed in zip(members, head.tolist(), sums):
-            param.grad = summed.view_as(param) if there else None
-    return total
+        head = torch.tensor(present, device=members[0].device, dtype=members[0].dtype)
+        pieces = [head, extra.to(head), *(grad.flatten() for grad in grads)]
+        sizes, flat = [piece.numel() for piece in pieces], torch.cat(pieces)
+        work = torch.distributed.all_reduce(flat, async_op=True)
+        sent.append((members, sizes, flat, work))
+        extra = figures[:0]  # they are in the first
+    sums = []
+    for members, sizes, flat, work in sent:
+        work.wait()
+        head, summed, *grads = flat.split(sizes)
+        for param, there, grad in zip(members, head.tolist(), grads):
+            param.grad = grad.view_as(param) if there else None
+        sums.append(summed)
+    return sums[0]
+
+
+def _buckets(params):
+    """Lists of parameters of one dtype, each until it has :data:`BUCKET_BYTES`."""
+    buckets, sizes = defaultdict(list), Counter()
+    for param in params:
+        buckets[param.dtype, sizes[param.dtype] // BUCKET_BYTES].append(param)
+        sizes[param.dtype] += param.nbytes
+    return buckets.values()

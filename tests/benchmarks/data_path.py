@@ -22,7 +22,7 @@ from .measure import Table, alternate, in_new_process, peak_bytes, ratios, sprea
 
 KINDS = ((".wav", 8000, 8000), (".flac", 16000, 16000), (".flac", 16000, 8000))
 MODELS = {"tiny": 2, "base": 1}  # and the global batches of a measurement
-WORKERS = (0, 1, 2)
+WORKERS = (0, 2)
 ROOT = Path(__file__).parents[2]
 N_DOMAINS, GLOBAL_BATCH_SECONDS = 10, 320  # of the plans that are timed
 ROWS_PER_FILE = 100  # of manifests
@@ -35,7 +35,7 @@ def run(quick):
     planned = (10_000, 100_000, 1_000_000) + (() if quick else (10_000_000,))
     with tempfile.TemporaryDirectory() as folder:
         sources = files(Path(folder), KINDS[-2:] if quick else KINDS)
-        seconds, repeats, rounds = (24, 2, 2) if quick else (96, 6, 4)
+        seconds, repeats, rounds = (24, 2, 2) if quick else (96, 6, 3)
         steps = {"tiny": 4} if quick else {"tiny": 10, "base": 3}
         return [
             loader_table(sources, seconds, repeats, rounds),

@@ -1,12 +1,13 @@
 """Kill a small run of VoicePrompts again and again; it must end as if it never was.
 
-> python -m tests.benchmarks.kills [--kills 50] [--seed 1]
+> python -m tests.benchmarks.kills [--kills 50] [--seed 1] [--ranks 1]
 
-Every life is a process that runs ``recipes/VoicePrompts/pretrain/train.py`` on the
-sample and gets SIGKILL at a seeded random moment: a time since its start or, every third
-one, half-way through a file of a checkpoint. The next life is the same command again.
-Once a run has finished, another begins, until there were enough kills. Each is compared
-with a run that was left alone: parameters, moments, counts, logs, TensorBoard's scalars.
+A life is a process, or one a rank, that runs ``recipes/VoicePrompts/pretrain/train.py``
+on the sample and gets SIGKILL at a seeded random moment: a time since its start or, every
+third one, half-way through a file of a checkpoint. The next life is the same command
+again. Once a run has finished, another begins, until there were enough kills. Each is
+compared with a run that was left alone: parameters, moments, counts, logs, TensorBoard's
+scalars.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import random
 import runpy
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -48,24 +50,41 @@ def command(folder):
     return [*map(str, words), "--noprogressbar"]
 
 
-def start(folder, die_in_write=None):
-    """Run a command in a process of its own, forked from this one's imports.
+def start(folder, ranks=1, die_in_write=None):
+    """Run a command in processes of its own, forked from this one's imports.
 
     Arguments
     ---------
     folder : Path
         Of the run; what it prints goes to ``<folder>.txt``.
+    ranks : int
+        How many processes.
     die_in_write : int
-        If given, the process kills itself half-way through its file of this number.
+        If given, the first kills itself half-way through its file of this number.
 
     Returns
     -------
-    int
-        The process.
+    list of int
+        The processes.
     """
-    process = os.fork()
-    if process:
-        return process
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(ranks):
+        if process := os.fork():
+            processes.append(process)
+            continue
+        if ranks > 1:
+            values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks}
+            values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            os.environ.update({key: str(value) for key, value in values.items()})
+        live(folder, die_in_write if rank == 0 else None)
+    return processes
+
+
+def live(folder, die_in_write):
+    """Run the command in this process, and end it."""
     code = 1
     try:
         with open(f"{folder}.txt", "a", encoding="utf-8") as output:
@@ -95,25 +114,29 @@ def dying(save, number):
     return half
 
 
-def wait(process, seconds=float("inf")):
-    """Wait for a process, but not for ever; then it gets SIGKILL.
+def wait(processes, seconds=float("inf")):
+    """Wait for processes; when that takes too long, or one fails, the rest are killed.
 
     Returns
     -------
     int or None
-        Its exit code, or None if it was killed.
+        The exit code of the first that failed, 0 if none did, None if it was killed.
     """
-    end = time.monotonic() + seconds
-    while True:
-        done, status = os.waitpid(process, os.WNOHANG)
-        if done:
-            break
-        if time.monotonic() > end:
-            os.kill(process, signal.SIGKILL)
-            _, status = os.waitpid(process, 0)
-            break
+    end, codes = time.monotonic() + seconds, []
+    while processes:
+        late = time.monotonic() > end
+        for process in tuple(processes):
+            if late:
+                os.kill(process, signal.SIGKILL)
+            done, status = os.waitpid(process, 0 if late else os.WNOHANG)
+            if done:
+                processes.remove(process)
+                codes.append(os.waitstatus_to_exitcode(status))
+        if any(codes):
+            end = 0
         time.sleep(0.005)
-    return os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+    code = next((code for code in codes if code), 0)
+    return code if code >= 0 else None
 
 
 def where(folder, begin):
@@ -220,12 +243,13 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--ranks", type=int, default=1)
     args = parser.parse_args(argv)
     rng, hits, lives, runs = random.Random(args.seed), [], [], 0
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         begin = time.monotonic()
-        if wait(start(folder / "alone")) != 0:
+        if wait(start(folder / "alone", args.ranks)) != 0:
             sys.exit((folder / "alone.txt").read_text(encoding="utf-8"))
         alone = time.monotonic() - begin
         print(f"left alone: {alone:.1f} s", flush=True)
@@ -236,8 +260,9 @@ def main(argv=None):
                 seconds, file = rng.uniform(0, alone / 4), rng.randint(1, 30)
                 kill, life = len(hits) < args.kills, time.time()
                 in_write = kill and len(hits) % 3 == 2
-                process = start(run, file if in_write else None)
-                code = wait(process, seconds if kill and not in_write else float("inf"))
+                processes = start(run, args.ranks, file if in_write else None)
+                wanted = kill and not in_write
+                code = wait(processes, seconds if wanted else float("inf"))
                 if code == 0:
                     break
                 if code is not None:

@@ -52,12 +52,11 @@ def is_description(item):
 
 
 def revive(item):
-    """Random tensors in place of descriptions."""
+    """Tensors of ones in place of descriptions; no operator's time depends on values."""
     if is_description(item):
         _, shape, stride, dtype = item
         size = 1 + sum((n - 1) * step for n, step in zip(shape, stride))
-        memory = torch.randn(size).to(dtype)  # strides of 0 occur
-        return memory.as_strided(shape, stride)
+        return torch.ones(size, dtype=dtype).as_strided(shape, stride)
     if isinstance(item, (list, tuple)):
         return type(item)(revive(part) for part in item)
     if isinstance(item, dict):
@@ -120,7 +119,7 @@ def run(quick):
         def train(brain=brain, parts=parts):
             brain.fit_batch(parts)
 
-        taken = sorted(alternate({size: train}, 3 if quick else 5)[size])
+        taken = sorted(alternate({size: train}, 3)[size])
         median = taken[len(taken) // 2]
         with FlopCounterMode(display=False) as flops:
             train()

@@ -103,11 +103,7 @@ def main(folder):
             {"device": "cpu", "noprogressbar": True, "distributed_backend": "gloo"},
             saver,
         )
-        # Beside gloo's threads a worker that is forked has hung, one in some hundreds.
-        workers = 1 if rank_and_size()[1] == 1 else 0
-        loader = AuditedLoader(
-            Batches(), sampler=EpochSampler(STEPS), num_workers=workers
-        )
+        loader = AuditedLoader(Batches(), sampler=EpochSampler(STEPS), num_workers=1)
         valid = [DomainBatch("en", (torch.ones(2, 3),))]
         brain.fit(counter, loader, torch.utils.data.DataLoader(valid, batch_size=None))
         if phase == "one":

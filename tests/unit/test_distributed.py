@@ -6,15 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
+from hetero_brain import parallel
 from hetero_brain.dataio import GlobalBatches
 from hetero_brain.parallel import share_out
 from hetero_brain.plan import Plan
-from tests.benchmarks.ranks import simulated_idle
+from tests.benchmarks.ranks import on_ranks, simulated_idle
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "recipes/VoicePrompts/sample"
@@ -274,6 +276,33 @@ def test_a_domain_stays_with_its_rank_where_its_state_does():
         for unit, owner in zip(plan[t], batches.owners(plan[t])):
             assert owners.setdefault(unit.domain, owner) == owner
     assert set(owners.values()) == {0, 1}
+
+
+def reduced(bucket_bytes):
+    """On a rank: sums of gradients of two dtypes; rank 1 lacks one, all lack another."""
+    rank, _ = parallel.rank_and_size()
+    params = [torch.nn.Parameter(torch.zeros(3, i + 1)) for i in range(6)]
+    params[2].data = params[2].data.double()
+    for i, param in enumerate(params):
+        if i != 4 and not (i == 1 and rank == 1):
+            param.grad = torch.full_like(param, 10.0**rank * (i + 1))
+    figures = torch.tensor([2.0, rank], dtype=torch.float64)
+    with patch.object(parallel, "BUCKET_BYTES", bucket_bytes):
+        n_buckets = len(parallel._buckets(params))
+        figures = parallel.reduce_gradients(params, figures)
+    return n_buckets, [p.grad for p in params], figures.tolist()
+
+
+@pytest.mark.parametrize("bucket_bytes, n", [(10**6, 2), (100, 3), (1, 6)])
+def test_gradients_are_added_up_in_buckets(bucket_bytes, n):
+    for n_buckets, grads, figures in on_ranks(2, reduced, bucket_bytes):
+        assert n_buckets == n and figures == [4.0, 1.0]
+        assert grads[4] is None
+        for i in (0, 1, 2, 3, 5):
+            expected = (1.0 if i == 1 else 11.0) * (i + 1)
+            assert grads[i].shape == (3, i + 1)
+            assert grads[i].dtype == (torch.float64 if i == 2 else torch.float32)
+            assert torch.all(grads[i] == expected)
 
 
 def test_a_rank_that_dies_takes_the_job_down(script, tmp_path):

@@ -121,6 +121,12 @@ def test_a_signal_to_the_group_leaves_loader_workers_alone(tmp_path, undisturbed
     assert_same(tmp_path, undisturbed)
 
 
+def test_loader_workers_end_with_a_run_that_is_killed(tmp_path):
+    process = start(TOY, tmp_path, "train 2", "SIGKILL")
+    process.communicate(timeout=60)  # until no worker holds the output any more
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_torchrun_one_rank_told_all_leave(tmp_path, undisturbed):
     words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, "--max-restarts", 1)
     words = (*words, TOY, tmp_path, "train 2", "SIGUSR1")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.asr import CTCBrain
+from hetero_brain.attention import AttentionDecoder, JointBrain
 from hetero_brain.checkpoints import AnotherRun, AtomicCheckpointer
 from hetero_brain.dataio import EpochSampler, SinglePartLoader, train_loader
 from hetero_brain.encoder import Conformer, LastLayer, StackedFbank
@@ -30,7 +31,7 @@ from hetero_brain.loggers import (
 from hetero_brain.objectives.bestrq import BestRQBrain
 from hetero_brain.rounds import Phase, run_phases
 from hetero_brain.schedules import HoldThenDecay
-from tests.benchmarks.kills import differences, scalars
+from tests.benchmarks.kills import checkpoint, differences, scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
@@ -130,7 +131,16 @@ PHASES = [
 ]
 
 
-def pretrain(folder, clock, every=1, seed=5, phases=PHASES, **changed):
+class Scaled(Toy):
+    """Scales losses as fp16 does, which SpeechBrain does not offer on a CPU."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scaler = torch.GradScaler("cpu", init_scale=2.0**8, growth_interval=4)
+        self.checkpointer.add_recoverable("scaler", self.scaler, optional_load=True)
+
+
+def pretrain(folder, clock, every=1, seed=5, phases=PHASES, kind=Toy, **changed):
     """Run the phases of a toy; a process has other random numbers each time."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.3))
@@ -149,7 +159,7 @@ def pretrain(folder, clock, every=1, seed=5, phases=PHASES, **changed):
         "phases": phases,
         **changed,
     }
-    kind = type("Toy", (Toy,), {"clock": clock})
+    kind = type("Toy", (kind,), {"clock": clock})
     options = {**RUN_OPTS, "ckpt_interval_steps": every}
     train = DataLoader(Batches(), batch_size=None, sampler=EpochSampler(N_STEPS))
     with pytest.MonkeyPatch.context() as patch:
@@ -195,6 +205,17 @@ def test_killed_many_times(alone, tmp_path):
     moments = random.Random(1).choices(range(8, 30), k=20)
     killed(partial(pretrain, tmp_path, every=1), moments[:7])
     assert not differences(alone[0], tmp_path)
+
+
+def test_killed_with_a_loss_scale_that_grows(alone, tmp_path):
+    run = partial(pretrain, kind=Scaled)
+    run(tmp_path / "alone", Clock())
+    for moment in (alone[1] // 3, 4 * alone[1] // 5):
+        killed(partial(run, tmp_path / str(moment)), [moment])
+        assert not differences(tmp_path / "alone", tmp_path / str(moment))
+    held = checkpoint(tmp_path / "alone/PTLOC.1")
+    assert held["scaler.ckpt"]["scale"] > 2.0**8
+    assert "scaler.ckpt" not in checkpoint(alone[0] / "PTLOC.1")
 
 
 def test_a_checkpoint_at_the_last_iteration_of_an_epoch(alone, tmp_path):
@@ -436,9 +457,10 @@ def tune(folder, rows, clock, every=0, **changed):
         "log_interval": 2,
         **changed,
     }
-    decode = CTCBrain.decode
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CTCBrain, "decode", lambda *args: decode(*tick(args)))
+        for kind in (CTCBrain, JointBrain):
+            decode = vars(kind)["decode"]
+            patch.setattr(kind, "decode", lambda *args, f=decode: f(*tick(args)))
         options = {**RUN_OPTS, "ckpt_interval_steps": every}
         finetune(hparams, options, {"train": rows, "dev": rows})
 
@@ -458,6 +480,30 @@ def test_finetuning_killed_at_many_moments(few, tmp_path):
     for name, changed in (("plain", {"augment": None}), ("seed", {"seed": 2})):
         tune(tmp_path / name, few, Clock(), **changed)
         assert differences(tmp_path / "alone", tmp_path / name)
+
+
+ATTENTION = {
+    "decoder": partial(AttentionDecoder, num_layers=1, nhead=2, d_ffn=32, dropout=0.2),
+    "ctc_weight": 0.3,
+    "label_smoothing": 0.1,
+    "beam_size": 2,
+    "max_decode_ratio": 0.3,
+    "search_ctc_weight": 0.3,
+}
+
+
+def test_finetuning_with_attention_killed_at_many_moments(few, tmp_path):
+    run, clock = partial(tune, rows=few, **ATTENTION), Clock()
+    run(tmp_path / "alone", clock=clock)
+    assert "decoder.ckpt" in checkpoint(tmp_path / "alone")
+    for every, n in ((0, 2), (1, 3)):
+        for moment in random.Random(every).sample(range(1, clock.now + 1), n):
+            folder = tmp_path / f"{every}.{moment}"
+            killed(
+                lambda clock, f=folder, every=every: run(f, clock=clock, every=every),
+                [moment],
+            )
+            assert not differences(tmp_path / "alone", folder)
 
 
 def test_finetuning_keeps_the_best_and_the_newest(few, tmp_path):
