@@ -61,7 +61,7 @@ def run(quick):
             "ratio",
         ],
     )
-    rounds = 3 if quick else 5
+    rounds = 3 if quick else 4
     seconds = {"tiny": 4} if quick else {"tiny": 32, "base": 12}
     for length in seconds.values():
         batch(length)  # manifests are read here, not in the first round
