@@ -7,14 +7,14 @@ on the sample and gets SIGKILL at a seeded random moment: a time since its start
 third one, half-way through a file of a checkpoint. The next life is the same command
 again. Once a run has finished, another begins, until there were enough kills. Each is
 compared with a run that was left alone: parameters, moments, counts, logs, TensorBoard's
-scalars.
+scalars. If one differs, both stay where they are for a look.
 """
 
 import argparse
-import contextlib
 import os
 import random
 import runpy
+import shutil
 import signal
 import socket
 import sys
@@ -246,37 +246,33 @@ def main(argv=None):
     parser.add_argument("--ranks", type=int, default=1)
     args = parser.parse_args(argv)
     rng, hits, lives, runs = random.Random(args.seed), [], [], 0
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
-        begin = time.monotonic()
-        if wait(start(folder / "alone", args.ranks)) != 0:
-            sys.exit((folder / "alone.txt").read_text(encoding="utf-8"))
-        alone = time.monotonic() - begin
-        print(f"left alone: {alone:.1f} s", flush=True)
-        while len(hits) < args.kills:
-            runs += 1
-            run = folder / f"killed{runs}"
-            while True:
-                seconds, file = rng.uniform(0, alone / 4), rng.randint(1, 30)
-                kill, life = len(hits) < args.kills, time.time()
-                in_write = kill and len(hits) % 3 == 2
-                processes = start(run, args.ranks, file if in_write else None)
-                wanted = kill and not in_write
-                code = wait(processes, seconds if wanted else float("inf"))
-                if code == 0:
-                    break
-                if code is not None:
-                    sys.exit((run.with_suffix(".txt")).read_text(encoding="utf-8"))
-                hits.append(where(run, life))
-                lives.append(time.time() - life)
-                print(f"kill {len(hits)}, {lives[-1]:.1f} s: {hits[-1]}", flush=True)
-            if found := differences(folder / "alone", run):
-                with contextlib.suppress(OSError):
-                    print((run.with_suffix(".txt")).read_text("utf-8")[-3000:])
-                sys.exit(f"run {runs} differs after {len(hits)} kills: {found}")
-            print(
-                f"run {runs} is as if left alone, {len(hits)} kills so far", flush=True
-            )
+    folder = Path(tempfile.mkdtemp())
+    begin = time.monotonic()
+    if wait(start(folder / "alone", args.ranks)) != 0:
+        sys.exit((folder / "alone.txt").read_text(encoding="utf-8"))
+    alone = time.monotonic() - begin
+    print(f"left alone: {alone:.1f} s", flush=True)
+    while len(hits) < args.kills:
+        runs += 1
+        run = folder / f"killed{runs}"
+        while True:
+            seconds, file = rng.uniform(0, alone / 4), rng.randint(1, 30)
+            kill, life = len(hits) < args.kills, time.time()
+            in_write = kill and len(hits) % 3 == 2
+            processes = start(run, args.ranks, file if in_write else None)
+            wanted = kill and not in_write
+            code = wait(processes, seconds if wanted else float("inf"))
+            if code == 0:
+                break
+            if code is not None:
+                sys.exit((run.with_suffix(".txt")).read_text(encoding="utf-8"))
+            hits.append(where(run, life))
+            lives.append(time.time() - life)
+            print(f"kill {len(hits)}, {lives[-1]:.1f} s: {hits[-1]}", flush=True)
+        if found := differences(folder / "alone", run):
+            sys.exit(f"{run} differs after {len(hits)} kills: {found}")
+        print(f"run {runs} is as if left alone, {len(hits)} kills so far", flush=True)
+    shutil.rmtree(folder)
     print(f"\n{len(hits)} kills survived over {runs} runs, all bit for bit:")
     for place, count in Counter(hits).most_common():
         print(f"{count:4} {place}")

@@ -4,7 +4,8 @@
 
 WHEN is where it is sent, once in the life of FOLDER: ``train N`` (iteration), ``valid N``
 (epoch), ``between`` (behind the first phase), ``never``, or ``fail N`` to raise instead;
-with ``full`` the disk is full at the first checkpoint of each phase.
+with ``full`` the disk is full at the first checkpoint of each phase. ``load`` is in the
+loader's worker, at its first batch.
 """
 
 import errno
@@ -34,6 +35,8 @@ class Batches(Dataset):
     """Made global batches: a function of the iteration."""
 
     def __getitem__(self, step):
+        if sys.argv[2] == "load":
+            disturb(Path(sys.argv[1]), "load")
         rank, size = rank_and_size()
         share = Share(DOMAINS)
         for i, domain in enumerate(DOMAINS):
@@ -70,8 +73,11 @@ def disturb(folder, where):
             group, number = name.startswith("group:"), name.removeprefix("group:")
             kill = os.killpg if group else os.kill
             kill(os.getpgid(0) if group else os.getpid(), getattr(signal, number))
-        while not preemption.requested():  # noted by a thread, at once
-            time.sleep(0.001)
+        if when == "load":
+            time.sleep(1)  # the run waits for this worker
+        else:
+            while not preemption.requested():  # noted by a thread, at once
+                time.sleep(0.001)
 
 
 def no_room(mark, *_):

@@ -425,7 +425,7 @@ SAME = [
     {"output_folder": "elsewhere", "data_folder": "elsewhere"},
     {"epochs": 30},
     {"log_interval": 7, "ckpt_interval_minutes": 3},
-    {"loader": {"num_workers": 8}},
+    {"loader": {"num_workers": 8}, "num_workers": 8},
     {"lr_schedule": Schedule(0.5), "augment": nn.Sequential(nn.Dropout(0.1))},
 ]
 OTHER = [

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,12 +114,19 @@ def test_a_second_signal_and_any_moment(when, times, entries, tmp_path, undistur
     assert_same(tmp_path, undisturbed)
 
 
-def test_a_signal_to_the_group_leaves_loader_workers_alone(tmp_path, undisturbed):
-    words = (TOY, tmp_path, "train 2", "group:SIGTERM")
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_signal_to_the_group_leaves_loader_workers_alone(name, tmp_path, undisturbed):
+    words = (TOY, tmp_path, "load", f"group:{name}")
     codes, outputs = run_to_the_end(*words, start_new_session=True)
-    assert codes == [REQUEUE, REQUEUE, 0]
-    assert "worker" not in outputs[0], outputs[0]
+    assert codes == [REQUEUE, 0]
+    assert not re.search("worker|tracker", outputs[0]), outputs[0]
     assert_same(tmp_path, undisturbed)
+
+
+def test_signals_are_not_blocked_where_workers_were_started():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    preemption.worker_options()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_loader_workers_end_with_a_run_that_is_killed(tmp_path):

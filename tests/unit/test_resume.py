@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import _global_uid as uid
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -617,10 +618,17 @@ def test_tensorboard_forgets_what_was_cut(tmp_path):
                 positions.append(writer.position())
         writer.writer.close()
 
+    def seen():
+        board.Reload()
+        return [event.step for event in board.Scalars("loss/train")]
+
     positions, position = [], None
     log(1, 2, 3, 4, 5)
+    board = EventAccumulator(str(tmp_path / "tensorboard"))  # one that stays open
+    assert seen() == [1, 2, 3, 4, 5]
     position = positions[0]
     log(4, 5, 6)
+    assert seen() == [1, 2, 3, 4, 5, 6]
     found = scalars(tmp_path)
     assert [found[f"loss/train, step {i}"] for i in range(1, 7)] == [
         [float(i)] for i in range(1, 7)
