@@ -190,7 +190,7 @@ class HeteroBrain(sb.Brain):
             Detached loss on the CPU, averaged over domains at φ_K; NaN when the loss
             or the gradient of no domain was finite.
         """
-        self.anneal()
+        self.anneal(self.iteration)
         self.on_fit_batch_start(global_batch, True)
         finite = []
         for part, divisor in zip(global_batch, self.divisors(global_batch)):
@@ -418,11 +418,11 @@ class HeteroBrain(sb.Brain):
         broadcast_module(self.modules)
         _ = self.local_solver  # made here, so that a kept state is recovered
 
-    def anneal(self):
-        """Set local and global learning rates for this iteration, in step."""
+    def anneal(self, iteration):
+        """Set local and global learning rates for an iteration, in step."""
         if self.lr_schedule is None:
             return
-        factor = self.lr_schedule(self.epoch, self.iteration)
+        factor = self.lr_schedule(self.epoch, iteration)
         for optimizer in [*self._optimizers(), self.local_solver.optimizer]:
             for group in optimizer.param_groups:
                 group.setdefault("initial_lr", group["lr"])
@@ -469,6 +469,8 @@ class HeteroBrain(sb.Brain):
 
         def rest():
             self.nonfinite_count = faults  # which SpeechBrain has set to 0
+            if self.step:
+                self.anneal(self.iteration - 1)  # for logs, if that was the last
             yield from bar
 
         with bar as self.progress:

@@ -191,10 +191,19 @@ def test_the_comparison_sees_a_difference(alone, tmp_path):
         assert f"CSSL.1: {words}" in found
 
 
-@pytest.mark.parametrize("every", [1, 2, 0])
 @pytest.mark.parametrize("part", range(8))
-def test_killed_once_at_any_moment(alone, tmp_path, part, every):
-    """Every eighth of a run's moments is tried by one of the parts, seeded."""
+def test_killed_once_at_each_moment(alone, tmp_path, part):
+    """Every eighth one in each part, with a checkpoint behind each iteration."""
+    folder, length = alone
+    for moment in range(part + 1, length + 1, 8):
+        killed(partial(pretrain, tmp_path / str(moment)), [moment])
+        assert not differences(folder, tmp_path / str(moment)), moment
+
+
+@pytest.mark.parametrize("every", [2, 0])
+@pytest.mark.parametrize("part", range(8))
+def test_killed_once_with_fewer_checkpoints(alone, tmp_path, part, every):
+    """At a seeded moment of each eighth of a run."""
     folder, length = alone
     rng = random.Random(10 * part + every)
     moment = rng.randint(length * part // 8 + 1, length * (part + 1) // 8)
