@@ -637,6 +637,7 @@ def test_tensorboard_forgets_what_was_cut(tmp_path):
     assert seen() == [1, 2, 3, 4, 5]
     position = positions[0]
     log(4, 5, 6)
+    log(4, 5, 6)  # killed again before the next checkpoint
     assert seen() == [1, 2, 3, 4, 5, 6]
     found = scalars(tmp_path)
     assert [found[f"loss/train, step {i}"] for i in range(1, 7)] == [
