@@ -85,24 +85,21 @@ def reduce_gradients(params, figures):
     """
     if rank_and_size()[1] == 1:
         return figures
-    sent, extra = [], figures
+    sent = []
     for members in _buckets(params):
         present = [float(param.grad is not None) for param in members]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
         head = torch.tensor(present, device=members[0].device, dtype=members[0].dtype)
-        pieces = [head, extra.to(head), *(grad.flatten() for grad in grads)]
+        pieces = [head, figures.to(head), *(grad.flatten() for grad in grads)]
         sizes, flat = [piece.numel() for piece in pieces], torch.cat(pieces)
         work = torch.distributed.all_reduce(flat, async_op=True)
         sent.append((members, sizes, flat, work))
-        extra = figures[:0]  # they are in the first
-    sums = []
     for members, sizes, flat, work in sent:
         work.wait()
-        head, summed, *grads = flat.split(sizes)
+        head, total, *grads = flat.split(sizes)  # the figures are in each
         for param, there, grad in zip(members, head.tolist(), grads):
             param.grad = grad.view_as(param) if there else None
-        sums.append(summed)
-    return sums[0]
+    return total
 
 
 def _buckets(params):
