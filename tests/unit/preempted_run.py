@@ -32,16 +32,18 @@ STEPS, EPOCHS, DOMAINS = 3, 2, ("en", "fr")
 
 
 class Batches(Dataset):
-    """Made global batches: a function of the iteration."""
+    """Made global batches: a function of the iteration; a rank's share of them."""
+
+    def __init__(self):
+        self.rank, self.size = rank_and_size()  # which a loader worker does not know
 
     def __getitem__(self, step):
         if sys.argv[2] == "load":
             disturb(Path(sys.argv[1]), "load")
-        rank, size = rank_and_size()
         share = Share(DOMAINS)
         for i, domain in enumerate(DOMAINS):
             draw = torch.Generator().manual_seed(10 * step + i)
-            if i % size == rank:
+            if i % self.size == self.rank:
                 share.append(DomainBatch(domain, (torch.randn(4, 3, generator=draw),)))
         return share, [], 4 * len(share)
 
