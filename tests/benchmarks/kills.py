@@ -31,6 +31,7 @@ OPTIONS = {
     "domains": "[es, fr]",
     "max_utterance_seconds": 1.5,
     "global_batch_seconds": 25,
+    "replicas_per_domain": 2,  # up to 4 ranks
     "cssl_epochs": 1,
     "ptloc_epochs": 1,
     "codebook_size": 16,
