@@ -238,3 +238,13 @@ def test_handlers_are_as_before_behind_a_fit(someone_elses_handlers):
     assert not preemption.requested()
     handlers = {signal.getsignal(number) for number in preemption.SIGNALS}
     assert handlers == {signal.default_int_handler}
+
+
+def test_a_forked_process_is_not_asked_for_its_parent(someone_elses_handlers):
+    """Such as a worker of a DataLoader that is not ours."""
+    with preemption.deferred():
+        if not (child := os.fork()):
+            handlers = {signal.getsignal(number) for number in preemption.SIGNALS}
+            alone = signal.set_wakeup_fd(-1) == -1 and handlers == {signal.SIG_DFL}
+            os._exit(0 if alone else 1)
+        assert os.waitpid(child, 0)[1] == 0
