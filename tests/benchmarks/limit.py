@@ -97,9 +97,9 @@ def profiled(train):
 
 
 def run(quick):
-    """The limit and the profile of an iteration, K = 1 and M = 3."""
+    """The limit and the profile of an iteration, K = 1 and M = 2."""
     limit = Table(
-        "The limit: heavy operators of an iteration (K = 1, M = 3)",
+        "The limit: heavy operators of an iteration (K = 1, M = 2)",
         [
             "size",
             "GFLOP",
@@ -114,7 +114,7 @@ def run(quick):
     columns = []
     rate = large_product_rate(1024 if quick else 3072, 3 if quick else 7)
     for size in ("tiny",) if quick else ("tiny", "base"):
-        brain, parts = ours(size, 1), global_batch(3, 6 if quick else 32)
+        brain, parts = ours(size, 1), global_batch(2, 6 if quick else 32)
 
         def train(brain=brain, parts=parts):
             brain.fit_batch(parts)
