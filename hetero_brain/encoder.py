@@ -312,7 +312,7 @@ def weighted_layers(encoder):
 
 
 class LastLayer(nn.Module):
-    """Readout of the encoder's output: what full fine-tuning builds on."""
+    """Readout of the encoder's output, as in the paper."""
 
     def forward(self, out, hidden):
         """(batch, frames, d_model), and the hidden layers → the former."""
@@ -320,7 +320,7 @@ class LastLayer(nn.Module):
 
 
 class WeightedLayers(nn.Module):
-    """Readout of a learned weighting of all layers: what a probe builds on (SUPERB).
+    """Readout of a learned weighting of all layers (SUPERB).
 
     Each layer is normalised to mean 0 and variance 1 over its channels first, so that a
     weight says how much a layer is used.
