@@ -337,8 +337,8 @@ class WeightedLayers(nn.Module):
 
     def forward(self, out, hidden):
         """(batch, frames, d_model), and the hidden layers → their weighted mean."""
-        layers = torch.stack([F.layer_norm(h, h.shape[-1:]) for h in hidden], dim=-1)
-        return layers @ self.weights.softmax(0).to(layers.dtype)
+        weighted = zip(self.weights.softmax(0), hidden, strict=True)
+        return sum(weight * F.layer_norm(h, h.shape[-1:]) for weight, h in weighted)
 
 
 class Conformer(nn.Module):
