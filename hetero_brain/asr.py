@@ -23,7 +23,7 @@ class CTCBrain(HeteroBrain):
     """A linear CTC layer on an encoder; trained as CSSL is, with K = 0.
 
     Modules: ``features``, ``encoder``, ``readout`` (the encoder's last layer, or a
-    weighting of all for a probe) and ``ctc`` (d_model → units and blank). Of ``hparams``
+    weighting of all) and ``ctc`` (d_model → units and blank). Of ``hparams``
     it reads ``tokenizer``, whose pieces are the first units, the blank the next;
     ``freeze_encoder_iterations`` (the encoder takes part without gradient or dropout for
     so long; ``.inf`` for a probe); ``augment`` (SpecAugment on the feature frames, or
