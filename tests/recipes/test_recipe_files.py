@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
+from hetero_brain.encoder import LastLayer
 from hetero_brain.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +86,22 @@ def test_an_override_given_twice_is_named(tmp_path):
     argv = [str(PRETRAIN), "--data_folder", "a", "--seed", "1", "--seed", "2"]
     with pytest.raises(SystemExit, match="seed"):
         load_recipe([*argv, "--output_folder", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize("yaml", ["ctc.yaml", "attention.yaml"])
+@pytest.mark.parametrize(
+    "recipe", ["VoicePrompts", "MultiDomainEnglish", "CommonVoice"]
+)
+def test_readout_of_the_paper_by_an_override(recipe, yaml, tmp_path):
+    path = ROOT / "recipes" / recipe / "finetune/hparams" / yaml
+    argv = [str(path), "--data_folder", "a", "--output_folder", str(tmp_path)]
+    readout = "!new:hetero_brain.encoder.LastLayer"
+    assert f"--readout '{readout}'" in path.read_text("utf-8")
+    modules = load_recipe(argv)[0]["modules"]
+    layers = len(modules["encoder"].blocks.layers)
+    assert modules["readout"].weights.shape == (layers + 1,)
+    modules = load_recipe([*argv, "--readout", readout])[0]["modules"]
+    assert isinstance(modules["readout"], LastLayer)
 
 
 @pytest.fixture(autouse=True)
