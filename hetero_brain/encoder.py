@@ -186,8 +186,17 @@ class ConvFrontEnd(nn.Module):
         bands = (self.n_mels + 3) // 4
         self.projection = Linear(channels * bands, d_model)
 
+    PIECE = 512  # stacked frames, on a CPU
+
     def forward(self, x):
         """(batch, frames, 4 · n_mels) → (batch, frames, d_model)."""
+        if not x.is_cpu:
+            return self.convolve(x)
+        pieces = x.split(max(1, self.PIECE // x.shape[1]))
+        return torch.cat([self.convolve(piece) for piece in pieces])
+
+    def convolve(self, x):
+        """(batch, frames, 4 · n_mels) → (batch, frames, d_model), all at once."""
         batch, frames, _ = x.shape
         x = x.reshape(batch, 1, frames * 4, self.n_mels)
         x = self.convs(x.contiguous(memory_format=torch.channels_last))

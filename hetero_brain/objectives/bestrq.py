@@ -5,11 +5,11 @@ from functools import cached_property
 import numpy as np
 import speechbrain as sb
 import torch
-import torch.nn.functional as F
 
 from ..brain import HeteroBrain
 from ..parallel import gathered
 from ..rng import generator
+from .cross_entropy import linear_cross_entropy
 from .masking import mask_batch
 
 
@@ -17,7 +17,7 @@ class BestRQBrain(HeteroBrain):
     """Masked prediction of the labels that a frozen quantizer gives to the features.
 
     Modules: ``features`` (waveforms → stacked features), ``quantizer``, ``encoder``, and
-    ``output`` (d_model → n_codebooks · codebook_size). Of ``hparams`` it reads
+    ``output`` (linear, d_model → n_codebooks · codebook_size). Of ``hparams`` it reads
     ``mask_prob`` and ``mask_span`` (stacked frames) and ``noise_std``: masked frames are
     replaced by noise of that deviation (paper: variance 0.1, i.e. 0.316).
 
@@ -31,27 +31,28 @@ class BestRQBrain(HeteroBrain):
     _prepared, _inputs = (None, None), None
 
     def compute_forward(self, batch, stage):
-        """Logits and labels of the masked frames.
+        """Predict the labels of the masked frames.
 
         Returns
         -------
-        logits : torch.Tensor
-            (masked frames, n_codebooks, codebook_size).
+        loss : torch.Tensor
+            Mean cross-entropy, in nats; 0 where a batch has no masked frame. The logits
+            are too large to be kept.
+        hits : torch.Tensor
+            (masked frames, n_codebooks) of bool: which labels were the likeliest.
         labels : torch.Tensor
             (masked frames, n_codebooks).
         """
         noisy, lengths, masked, labels = self.masked_inputs(batch, stage)
         encoded, _ = self.modules.encoder(noisy, lengths)
         encoded = encoded.flatten(0, 1)[masked]  # only these through the output layer
-        logits = self.modules.output(encoded)
-        return logits.unflatten(-1, (labels.shape[-1], -1)), labels
+        output = self.modules.output
+        loss, hits = linear_cross_entropy(encoded, labels, output.weight, output.bias)
+        return loss, hits, labels
 
     def compute_objectives(self, predictions, batch, stage):
-        """Mean cross-entropy, in nats; 0 where a batch has no masked frame."""
-        logits, labels = predictions
-        if len(labels) == 0:
-            return logits.sum()
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+        """The cross-entropy of ``compute_forward``."""
+        return predictions[0]
 
     @torch.no_grad()
     def masked_inputs(self, batch, stage):
@@ -96,13 +97,15 @@ class BestRQBrain(HeteroBrain):
 
     def observe(self, part, k, outputs):
         """Add accuracy and the codes seen, at φ_K."""
-        logits, labels = outputs
+        _, hits, labels = outputs
         if k == self.local_steps and len(labels):
-            hits = logits.argmax(-1) == labels
             self.monitor.add(part.domain, accuracy=hits.float().mean())
             if part.domain not in self.codes_seen:
-                self.codes_seen[part.domain] = torch.zeros_like(
-                    logits[0], dtype=torch.bool
+                self.codes_seen[part.domain] = torch.zeros(
+                    labels.shape[1],
+                    self.modules.quantizer.codebook_size,
+                    dtype=torch.bool,
+                    device=labels.device,
                 )
             codebooks = torch.arange(labels.shape[1], device=labels.device)
             self.codes_seen[part.domain][codebooks, labels] = True

@@ -73,9 +73,11 @@ class RandomProjectionQuantizer(nn.Module):
         # The length of a projected vector scales all its products alike: no need to
         # normalise it.
         with torch.autocast(x.device.type, enabled=False):
-            frames = x.float().flatten(0, -2)
-            products = torch.matmul(frames @ self.projection, self.codes.mT)
-        return products.argmax(dim=-1).T.unflatten(0, x.shape[:-1])
+            projected = x.float().flatten(0, -2) @ self.projection
+            labels = [  # in pieces, as the products are many
+                argmax(piece @ self.codes.mT) for piece in projected.split(512, dim=1)
+            ]
+        return torch.cat(labels, dim=1).T.unflatten(0, x.shape[:-1])
 
 
 class KMeansQuantizer(nn.Module):
@@ -147,7 +149,21 @@ class KMeansQuantizer(nn.Module):
             reduced = (x.float() - self.mean) @ self.components
             # argmin |r − c|² = argmax r·c − |c|²/2: again one product.
             scores = reduced @ self.centroids.T - self.centroids.square().sum(1) / 2
-        return scores.argmax(dim=-1, keepdim=True)
+        return argmax(scores).unsqueeze(-1)
+
+
+def argmax(x, block=128):
+    """``x.argmax(-1)``, on a CPU in an eighth of the time (8192 columns).
+
+    PyTorch vectorises the search for a maximum there but not for its place: so the
+    maximum of each block of columns first, and its place in one block only.
+    """
+    if not x.is_cpu or x.shape[-1] % block:
+        return x.argmax(-1)
+    blocks = x.unflatten(-1, (-1, block))
+    best = blocks.amax(-1).argmax(-1)
+    index = best[..., None, None].expand(*best.shape, 1, block)
+    return best * block + blocks.gather(-2, index).squeeze(-2).argmax(-1)
 
 
 def make_quantizer(labels, input_size, codebook_size, n_codebooks=1, seed=0):

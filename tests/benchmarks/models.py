@@ -27,7 +27,12 @@ from .speech import RATE
 RECIPE_SIZE = dict(num_layers=12, d_model=576, nhead=8, d_ffn=2048, kernel_size=31)
 CODES, CODE_DIM, MASK_PROB, MASK_SPAN, DROPOUT = 8192, 16, 0.15, 4, 0.1
 OPTIMIZER = partial(
-    torch.optim.AdamW, lr=8e-4, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.01
+    torch.optim.AdamW,
+    lr=8e-4,
+    betas=(0.9, 0.98),
+    eps=1e-9,
+    weight_decay=0.01,
+    fused=True,
 )
 
 
