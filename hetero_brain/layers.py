@@ -267,48 +267,45 @@ class RotarySelfAttention(RoPEMHA):
             SDPA does not give them.
         """
         qkv = linear(query, self.in_proj_weight)
-        qkv = qkv.unflatten(-1, (self.num_heads, 3 * self.head_dim)).transpose(1, 2)
-        qk, v = qkv.split([2 * self.head_dim, self.head_dim], dim=-1)
-        q, k = self.rotate(qk)
+        qkv = qkv.unflatten(-1, (self.num_heads, 3, self.head_dim))
+        q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
+        if v.is_cpu:
+            v = widened(v)
+        turns = self.turns(widened(q))
+        q, k = rotate(q, turns * self.scale).to(v.dtype), rotate(k, turns).to(v.dtype)
         allowed = None
         if key_padding_mask is not None:
             allowed = ~key_padding_mask[:, None, None, :]
         if attn_mask is not None:
             allowed = ~attn_mask if allowed is None else allowed & ~attn_mask
-        if v.is_cpu:
-            v = widened(v)
         with fp32_on_cpu(v):
-            out = self.attend(q.to(v.dtype), k.to(v.dtype), v, allowed)
+            out = self.attend(q, k, v, allowed)
         return self.out_proj(out.transpose(1, 2).flatten(2)), None
 
     def attend(self, q, k, v, allowed):
-        """SDPA; with dropout on a CPU, where no fused kernel has it, step by step.
+        """SDPA of scaled queries; on a CPU, where no fused kernel has dropout, by hand.
 
         (batch, heads, frames, head_dim), and where attention is allowed → the same.
         """
-        if not (self.training and self.dropout and v.is_cpu):
+        p = self.dropout if self.training else 0.0
+        if not (p and v.is_cpu):
             return F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=allowed,
-                dropout_p=self.dropout if self.training else 0.0,
-                scale=self.scale,
+                q, k, v, attn_mask=allowed, dropout_p=p, scale=1.0
             )
-        scores = (q * self.scale) @ k.mT
+        scores = q @ k.mT
         if allowed is not None:
             scores += torch.zeros(allowed.shape).masked_fill_(~allowed, -math.inf)
-        return dropout(scores.softmax(-1), self.dropout) @ v
+        return dropout(scores.softmax(-1), p) @ v
 
-    def rotate(self, qk):
-        """Turn queries and keys by their positions: pairs of channels as complex numbers.
+    def turns(self, q):
+        """(frames, head_dim / 2) complex numbers of modulus 1: by what each position of
+        queries (batch, heads, frames, head_dim) turns a pair of channels."""
+        frames = q.shape[2]
+        table = _get_precomputed_values(frames, self.head_dim, q.dtype, q.device)
+        return torch.complex(table.cosines[:frames, ::2], table.sines[:frames, 1::2])
 
-        (batch, heads, frames, 2 · head_dim) → both (batch, heads, frames, head_dim), in
-        fp32 or float64.
-        """
-        qk, frames = widened(qk), qk.shape[2]
-        table = _get_precomputed_values(frames, self.head_dim, qk.dtype, qk.device)
-        turns = torch.complex(table.cosines[:frames, ::2], table.sines[:frames, 1::2])
-        pairs = torch.view_as_complex(qk.unflatten(-1, (2, -1, 2)))
-        rotated = torch.view_as_real(pairs * turns.unsqueeze(1)).flatten(-2)
-        return rotated.unbind(-2)
+
+def rotate(x, turns):
+    """Turn pairs of channels (…, frames, head_dim), in fp32 or float64."""
+    pairs = torch.view_as_complex(widened(x).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2)
