@@ -101,12 +101,8 @@ class BestRQBrain(HeteroBrain):
         if k == self.local_steps and len(labels):
             self.monitor.add(part.domain, accuracy=hits.float().mean())
             if part.domain not in self.codes_seen:
-                self.codes_seen[part.domain] = torch.zeros(
-                    labels.shape[1],
-                    self.modules.quantizer.codebook_size,
-                    dtype=torch.bool,
-                    device=labels.device,
-                )
+                unseen = torch.zeros_like(self.modules.output.bias, dtype=torch.bool)
+                self.codes_seen[part.domain] = unseen.view(labels.shape[1], -1)
             codebooks = torch.arange(labels.shape[1], device=labels.device)
             self.codes_seen[part.domain][codebooks, labels] = True
 

@@ -3,8 +3,11 @@
 import statistics
 from functools import partial
 
+import speechbrain as sb
+
 from hetero_brain import DomainBatch
 
+from .kept import KINDS, REST, kept
 from .limit import Recorder, replay
 from .measure import Table, alternate, in_new_process, peak_bytes, ratios, spread
 from .models import CODES, DROPOUT, ours, speechbrain_batch, speechbrain_bestrq
@@ -42,6 +45,18 @@ def peak(name, size, seconds):
     return peak_bytes(lambda: [train() for _ in range(2)])
 
 
+def kept_bytes(name, size, seconds):
+    """Bytes of the activations kept for the backward pass, by kind; of parameters."""
+    brain, speech = BUILDERS[name](size), batch(seconds, 1)
+    if "SpeechBrain" in name:
+        speech = speechbrain_batch(speech)
+    outputs = brain.compute_forward(speech, sb.Stage.TRAIN)
+    loss = brain.compute_objectives(outputs, speech, sb.Stage.TRAIN)
+    params = list(brain.modules.parameters())
+    trained = sum(p.numel() * p.element_size() for p in params if p.requires_grad)
+    return kept(loss, params), trained
+
+
 def heavy_seconds(size, seconds):
     """Seconds of our matrix products, convolutions and attention alone; median of 3.
 
@@ -56,6 +71,10 @@ def heavy_seconds(size, seconds):
 
 def run(quick):
     """Throughput for each size and precision; memory in processes of their own."""
+    memory = Table(
+        "SSL memory: what is kept for the backward pass (MB)",
+        ["size", "code", *KINDS, REST, "together", "parameters", "peak"],
+    )
     table = Table(
         "SSL throughput: BEST-RQ on one domain (CSSL)",
         ["size", "batch (s)", "code", "audio s / s", "× SpeechBrain fp32", "peak MB"],
@@ -67,9 +86,13 @@ def run(quick):
             {name: trainer(name, size, seconds) for name in BUILDERS}, rounds
         )
         for name in BUILDERS:
-            memory = "-"  # of bf16: each takes a new process
+            most = "-"  # of bf16: each takes a new process
             if "fp32" in name:
-                memory = round(in_new_process(peak, name, size, seconds) / 1e6)
+                most = round(in_new_process(peak, name, size, seconds) / 1e6)
+                by_kind, trained = kept_bytes(name, size, seconds)
+                cells = [*by_kind.values(), sum(by_kind.values()), trained]
+                cells = [round(cell / 1e6) for cell in cells]
+                memory.rows.append([size, name, *cells, most])
             table.rows.append(
                 [
                     size,
@@ -77,7 +100,7 @@ def run(quick):
                     name,
                     spread(ratios(audio, times[name])),
                     spread(ratios(times[BASELINE], times[name])),
-                    memory,
+                    most,
                 ]
             )
         most = audio[0] / heavy_seconds(size, seconds)
@@ -100,4 +123,9 @@ def run(quick):
         "iteration, replayed; no code with these can be faster.",
         "Peak: two iterations, above the memory with the model made.",
     ]
-    return [table]
+    memory.notes = [
+        "Peak as above; of the parameters it has the two moments of AdamW and the "
+        "gradient, in our code that of the domain beside the mean of the domains.",
+        "Tensors that several functions need count once, in the first column that fits.",
+    ]
+    return [table, memory]

@@ -23,6 +23,7 @@ from hetero_brain.objectives.masking import mask_batch
 from hetero_brain.objectives.quantizers import (
     KMeansQuantizer,
     RandomProjectionQuantizer,
+    argmax,
     fit_quantizer,
 )
 
@@ -253,6 +254,15 @@ def blobs(n=600, dim=12, clusters=6):
     return torch.from_numpy(x).float(), which
 
 
+@pytest.mark.parametrize("columns", [5, 128, 200, 1024])
+def test_argmax_by_blocks_is_the_first_maximum(columns):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 9, (50, 3, columns), generator=generator).float()  # ties
+    assert torch.equal(argmax(x), torch.from_numpy(x.numpy().argmax(-1)))
+    x = torch.randn(50, 3, columns, generator=generator)
+    assert torch.equal(argmax(x), x.argmax(-1))
+
+
 def test_kmeans_labels_are_the_nearest_centroid():
     x, which = blobs()
     quantize = KMeansQuantizer(12, codebook_size=6, n_components=4)
@@ -361,35 +371,40 @@ def test_padding_does_not_change_what_an_utterance_contributes():
     torch.manual_seed(0)
     short = {"id": "short", "sig": torch.randn(8123)}
     long = {"id": "long", "sig": torch.randn(20011) * 3}
-    logits, labels = brain.compute_forward(PaddedBatch([short]), TRAIN)
-    both, both_labels = brain.compute_forward(PaddedBatch([short, long]), TRAIN)
+    loss, hits, labels = brain.compute_forward(PaddedBatch([short]), TRAIN)
+    other, _, other_labels = brain.compute_forward(PaddedBatch([long]), TRAIN)
+    both, both_hits, both_labels = brain.compute_forward(
+        PaddedBatch([short, long]), TRAIN
+    )
     n = len(labels)
     assert 0 < n < len(both_labels)
-    assert torch.equal(both_labels[:n], labels)
-    torch.testing.assert_close(both[:n], logits, rtol=0, atol=1e-4)
+    assert torch.equal(both_labels, torch.cat([labels, other_labels]))
+    assert torch.equal(both_hits[:n], hits)
+    apart = (n * loss + len(other_labels) * other) / len(both_labels)
+    torch.testing.assert_close(both, apart, rtol=0, atol=1e-5)
 
 
-def test_logits_are_those_of_masked_frames_only():
+def test_the_loss_is_that_of_masked_frames_only():
     brain = make_brain(size=16, codebooks=3)
     batch = batch_of(a=40, b=25)
     noisy, _, masked, _ = masked_inputs(brain, batch)
-    logits, labels = brain.compute_forward(batch, TRAIN)
+    loss, hits, labels = predictions = brain.compute_forward(batch, TRAIN)
     n = int(masked.sum())
     assert 0 < n < 65
-    assert logits.shape == (n, 3, 16) and labels.shape == (n, 3)
+    assert hits.shape == labels.shape == (n, 3)
     everywhere = brain.modules.output(brain.modules.encoder(noisy, None)[0])
-    reference = everywhere[masked].view(n, 3, 16)
-    torch.testing.assert_close(logits, reference)
-    log_probs = reference.log_softmax(-1).gather(-1, labels[..., None])
-    loss = brain.compute_objectives((logits, labels), batch, TRAIN)
+    logits = everywhere[masked].view(n, 3, 16)
+    assert torch.equal(hits, logits.argmax(-1) == labels)
+    log_probs = logits.log_softmax(-1).gather(-1, labels[..., None])
     torch.testing.assert_close(loss, -log_probs.mean())
+    assert brain.compute_objectives(predictions, batch, TRAIN) is loss
 
 
 def test_a_batch_without_masked_frames_is_no_fault():
     brain = make_brain(mask_prob=0.0, local_steps=1)
     batch = batch_of(a=40, b=25)
     outputs = brain.compute_forward(batch, TRAIN)
-    assert outputs[0].shape == (0, 1, 16)
+    assert outputs[1].shape == (0, 1)
     loss = brain.compute_objectives(outputs, batch, TRAIN)
     assert loss.item() == 0
     loss.backward()

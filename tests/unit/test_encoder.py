@@ -178,6 +178,20 @@ def test_conv_front_end_gives_one_output_a_stacked_frame(n_mels, frames):
     assert front_end(noise(2, frames, 4 * n_mels)).shape == (2, frames, 8)
 
 
+def test_conv_front_end_in_pieces_is_that_of_the_whole(monkeypatch):
+    torch.manual_seed(0)
+    front_end, x = ConvFrontEnd(80, d_model=8, channels=4), noise(5, 6, 80)
+    found = []
+    for piece in (1000, 12, 1):  # of 5, 2 and 1 utterances
+        monkeypatch.setattr(ConvFrontEnd, "PIECE", piece)
+        out = front_end(x)
+        params = list(front_end.parameters())
+        found.append((out, *torch.autograd.grad(out.square().sum(), params)))
+        assert out.shape == (5, 6, 8)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0], found[2], rtol=1e-4, atol=1e-5)
+
+
 def test_conv_front_end_sees_nothing_behind_its_own_frames():
     front_end = ConvFrontEnd(80, d_model=8, channels=4)
     x = noise(1, 6, 80).requires_grad_()

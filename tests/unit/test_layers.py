@@ -10,6 +10,7 @@ from speechbrain.lobes.models.transformer.Conformer import (
 from speechbrain.nnet.attention import RoPEMHA
 from torch import nn
 
+from hetero_brain import layers
 from hetero_brain.layers import (
     Dropout,
     FeedForward,
@@ -175,6 +176,39 @@ def test_attention_dropout_only_in_training():
     assert not torch.equal(attention(x)[0], attention(x)[0])
     attention.eval()
     assert torch.equal(attention(x)[0], attention(x)[0])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_with_dropout_is_its_mean_over_masks(causal):
+    """Step by step it is SDPA, but for the weights that are zeroed."""
+    torch.manual_seed(0)
+    attention = RotarySelfAttention(8, 2, dropout=0.5)
+    x, lengths = noise(2, 7, 8), torch.tensor([7, 4])
+    masks = {
+        "key_padding_mask": ~length_to_mask(lengths, 7, torch.bool),
+        "attn_mask": torch.ones(7, 7).triu(1).bool() if causal else None,
+    }
+    with torch.no_grad():
+        outs = torch.stack([attention(x, **masks)[0] for _ in range(3000)])
+        expected, _ = attention.eval()(x, **masks)
+    deviation = outs.std(0) / 3000**0.5
+    assert ((outs.mean(0) - expected).abs() < 5 * deviation + 1e-6).all()
+    assert deviation[0, -1].min() > 0
+
+
+def test_attention_with_dropout_has_the_gradient_of_sdpa(monkeypatch):
+    monkeypatch.setattr(layers, "dropout", lambda x, p: x)
+    torch.manual_seed(0)
+    attention = RotarySelfAttention(8, 2, dropout=0.5)
+    x = noise(2, 7, 8).requires_grad_()
+    padding = ~length_to_mask(torch.tensor([7, 4]), 7, torch.bool)
+    grads = []
+    for p in (0.5, 0.0):  # step by step, and SDPA
+        attention.dropout = p
+        out, _ = attention(x, key_padding_mask=padding)
+        inputs = [x, *attention.parameters()]
+        grads.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
 def convolution_modules():
