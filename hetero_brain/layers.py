@@ -201,7 +201,8 @@ def dropout(x, p):
     random in each call, so that each element is zeroed with probability p. A byte an
     element is kept for the backward pass. On other devices it is PyTorch's.
     """
-    if not (p and x.is_cpu) or torch.compiler.is_compiling():
+    here = x.is_cpu and not torch.compiler.is_compiling()
+    if not (here and 0 < p < 255 / 256):
         return F.dropout(x, p)
     seed = torch.empty((), dtype=torch.int64).random_()
     numbers = np.random.Generator(np.random.SFC64(int(seed)))

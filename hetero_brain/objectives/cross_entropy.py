@@ -54,17 +54,14 @@ class LinearCrossEntropy(torch.autograd.Function):
         padded = F.pad(x.to(kind), (0, 0, 0, -len(x) % rows))
         rows *= max(1, LinearCrossEntropy.PIECE // len(weight) // rows)
         narrow = weight.to(kind), bias.to(kind)
-        total, hits = (
-            widened(padded.new_zeros(())),
-            torch.empty_like(labels, dtype=bool),
-        )
+        total = widened(padded.new_zeros(()))
+        hits = torch.empty_like(labels, dtype=torch.bool)
         to_x, to_weight, to_bias = map(torch.zeros_like, (padded, weight, bias))
         with torch.autocast(device, enabled=False):
             for start in range(0, len(x), rows):
                 piece = slice(start, start + rows)
-                loss, hits[piece], slope = of_rows(
-                    padded[piece], labels[piece], *narrow
-                )
+                here = padded[piece], labels[piece]
+                loss, hits[piece], slope = of_rows(*here, *narrow)
                 total += loss
                 if any(ctx.needs_input_grad):
                     torch.mm(slope, narrow[0], out=to_x[piece])
@@ -73,9 +70,8 @@ class LinearCrossEntropy(torch.autograd.Function):
                     else:
                         to_weight += slope.T @ padded[piece]
                     to_bias += slope.sum(0, dtype=bias.dtype)
-        ctx.save_for_backward(
-            x, labels, weight, bias, to_x[: len(x)], to_weight, to_bias
-        )
+        to_x = to_x[: len(x)]
+        ctx.save_for_backward(x, labels, weight, bias, to_x, to_weight, to_bias)
         ctx.mark_non_differentiable(hits)
         return total / count, hits
 

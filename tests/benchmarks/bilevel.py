@@ -26,16 +26,17 @@ def plain_passes(brain, parts):
     brain.optimizers_step()
 
 
-def cost(size, local_steps, parts, rounds):
-    """Seconds of an iteration and of the plain passes, in alternation."""
-    brains = [ours(size, local_steps) for _ in range(2)]
-    return alternate(
-        {
+def costs(size, parts, rounds):
+    """Seconds of iterations and of the plain passes, in alternation: (K, both), …"""
+    brains = [ours(size, 1) for _ in range(2)]
+    for local_steps in (1, 3):
+        for brain in brains:
+            brain.local_steps = local_steps
+        turns = {
             "bilevel": lambda: brains[0].fit_batch(parts),
             "plain": lambda: plain_passes(brains[1], parts),
-        },
-        rounds,
-    )
+        }
+        yield local_steps, alternate(turns, rounds, warm_up=int(local_steps == 1))
 
 
 @contextmanager
@@ -116,8 +117,8 @@ def run(quick):
     for length in seconds.values():
         batch(length)  # manifests are read here, not in the first round
     for size, length in seconds.items():
-        for local_steps in (1, 3):
-            taken = cost(size, local_steps, global_batch(5, length), rounds[size])
+        parts = global_batch(5, length)
+        for local_steps, taken in costs(size, parts, rounds[size]):
             times.rows.append(
                 [
                     size,

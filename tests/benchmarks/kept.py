@@ -18,7 +18,7 @@ def saved_tensors(node):
     """The tensors that a node of the graph has saved."""
     yield from getattr(node, "saved_tensors", ())  # of a Function of Python
     for name in dir(node):
-        if name.startswith("_saved_") and not name.startswith("_saved_self_sym"):
+        if name.startswith("_saved_"):
             value = getattr(node, name)
             yield from value if isinstance(value, (list, tuple)) else [value]
 

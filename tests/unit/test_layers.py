@@ -135,6 +135,13 @@ def test_no_dropout_outside_training_or_at_rate_zero():
     assert torch.equal(Dropout(0.0)(x), x)
 
 
+@pytest.mark.parametrize("p", [0.998, 1.0])
+def test_dropout_of_nearly_all_and_of_all(p):
+    torch.manual_seed(0)
+    kept = Dropout(p)(torch.ones(1_000_000)) != 0
+    assert kept.float().mean() == pytest.approx(1 - p, abs=5e-4)
+
+
 # --------------------------------------------------------- attention and convolution
 
 
