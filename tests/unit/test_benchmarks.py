@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.benchmarks import limit, measure, models, scaling, speech, throughput
-from tests.benchmarks.bilevel import plain_passes
+from tests.benchmarks.bilevel import passes, plain_passes
+from tests.benchmarks.kept import kept
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,6 +108,26 @@ def test_plain_passes_are_as_many_and_give_what_no_local_rate_gives():
     assert passes == [4, 4]
     for a, b in zip(brains[0].local_solver.params, brains[1].local_solver.params):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+
+
+def test_passes_over_the_parameters_are_all_timed():
+    taken, whole = passes("tiny", speech.global_batch(2, 2), 1)
+    assert len(taken) == 6 and min(taken.values()) > 0
+    assert sum(taken.values()) < whole
+
+
+def test_what_the_backward_pass_keeps_is_counted_once():
+    first, second, third = (torch.nn.Linear(8, 8) for _ in range(3))
+    x = torch.randn(5, 8)
+    hidden = first(x)
+    active = torch.nn.functional.silu(hidden)
+    loss = (second(active) + third(active)).sum()  # both need one tensor
+    modules = (first, second, third)
+    found = kept(loss, [p for m in modules for p in m.parameters()])
+    size = 5 * 8 * 4
+    assert found["inputs of matrix products"] == 2 * size  # x, and what is active
+    assert found["inputs of activations"] == size
+    assert sum(found.values()) == 3 * size
 
 
 def test_long_utterances_have_their_length():
