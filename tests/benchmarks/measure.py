@@ -53,6 +53,8 @@ class Table:
 def alternate(candidates, repeats, warm_up=1):
     """Time functions in turns, so that a noisy machine is noisy to all of them.
 
+    Every other round goes backwards: what comes behind another has its cache to fill.
+
     Arguments
     ---------
     candidates : dict
@@ -69,7 +71,8 @@ def alternate(candidates, repeats, warm_up=1):
     """
     seconds = {name: [] for name in candidates}
     for turn in range(warm_up + repeats):
-        for name, function in candidates.items():
+        order = list(candidates.items())[:: -1 if turn % 2 else 1]
+        for name, function in order:
             start = time.perf_counter()
             function()
             if turn >= warm_up:
