@@ -275,7 +275,7 @@ class RotarySelfAttention(RoPEMHA):
         q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
         if v.is_cpu:
             v = widened(v)
-        turns = self.turns(widened(q))
+        turns = self.turns(q)
         q, k = rotate(q, turns * self.scale).to(v.dtype), rotate(k, turns).to(v.dtype)
         allowed = None
         if key_padding_mask is not None:
@@ -301,11 +301,13 @@ class RotarySelfAttention(RoPEMHA):
             scores += torch.zeros(allowed.shape).masked_fill_(~allowed, -math.inf)
         return dropout(scores.softmax(-1), p) @ v
 
-    def turns(self, q):
-        """(frames, head_dim / 2) complex numbers of modulus 1: by what each position of
-        queries (batch, heads, frames, head_dim) turns a pair of channels."""
-        frames = q.shape[2]
-        table = _get_precomputed_values(frames, self.head_dim, q.dtype, q.device)
+    def turns(self, x):
+        """By what each frame's position turns a pair of channels of queries or keys.
+
+        (batch, heads, frames, head_dim) → (frames, head_dim / 2), complex of modulus 1.
+        """
+        frames, dtype = x.shape[2], torch.promote_types(x.dtype, torch.float32)
+        table = _get_precomputed_values(frames, self.head_dim, dtype, x.device)
         return torch.complex(table.cosines[:frames, ::2], table.sines[:frames, 1::2])
 
 
