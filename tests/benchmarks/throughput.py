@@ -86,13 +86,13 @@ def run(quick):
             {name: trainer(name, size, seconds) for name in BUILDERS}, rounds
         )
         for name in BUILDERS:
-            most = "-"  # of bf16: each takes a new process
+            highest = "-"  # of bf16: each takes a new process
             if "fp32" in name:
-                most = round(in_new_process(peak, name, size, seconds) / 1e6)
+                highest = round(in_new_process(peak, name, size, seconds) / 1e6)
                 by_kind, trained = kept_bytes(name, size, seconds)
                 cells = [*by_kind.values(), sum(by_kind.values()), trained]
                 cells = [round(cell / 1e6) for cell in cells]
-                memory.rows.append([size, name, *cells, most])
+                memory.rows.append([size, name, *cells, highest])
             table.rows.append(
                 [
                     size,
@@ -100,7 +100,7 @@ def run(quick):
                     name,
                     spread(ratios(audio, times[name])),
                     spread(ratios(times[BASELINE], times[name])),
-                    most,
+                    highest,
                 ]
             )
         most = audio[0] / heavy_seconds(size, seconds)
