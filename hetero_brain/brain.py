@@ -5,6 +5,7 @@ Acoustic Pre-Training with Local Constraints", arXiv:2508.19990, Algorithm 1.
 """
 
 import math
+from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -342,9 +343,13 @@ class HeteroBrain(sb.Brain):
         pairs = zip(self.local_solver.params, grads)
         pairs = [(param, grad) for param, grad in pairs if grad is not None]
         added = [(param.grad, grad) for param, grad in pairs if param.grad is not None]
+        places = Counter(grad.untyped_storage().data_ptr() for _, grad in pairs)
         for param, grad in pairs:
-            if param.grad is None:  # a copy: two parameters may share one gradient
-                param.grad = grad * scale
+            if param.grad is None:
+                memory = grad.untyped_storage()
+                alone = places[memory.data_ptr()] == 1 and memory.nbytes() == grad.nbytes
+                # No copy of a gradient that shares no memory, with another or in itself.
+                param.grad = grad if alone and scale == 1 else grad * scale
         if added:
             torch._foreach_add_(*zip(*added), alpha=scale)
 

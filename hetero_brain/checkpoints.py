@@ -372,6 +372,7 @@ LEFT_OUT = {
     "modules",
     "num_workers",
     "pretrained",
+    "recomputed",
     "search_ctc_weight",
     "searches",
     "tokenizer",

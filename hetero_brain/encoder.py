@@ -18,7 +18,7 @@ from speechbrain.lobes.models.transformer.Conformer import (
 from speechbrain.processing.features import Deltas, InputNormalization
 from torch import nn
 
-from .layers import Dropout, Linear, adapt
+from .layers import Dropout, Linear, adapt, recompute
 
 
 class StackedFbank(nn.Module):
@@ -259,7 +259,22 @@ SIZES = {
 }
 
 
-def make_encoder(size, input_size, front_end="linear", dropout=0.1, causal=False):
+# The parts of a block that are run again in the backward pass, by name.
+RECOMPUTED = {
+    "none": lambda block: [],
+    "feed_forward": lambda block: [block.ffn_module1[1], block.ffn_module2[1]],
+    "blocks": lambda block: [block],
+}
+
+
+def make_encoder(
+    size,
+    input_size,
+    front_end="linear",
+    dropout=0.1,
+    causal=False,
+    recomputed="none",
+):
     """A :class:`Conformer` of a named size.
 
     Arguments
@@ -276,20 +291,35 @@ def make_encoder(size, input_size, front_end="linear", dropout=0.1, causal=False
         In the blocks.
     causal : bool
         No frame sees a later one.
+    recomputed : str
+        As for :class:`Conformer`.
 
     Raises
     ------
     ValueError
-        An unknown size or front end.
+        An unknown size, front end, or part to recompute: all of them.
     """
     kinds = {"linear": Linear, "conv": ConvFrontEnd, "conv1d": Conv1dFrontEnd}
-    if size not in SIZES or front_end not in kinds:
-        raise ValueError(
-            f"size: {size}, front_end: {front_end}; there are {', '.join(SIZES)} and "
-            f"{', '.join(kinds)}"
-        )
+    chosen = {
+        "size": (size, SIZES),
+        "front_end": (front_end, kinds),
+        "recomputed": (recomputed, RECOMPUTED),
+    }
+    faults = [
+        f"{key}: {value}; there are {', '.join(known)}"
+        for key, (value, known) in chosen.items()
+        if value not in known
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
     front_end = kinds[front_end](input_size, SIZES[size]["d_model"])
-    return Conformer(front_end, dropout=dropout, causal=causal, **SIZES[size])
+    return Conformer(
+        front_end,
+        dropout=dropout,
+        causal=causal,
+        recomputed=recomputed,
+        **SIZES[size],
+    )
 
 
 def make_features(front_end, sample_rate, stack, n_mels=80, deltas=False):
@@ -366,6 +396,9 @@ class Conformer(nn.Module):
         Probability, everywhere in the blocks.
     causal : bool
         Attention and convolutions see no later frame.
+    recomputed : str
+        What is not kept for the backward pass but run again there, to save memory:
+        ``none``, the ``feed_forward`` modules, or whole ``blocks``.
 
     Example
     -------
@@ -385,6 +418,7 @@ class Conformer(nn.Module):
         kernel_size=31,
         dropout=0.1,
         causal=False,
+        recomputed="none",
     ):
         super().__init__()
         self.front_end, self.d_model, self.causal = front_end, d_model, causal
@@ -400,8 +434,10 @@ class Conformer(nn.Module):
             output_hidden_states=True,
             causal=causal,
         )
-        for layer in self.blocks.layers:
-            adapt(layer)
+        for block in self.blocks.layers:
+            adapt(block)
+            for part in RECOMPUTED[recomputed](block):
+                recompute(part)
 
     def forward(self, features, lengths):
         """Encode.

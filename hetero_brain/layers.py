@@ -5,6 +5,7 @@ Parameters and their names are SpeechBrain's, and so is what is computed, up to 
 
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
 from speechbrain.nnet.attention import RoPEMHA, _get_precomputed_values
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 
 def adapt(layer):
@@ -44,6 +46,15 @@ def adapt(layer):
                     parent, name, Linear(child.in_features, child.out_features, bias)
                 )
                 getattr(parent, name).load_state_dict(child.state_dict())
+
+
+def recompute(module):
+    """Have a module keep its inputs only, and run again in the backward pass.
+
+    Activation checkpointing (Chen et al., arXiv:1604.06174). It draws the same random
+    numbers in both runs.
+    """
+    module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
 def fp32_on_cpu(x):

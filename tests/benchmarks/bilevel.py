@@ -69,8 +69,7 @@ def passes(size, parts, rounds):
     brain.fit_batch(parts)
     solver = brain.local_solver
     places = {
-        "θ to φ": (solver, "_leave"),
-        "local step": (solver.optimizer, "step"),
+        "local step, from θ to φ": (solver, "step"),
         "whether φ is finite": (solver, "check"),
         "norm of the hypergradient": (torch.nn.utils, "get_total_norm"),
         "to the mean": (brain, "accumulate"),

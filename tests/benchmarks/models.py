@@ -49,6 +49,7 @@ def ours(
     front_end="linear",
     precision="fp32",
     optimizer=OPTIMIZER,
+    recomputed="none",
     **run_opts,
 ):
     """Our BEST-RQ Brain, ready for ``fit_batch``."""
@@ -56,7 +57,7 @@ def ours(
     size, features = size_of(size), StackedFbank(sample_rate=RATE)
     kinds = {"linear": torch.nn.Linear, "conv": ConvFrontEnd}
     front_end = kinds[front_end](features.output_size, size["d_model"])
-    encoder = Conformer(front_end, dropout=dropout, **size)
+    encoder = Conformer(front_end, dropout=dropout, recomputed=recomputed, **size)
     modules = {
         "features": features,
         "quantizer": RandomProjectionQuantizer(

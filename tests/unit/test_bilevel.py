@@ -449,6 +449,27 @@ def test_phi_has_one_block_of_memory_and_theta_is_never_touched():
     assert not solver.optimizer.state
 
 
+@pytest.mark.parametrize("omitted", [(), (1,)])
+@pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"momentum": 0.9}])
+def test_steps_of_sgd_are_those_of_a_copy(options, omitted):
+    """Also the first, which goes from θ to φ at once, and of what has no gradient."""
+    model = Mixed()
+    solver = LocalSolver(model, partial(SGD, lr=0.3, **options))
+    copies = [nn.Parameter(p.detach().clone()) for p in solver.params]
+    optimizer = SGD(copies, lr=0.3, **options)
+    with solver.solve("a") as phi:
+        for step in range(2):
+            grads = [torch.randn_like(p) for p in solver.params]
+            for i in omitted:
+                grads[i] = None
+            phi.step(grads)
+            for p, grad in zip(copies, grads):
+                p.grad = grad
+            optimizer.step()
+            assert same([bits(p) for p in solver.params], [bits(p) for p in copies])
+            assert all(p.grad is None for p in solver.params)
+
+
 def test_phi_has_the_layout_of_theta():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 2))
     model = model.to(memory_format=torch.channels_last)

@@ -967,8 +967,9 @@ def test_fit_takes_a_plain_list_of_global_batches():
 
 @pytest.mark.parametrize("steps", [0, 2])
 def test_one_gradient_at_a_time(make_brain, monkeypatch, steps):
-    """When a pass begins, no gradient of an earlier pass is in memory any more."""
+    """When a pass begins, no gradient of an earlier pass is in memory but in the mean."""
     alive, backward = [], torch.autograd.grad
+    module = nn.Linear(3, 2)
 
     def grad(*args, **kwargs):
         grads = backward(*args, **kwargs)
@@ -976,15 +977,62 @@ def test_one_gradient_at_a_time(make_brain, monkeypatch, steps):
         return grads
 
     def loss(model, batch):
-        counts.append(sum(ref() is not None for ref in alive))
+        left = {id(ref()) for ref in alive} - {id(None)}
+        counts.append(len(left - {id(p.grad) for p in module.parameters()}))
         return model(batch).square().mean()
 
     counts = []
     monkeypatch.setattr(torch.autograd, "grad", grad)
-    brain = make_brain(nn.Linear(3, 2), loss, local_steps=steps, local_lr=0.1)
+    brain = make_brain(module, loss, local_steps=steps, local_lr=0.1)
     for _ in range(2):
         brain.fit_batch([DomainBatch(d, (torch.rand(4, 3),)) for d in "abc"])
     assert counts == [0] * (2 * 3 * (steps + 1))
+
+
+class Aliased(torch.autograd.Function):
+    """a + b, the gradients of which lie in one piece of memory."""
+
+    @staticmethod
+    def forward(ctx, a, b):
+        return a + b
+
+    @staticmethod
+    def backward(ctx, grad):
+        both = torch.stack([grad, grad])
+        return both[0], both[1]
+
+
+@pytest.mark.parametrize(
+    "loss, copied",
+    [
+        (lambda model, _: (model.a * 2).square().sum() + model.b.square().sum(), False),
+        (lambda model, _: ((model.a + model.b) * 2).square().sum(), True),
+        (lambda model, _: (Aliased.apply(model.a, model.b) * 2).square().sum(), True),
+        (lambda model, _: model.a.sum() + model.b.sum(), True),  # one number, expanded
+    ],
+)
+def test_the_mean_has_memory_of_its_own(make_brain, monkeypatch, loss, copied):
+    """The first domain's gradient becomes ``.grad`` itself, unless it shares memory."""
+    model, backward, places = nn.Module(), torch.autograd.grad, []
+    model.a, model.b = (nn.Parameter(torch.ones(3) * i) for i in (1, 2))
+
+    def grad(*args, **kwargs):
+        grads = backward(*args, **kwargs)
+        places.extend(g.untyped_storage().data_ptr() for g in grads)
+        return grads
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    brain = make_brain(model, loss)
+    seen = []
+
+    def keep():
+        seen.extend(p.grad.untyped_storage() for p in model.parameters())
+
+    brain.optimizers_step = keep
+    brain.fit_batch([DomainBatch("a", (None,))])
+    own = [memory.data_ptr() for memory in seen]
+    assert len(set(own)) == 2 and all(memory.nbytes() == 12 for memory in seen)
+    assert ([place in places for place in own] == [False] * 2) == copied
 
 
 def test_domain_batches_are_pinned_as_their_batches_are():

@@ -1,10 +1,13 @@
 """Features and encoder: padding changes nothing, and each part equals its reference."""
 
+import copy
+
 import pytest
 import torch
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.lobes.features import Fbank
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hetero_brain.encoder import (
     Conformer,
@@ -171,6 +174,61 @@ def test_every_frame_sees_the_whole_utterance():
     assert (x.grad[0].abs().sum(1) > 0).all()
 
 
+def encoded(recomputed, precision=torch.float32, **options):
+    """An encoder's output, in training, with what it depends on."""
+    torch.manual_seed(0)
+    encoder = Conformer(nn.Linear(4, 8), 2, 8, 2, 16, 5, recomputed=recomputed, **options)
+    encoder = copy.deepcopy(encoder)  # which must not run the blocks of the first
+    x, lengths = noise(3, 20, 4).requires_grad_(), torch.tensor([20, 9, 1])
+    with torch.autocast("cpu", torch.bfloat16, precision == torch.bfloat16):
+        out, hidden = encoder(x, lengths)
+    return out, hidden, [x, *encoder.parameters()]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("recomputed", ["feed_forward", "blocks"])
+def test_recomputed_parts_change_no_number(recomputed, causal, precision):
+    found = []
+    for kind in ("none", recomputed):
+        out, hidden, leaves = encoded(kind, precision, dropout=0.3, causal=causal)
+        torch.rand(7)  # others draw random numbers, too
+        loss = sum(layer.float().square().sum() for layer in (out, *hidden))
+        found.append([out, *hidden, *torch.autograd.grad(loss, leaves)])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("recomputed", ["feed_forward", "blocks"])
+def test_recomputed_parts_can_be_differentiated_twice(recomputed):
+    found = []
+    for kind in ("none", recomputed):
+        out, _, leaves = encoded(kind, dropout=0.3)
+        with sdpa_kernel(SDPBackend.MATH):
+            slope = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+            total = sum(s.square().sum() for s in slope)
+            found.append(torch.autograd.grad(total, leaves))
+    for ours, reference in zip(*found):
+        torch.testing.assert_close(ours, reference)
+
+
+def test_what_is_recomputed_is_not_kept():
+    kept = []
+
+    def pack(tensor):
+        sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    for kind in ("none", "feed_forward", "blocks"):
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out, hidden, _ = encoded(kind, dropout=0.3)
+        kept.append(sum(sizes.values()))
+    # Inner activations in fp32 and what dropout left of them, in the two modules a block.
+    inner = 2 * 2 * 3 * 20 * 16 * 4
+    assert kept[0] - kept[1] >= 2 * inner
+    assert kept[2] < kept[1] - 2 * inner
+
+
 @pytest.mark.parametrize("n_mels", [40, 41, 80])
 @pytest.mark.parametrize("frames", [1, 2, 9])
 def test_conv_front_end_gives_one_output_a_stacked_frame(n_mels, frames):
@@ -218,8 +276,10 @@ def test_sizes(size, least, most, front_end):
 def test_unknown_size_and_front_end_are_named():
     with pytest.raises(ValueError, match="huge.*tiny, base, paper"):
         make_encoder("huge", 320)
-    with pytest.raises(ValueError, match="front_end: rnn.*linear, conv"):
-        make_encoder("tiny", 320, front_end="rnn")
+    with pytest.raises(ValueError, match="front_end: rnn.*linear, conv") as found:
+        make_encoder("tiny", 320, front_end="rnn", recomputed="all")
+    assert "recomputed: all; there are none, feed_forward, blocks" in str(found.value)
+    assert "size" not in str(found.value)
 
 
 def test_weighted_layers_is_the_weighted_mean_of_normalised_layers():
