@@ -347,7 +347,9 @@ class HeteroBrain(sb.Brain):
         for param, grad in pairs:
             if param.grad is None:
                 memory = grad.untyped_storage()
-                alone = places[memory.data_ptr()] == 1 and memory.nbytes() == grad.nbytes
+                alone = (
+                    places[memory.data_ptr()] == 1 and memory.nbytes() == grad.nbytes
+                )
                 # No copy of a gradient that shares no memory, with another or in itself.
                 param.grad = grad if alone and scale == 1 else grad * scale
         if added:

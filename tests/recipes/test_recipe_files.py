@@ -104,6 +104,14 @@ def test_readout_of_the_paper_by_an_override(recipe, yaml, tmp_path):
     assert isinstance(modules["readout"], LastLayer)
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/pretrain/hparams/*.yaml")))
+def test_blocks_are_recomputed_by_an_override(path, tmp_path):
+    argv = [str(path), "--data_folder", "a", "--output_folder", str(tmp_path)]
+    hparams, _ = load_recipe([*argv, "--recomputed", "blocks", "--size", "tiny"])
+    blocks = hparams["modules"]["encoder"].blocks.layers
+    assert all("forward" in vars(block) for block in blocks)
+
+
 @pytest.fixture(autouse=True)
 def same_path_afterwards(monkeypatch):
     """Recipes add their folder to sys.path."""

@@ -458,7 +458,7 @@ def test_steps_of_sgd_are_those_of_a_copy(options, omitted):
     copies = [nn.Parameter(p.detach().clone()) for p in solver.params]
     optimizer = SGD(copies, lr=0.3, **options)
     with solver.solve("a") as phi:
-        for step in range(2):
+        for _step in range(2):
             grads = [torch.randn_like(p) for p in solver.params]
             for i in omitted:
                 grads[i] = None

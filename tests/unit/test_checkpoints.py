@@ -426,6 +426,7 @@ SAME = [
     {"epochs": 30},
     {"log_interval": 7, "ckpt_interval_minutes": 3},
     {"loader": {"num_workers": 8}, "num_workers": 8},
+    {"recomputed": "blocks"},
     {"lr_schedule": Schedule(0.5), "augment": nn.Sequential(nn.Dropout(0.1))},
 ]
 OTHER = [

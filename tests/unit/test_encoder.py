@@ -177,7 +177,9 @@ def test_every_frame_sees_the_whole_utterance():
 def encoded(recomputed, precision=torch.float32, **options):
     """An encoder's output, in training, with what it depends on."""
     torch.manual_seed(0)
-    encoder = Conformer(nn.Linear(4, 8), 2, 8, 2, 16, 5, recomputed=recomputed, **options)
+    encoder = Conformer(
+        nn.Linear(4, 8), 2, 8, 2, 16, 5, recomputed=recomputed, **options
+    )
     encoder = copy.deepcopy(encoder)  # which must not run the blocks of the first
     x, lengths = noise(3, 20, 4).requires_grad_(), torch.tensor([20, 9, 1])
     with torch.autocast("cpu", torch.bfloat16, precision == torch.bfloat16):
