@@ -47,7 +47,7 @@ class LocalSolver:
     Raises
     ------
     ValueError
-        ``exact`` with a local optimizer that is not SGD without momentum.
+        ``exact`` with a local optimizer that is not SGD of one rate without momentum.
 
     Example
     -------
@@ -82,8 +82,8 @@ class LocalSolver:
         if self.exact and not self.takes_plain_steps:
             raise ValueError(
                 "hypergradient: exact differentiates through plain gradient steps; "
-                "set local_optimizer to torch.optim.SGD without momentum, or "
-                "hypergradient to first_order."
+                "set local_optimizer to torch.optim.SGD of one rate and without "
+                "momentum, or hypergradient to first_order."
             )
 
     @contextmanager

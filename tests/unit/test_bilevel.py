@@ -326,6 +326,27 @@ def test_exact_refuses_other_optimizers(optimizer):
         LocalSolver(Theta(), optimizer, hypergradient="exact")
 
 
+def two_rates(params):
+    """A rate for the first parameter, another for the others."""
+    first, *others = params
+    return SGD([{"params": [first]}, {"params": others, "lr": 0.4}], lr=0.1)
+
+
+def test_two_rates_are_those_of_a_copy_and_refused_if_exact():
+    model = Mixed()
+    solver = LocalSolver(model, two_rates)
+    copies = [nn.Parameter(p.detach().clone()) for p in solver.params]
+    grads = [torch.ones_like(p) for p in solver.params]
+    with solver.solve("a") as phi:
+        phi.step(grads)
+        for p, grad in zip(copies, grads):
+            p.grad = grad
+        two_rates(copies).step()
+        assert same([bits(p) for p in solver.params], [bits(p) for p in copies])
+    with pytest.raises(ValueError, match="hypergradient: exact.*local_optimizer"):
+        LocalSolver(model, two_rates, hypergradient="exact")
+
+
 # ----------------------------------------------------------------- θ restored
 
 
