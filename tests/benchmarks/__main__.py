@@ -10,7 +10,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 
-from .measure import machine
+from .measure import in_new_process, machine
 from .plot import draw
 
 SECTIONS = (
@@ -38,7 +38,8 @@ def main():
     print("\n".join(f"{name}: {fact}" for name, fact in facts.items()), "\n")
     for name in args.only:
         start = time.perf_counter()
-        section = import_module(f"{__package__}.{name}").run(args.quick)
+        run = import_module(f"{__package__}.{name}").run
+        section = in_new_process(run, args.quick)  # whose memory no other has used
         tables += section
         print("\n\n".join(table.markdown() for table in section))
         print(f"\n({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)

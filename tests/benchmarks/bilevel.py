@@ -115,7 +115,7 @@ def run(quick):
         ],
     )
     seconds = {"tiny": 4} if quick else {"tiny": 32, "base": 32}
-    rounds = {"tiny": {1: 15, 3: 7}, "base": {1: 5, 3: 3}}
+    rounds = {"tiny": {1: 12, 3: 6}, "base": {1: 6, 3: 3}}
     if quick:
         rounds = {"tiny": {1: 3, 3: 3}}
     for length in seconds.values():

@@ -32,9 +32,9 @@ CLIPS_PER_SPEAKER = 20
 
 def run(quick):
     """The loader's, the plan's and the manifest's tables."""
-    planned = (10_000, 100_000, 1_000_000) + (() if quick else (10_000_000,))
+    planned = (10_000, 100_000) + (() if quick else (1_000_000, 10_000_000))
     with tempfile.TemporaryDirectory() as folder:
-        sources = files(Path(folder), KINDS[-2:] if quick else KINDS)
+        sources = files(Path(folder), KINDS[-1:] if quick else KINDS)
         seconds, repeats, rounds = (24, 2, 2) if quick else (96, 6, 3)
         return [
             loader_table(sources, seconds, repeats, rounds),

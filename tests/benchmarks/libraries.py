@@ -398,7 +398,7 @@ def memory_rows(names, size, seconds, local_steps):
 
 def run(quick):
     """Time and hypergradients on the model tiny, memory on base."""
-    length, rounds = (4, 3) if quick else (16, 5)
+    length, rounds = (2, 2) if quick else (16, 5)
     first_order = [name for name, c in CANDIDATES.items() if c.reference == "ours"]
     exact = [name for name in CANDIDATES if name not in first_order]
     times = Table(
@@ -417,10 +417,11 @@ def run(quick):
         times.rows += compare(first_order, model, batches, 3, rounds)
     runs = [row[0] for row in times.rows[: len(first_order)] if row[-1] != "-"]
     times.rows += compare(exact, model, batches, 1, rounds)
+    size = "tiny" if quick else "base"
     memory = Table(
-        f"First-order MAML by libraries: peak memory (base, {DOMAINS} domains of 3 s)",
+        f"First-order MAML by libraries: peak memory ({size}, {DOMAINS} domains of 3 s)",
         ["", "K", "MB", "copies of the parameters", "ratio to ours"],
         notes=["above model and inputs; 2 copies are AdamW's, 1 is the mean gradient"],
     )
-    memory.rows += memory_rows(runs, "base", UTTERANCE, 3)
+    memory.rows += memory_rows(runs, size, UTTERANCE, 3)
     return [times, memory]

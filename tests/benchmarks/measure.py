@@ -69,6 +69,7 @@ def alternate(candidates, repeats, warm_up=1):
     dict
         Name → list of seconds, one a round.
     """
+    gc.collect()  # what earlier candidates have left
     seconds = {name: [] for name in candidates}
     for turn in range(warm_up + repeats):
         order = list(candidates.items())[:: -1 if turn % 2 else 1]
@@ -94,8 +95,12 @@ def ratios(of, to):
 
 
 def in_new_process(function, *args):
-    """Call an importable function in a process of its own, and return its result."""
-    context = multiprocessing.get_context("spawn")
+    """Call an importable function in a process of its own, and return its result.
+
+    Forked from a server that has imported the models and done nothing else.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{__package__}.models"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *args).result()
 
