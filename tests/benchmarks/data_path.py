@@ -35,10 +35,10 @@ def run(quick):
     planned = (10_000, 100_000) + (() if quick else (1_000_000, 10_000_000))
     with tempfile.TemporaryDirectory() as folder:
         sources = files(Path(folder), KINDS[-1:] if quick else KINDS)
-        seconds, repeats, rounds = (24, 2, 2) if quick else (96, 6, 3)
+        seconds, repeats, rounds = (24, 2, 2) if quick else (96, 4, 2)
         return [
             loader_table(sources, seconds, repeats, rounds),
-            wait_table(seconds, 4 if quick else 10),
+            wait_table(seconds, 4 if quick else 6),
             plan_table(planned),
             manifest_table(planned[1:2] if quick else planned[:3]),
             common_voice_table((20_000,) if quick else (20_000, 200_000)),

@@ -398,7 +398,7 @@ def memory_rows(names, size, seconds, local_steps):
 
 def run(quick):
     """Time and hypergradients on the model tiny, memory on base."""
-    length, rounds = (2, 2) if quick else (16, 5)
+    length, rounds = (2, 2) if quick else (16, 4)
     first_order = [name for name, c in CANDIDATES.items() if c.reference == "ours"]
     exact = [name for name in CANDIDATES if name not in first_order]
     times = Table(

@@ -189,7 +189,7 @@ def run(quick):
                 shares = 100 * simulated_idle(n_ranks, replicas)
                 row = [n_ranks, replicas, len(HOURS) * replicas]
                 idle.rows.append([*row, shares.mean(), shares.max(), "simulation"])
-    rounds = 2 if quick else 8
+    rounds = 2 if quick else 6
     for replicas in (1,) if quick else (1, 2):
         found = on_ranks(2, timed_iterations, replicas, 96.0, rounds)
         seconds = np.array(found)  # rank × iteration × (all, waiting, all-reduce)
@@ -217,7 +217,7 @@ def run(quick):
         ],
     )
     for size in ("tiny",) if quick else ("tiny", "base", "paper"):
-        n, taken = on_ranks(2, timed_reduces, size, 3 if quick else 9)[0]
+        n, taken = on_ranks(2, timed_reduces, size, 2 if quick else 8)[0]
         megabytes = 4e-6 * n
         ms = {name: [1e3 * s for s in seconds] for name, seconds in taken.items()}
         send.rows.append(

@@ -39,7 +39,7 @@ def bend(x, y):
 
 def run(quick):
     """Against domains, local steps and utterance length for tiny; and for each size."""
-    rounds, seconds = (2, 3) if quick else (3, 6)
+    rounds, seconds = (2, 3) if quick else (2, 6)
     domains = (1, 2, 4) if quick else (1, 2, 4, 8, 16, 32)
     steps = (0, 1, 2) if quick else (0, 1, 2, 4, 6, 8)
     lengths = (2, 4, 8) if quick else (2, 4, 8, 16, 32, 64)
