@@ -29,17 +29,17 @@ def plain_passes(brain, parts):
 def costs(size, parts, rounds):
     """Seconds of iterations and of the plain passes, in alternation: (K, both), …
 
+    By one Brain: two of them differ by up to 5 %, by where their memory lies.
     ``rounds``: K → how many.
     """
-    brains = [ours(size, 1) for _ in range(2)]
-    for local_steps, count in rounds.items():
-        for brain in brains:
-            brain.local_steps = local_steps
-        turns = {
-            "bilevel": lambda: brains[0].fit_batch(parts),
-            "plain": lambda: plain_passes(brains[1], parts),
-        }
-        yield local_steps, alternate(turns, count, warm_up=int(local_steps == 1))
+    brain = ours(size, 1)
+    turns = {
+        "bilevel": lambda: brain.fit_batch(parts),
+        "plain": lambda: plain_passes(brain, parts),
+    }
+    for brain.local_steps, count in rounds.items():
+        warm_up = int(brain.local_steps == 1)
+        yield brain.local_steps, alternate(turns, count, warm_up)
 
 
 @contextmanager
