@@ -29,7 +29,7 @@ def plain_passes(brain, parts):
 def costs(size, parts, rounds):
     """Seconds of iterations and of the plain passes, in alternation: (K, both), …
 
-    By one Brain: two of them differ by up to 5 %, by where their memory lies.
+    By one Brain: plain passes of two alike differed by up to 5 %.
     ``rounds``: K → how many.
     """
     brain = ours(size, 1)
