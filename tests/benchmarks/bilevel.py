@@ -37,9 +37,9 @@ def costs(size, parts, rounds):
         "bilevel": lambda: brain.fit_batch(parts),
         "plain": lambda: plain_passes(brain, parts),
     }
-    for brain.local_steps, count in rounds.items():
-        warm_up = int(brain.local_steps == 1)
-        yield brain.local_steps, alternate(turns, count, warm_up)
+    for local_steps, count in rounds.items():
+        brain.local_steps = local_steps
+        yield local_steps, alternate(turns, count, warm_up=int(local_steps == 1))
 
 
 @contextmanager
