@@ -317,12 +317,14 @@ def explain(library, error):
 
 
 def seconds(names, model, batches, local_steps, rounds):
-    """Seconds of an iteration, in interleaved rounds: name → list."""
-    iterations = {}
+    """Seconds of an iteration, in interleaved rounds: name → list.
+
+    On one copy of the model, as two alike differ by where their memory lies.
+    """
+    iterations, model = {}, copy.deepcopy(model)
     for name in names:
-        own = copy.deepcopy(model)
-        optimizer = models.OPTIMIZER(own.parameters())
-        iteration = CANDIDATES[name].build(own, optimizer, local_steps)
+        optimizer = models.OPTIMIZER(model.parameters())
+        iteration = CANDIDATES[name].build(model, optimizer, local_steps)
         iterations[name] = partial(iteration, batches)
     return alternate(iterations, rounds)
 

@@ -135,6 +135,13 @@ def peak_bytes(function):
     return highest - start
 
 
+def multiplies_bf16():
+    """Whether the processor has instructions for products in bf16."""
+    return bool(
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
+
+
 def machine():
     """What the figures were measured on, in one line a fact."""
     model = platform.processor() or platform.machine()
@@ -151,7 +158,7 @@ def machine():
         "date": date.today().isoformat(),
         "commit": commit or "unknown",
         "processor": model,
-        "bf16 matrix unit": bool(torch.cpu._is_amx_tile_supported()),
+        "multiplies in bf16": multiplies_bf16(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load when started": round(os.getloadavg()[0], 2),

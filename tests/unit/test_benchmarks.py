@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from tests.benchmarks import limit, measure, models, scaling, speech, throughput
+from tests.benchmarks import (
+    bilevel,
+    limit,
+    measure,
+    models,
+    scaling,
+    speech,
+    throughput,
+)
 from tests.benchmarks.bilevel import passes, plain_passes
 from tests.benchmarks.kept import kept
 
@@ -111,9 +119,30 @@ def test_plain_passes_are_as_many_and_give_what_no_local_rate_gives():
 
 
 def test_passes_over_the_parameters_are_all_timed():
-    taken, whole = passes("tiny", speech.global_batch(2, 2), 1)
-    assert len(taken) == 5 and min(taken.values()) > 0
-    assert sum(taken.values()) < whole
+    taken, whole = passes("tiny", speech.global_batch(2, 2), 1, 1)
+    *over_parameters, _ = (
+        taken.values()
+    )  # the last is a difference, and may be negative
+    assert len(over_parameters) == 5 and min(over_parameters) > 0
+    assert sum(over_parameters) < whole
+
+
+def test_what_gradients_kept_apart_take_is_the_difference_of_two_passes(monkeypatch):
+    brain, parts = models.ours("tiny", 1), speech.global_batch(2, 1)
+    added, apart = [], []
+
+    def run(ways, rounds, warm_up):
+        apart.append(ways["apart"]())
+        ways["added"]()
+        added.append([param.grad.clone() for param in brain.local_solver.params])
+        return {"apart": [5.0, 3.0, 4.0], "added": [2.0, 1.0, 1.0]}
+
+    monkeypatch.setattr(bilevel, "alternate", run)
+    assert bilevel.kept_apart(brain, parts, 3) == 3000  # ms, the median
+    torch.testing.assert_close(apart[0], tuple(added[0]))
+    both = [a + b for a, b in zip(*apart)]
+    torch.testing.assert_close(both, added[1])
+    assert all(param.grad is None for param in brain.modules.parameters())
 
 
 def test_what_the_backward_pass_keeps_is_counted_once():
