@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 # A thread each: the models of tests are too small for more.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
-	    --dist loadfile
+	    --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/installed $(VENV)/compared
 	$(BIN)/python -m tests.benchmarks

@@ -22,6 +22,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 # says that they saved and want to go on; see templates/torchrun.py.
 MARKER = "HETERO_BRAIN_REQUEUE_FILE"
 
+
+class Leaving(SystemExit):
+    """A run that was asked to leave does; ``saved`` as in :func:`leave`."""
+
+    def __init__(self, saved):
+        super().__init__(REQUEUE)
+        self.saved = saved
+
+
 _received = []  # signals, in their order
 _deferring = 0  # depth
 _watcher = None
@@ -149,7 +158,7 @@ def leave(saved=False):
 
     Raises
     ------
-    SystemExit
+    Leaving
     """
     if saved and MARKER in os.environ:
         Path(os.environ[MARKER]).touch()
@@ -157,4 +166,4 @@ def leave(saved=False):
         signal.signal(number, signal.SIG_IGN)
     _tell("saved, leaving" if saved else "leaving")
     _received.clear()
-    raise SystemExit(REQUEUE)
+    raise Leaving(saved)

@@ -1,4 +1,4 @@
-"""What every recipe's train.py begins with."""
+"""What every recipe's train.py begins and ends with."""
 
 import os
 import sys
@@ -10,6 +10,33 @@ from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAMLError
 
 from . import preemption
+
+
+def run(main):
+    """Call a recipe's ``main`` with the command line, and part from the other ranks.
+
+    A process that ends in a group of ranks may be aborted: gloo's threads then run where
+    Python no longer does, NCCL's buffers are not freed (pytorch/pytorch#190489). After an
+    error the group stays, since ranks that wait in it would hold this one up.
+
+    Arguments
+    ---------
+    main : callable
+        Takes the list of arguments behind the script's name.
+    """
+    try:
+        main(sys.argv[1:])
+    except preemption.Leaving as leaving:
+        if leaving.saved:  # so do all ranks
+            part()
+        raise
+    part()
+
+
+def part():
+    """Leave the group of ranks, if there is one."""
+    if sb.utils.distributed.is_distributed_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def load_recipe(argv):

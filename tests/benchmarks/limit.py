@@ -122,9 +122,7 @@ def run(quick):
 
         taken = sorted(alternate({size: train}, 2)[size])
         median = statistics.median(taken)
-        with FlopCounterMode(display=False) as flops:
-            train()
-        with Recorder() as recorder:
+        with FlopCounterMode(display=False) as flops, Recorder() as recorder:
             train()
         own = sorted(replay(recorder.calls) for _ in range(3))[1]
         gflop = flops.get_total_flops() / 1e9

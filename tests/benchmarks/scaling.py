@@ -79,7 +79,7 @@ def run(quick):
     for size in ("tiny", "base") if quick else ("tiny", "base", "paper"):
         brain, parts = ours(size, 1), global_batch(2, 2 * seconds)
         millions = sum(p.numel() for p in brain.local_solver.params) / 1e6
-        taken = alternate({size: iteration(brain, parts)}, 3)[size]
+        taken = alternate({size: iteration(brain, parts)}, 2)[size]
         cost = np.median(taken) / (millions * 1e6 * 4 * seconds) * 1e9
         sizes.rows.append([size, millions, spread(taken), float(cost)])
     sizes.curves = [

@@ -57,7 +57,7 @@ def peak(name, size, seconds):
     """
     torch.set_num_threads(1)  # another runs beside this one
     brain = BUILDERS[name](size)
-    speech = [batch(1.0), batch(seconds)]
+    speech = [batch(1.0), batch(seconds, 1)]
     return peak_bytes(lambda: [fit(name, brain, each) for each in speech])
 
 

@@ -27,6 +27,7 @@ from hetero_brain.checkpoints import AtomicCheckpointer
 from hetero_brain.dataio import AuditedLoader, EpochSampler
 from hetero_brain.loggers import JsonLinesLogger
 from hetero_brain.parallel import rank_and_size
+from hetero_brain.recipe import run
 
 STEPS, EPOCHS, DOMAINS = 3, 2, ("en", "fr")
 
@@ -119,4 +120,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    run(lambda argv: main(Path(argv[0])))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -16,6 +17,8 @@ from hetero_brain import parallel
 from hetero_brain.dataio import GlobalBatches
 from hetero_brain.parallel import share_out
 from hetero_brain.plan import Plan
+from hetero_brain.preemption import Leaving
+from hetero_brain.recipe import run
 from tests.benchmarks.ranks import on_ranks, simulated_idle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +107,7 @@ same = gathered(state)
 if rank == 0:
     assert all(other == state for other in same)
     json.dump({"state": state, "losses": losses, "entries": entries}, open(out, "w"))
+torch.distributed.destroy_process_group()
 """
 
 VARIANTS = {
@@ -146,6 +150,37 @@ def test_the_model_is_the_same_on_1_2_and_4_ranks(variant, script, tmp_path):
     entries = {k: v for e in found[2]["entries"] for k, v in e.items()}
     assert entries.keys() >= {"loss_at_phi/d", "cosine/a~d", "hypergradient_norm/a"}
     assert any(e.get("dropped/c") == 1 for e in found[4]["entries"])
+
+
+@pytest.fixture
+def group(tmp_path):
+    """A group of one rank, which the test may leave."""
+    meeting = {"init_method": f"file://{tmp_path}/ranks", "rank": 0, "world_size": 1}
+    torch.distributed.init_process_group("gloo", **meeting)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "end, parts",
+    [(None, True), (Leaving(True), True), (Leaving(False), False), (OSError(), False)],
+)
+def test_a_run_parts_from_the_other_ranks_if_all_are_done(
+    end, parts, group, monkeypatch
+):
+    given = []
+
+    def main(argv):
+        given.append(argv)
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr(sys, "argv", ["train.py", "a.yaml"])
+    with nullcontext() if end is None else pytest.raises(type(end)):
+        run(main)
+    assert given == [["a.yaml"]]
+    assert torch.distributed.is_initialized() != parts
 
 
 RECIPE = ROOT / "recipes/VoicePrompts"

@@ -14,7 +14,7 @@ from hetero_brain import manifest
 from hetero_brain.corpora.language_text import scored_by_characters
 from hetero_brain.dataio import labelled
 from hetero_brain.finetuning import finetune
-from hetero_brain.recipe import load_recipe
+from hetero_brain.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from common_voice_prepare import prepare_common_voice  # noqa: E402
@@ -47,4 +47,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hetero_brain import manifest
 from hetero_brain.pretraining import pretrain
-from hetero_brain.recipe import load_recipe
+from hetero_brain.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from multi_domain_english_prepare import prepared  # noqa: E402
@@ -29,4 +29,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)

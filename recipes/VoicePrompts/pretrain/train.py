@@ -11,7 +11,7 @@ from speechbrain.utils.distributed import run_on_main
 
 from hetero_brain import manifest
 from hetero_brain.pretraining import pretrain
-from hetero_brain.recipe import load_recipe
+from hetero_brain.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from voice_prompts_prepare import prepare_voice_prompts  # noqa: E402
@@ -31,4 +31,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main)
