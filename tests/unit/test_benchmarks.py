@@ -100,22 +100,41 @@ def test_both_codes_see_the_same_speech_and_learn():
         assert losses[-1] < losses[0] - 0.3
 
 
-def test_plain_passes_are_as_many_and_give_what_no_local_rate_gives():
+@pytest.mark.parametrize("plain_first", [False, True])
+def test_plain_passes_are_as_many_beside_an_iteration_and_do_not_touch_it(plain_first):
     parts = speech.global_batch(2, 4)
-    brains, passes = [models.ours("tiny", 1) for _ in range(2)], [0, 0]
-    for i, brain in enumerate(brains):
+    alone, beside = models.ours("tiny", 1), models.ours("tiny", 1)
+    passes, found = [], []
 
-        def count(batch, stage, i=i, forward=brain.compute_forward):
-            passes[i] += 1
-            return forward(batch, stage)
+    def count(batch, stage, forward=beside.compute_forward):
+        passes.append(torch.is_grad_enabled())
+        return forward(batch, stage)
 
-        brain.compute_forward = count
-    brains[0].local_solver.optimizer.param_groups[0]["lr"] = 0.0
-    brains[0].fit_batch(parts)
-    plain_passes(brains[1], parts)  # each gradient twice over, which clipping undoes
-    assert passes == [4, 4]
-    for a, b in zip(brains[0].local_solver.params, brains[1].local_solver.params):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=2e-4)
+    def add(grads, brain=beside, accumulate=beside.accumulate):
+        found.append([grad.clone() for grad in grads])
+        accumulate(grads)
+
+    beside.compute_forward, beside.accumulate = count, add
+    alone.fit_batch(parts)
+    iteration, plain = bilevel.both(beside, parts, plain_first)
+    assert len(passes) == 2 * 2 * 2  # parts × passes × both
+    assert iteration > 0 and plain > 0 and len(found) == 2
+    for a, b in zip(alone.local_solver.params, beside.local_solver.params):
+        assert torch.equal(a, b)
+    assert beside.local_solve.__func__ is type(beside).local_solve
+
+
+def test_plain_passes_add_up_the_gradient_at_theta():
+    (part,), brain = speech.global_batch(1, 2), models.ours("tiny", 2)
+    params, own = brain.local_solver.params, torch.ones(1)
+    params[0].grad = own.expand(params[0].shape)
+    grads = [None] * len(params)
+    assert plain_passes(brain, part, grads) > 0
+    assert params[0].grad.sum() == params[0].numel()  # its own again
+    loss = brain.compute_forward(part.batches[0], bilevel.TRAIN)
+    loss = brain.compute_objectives(loss, part.batches[0], bilevel.TRAIN)
+    for sum_of_three, grad in zip(grads, torch.autograd.grad(loss, params)):
+        torch.testing.assert_close(sum_of_three, 3 * grad, rtol=1e-4, atol=1e-6)
 
 
 def test_passes_over_the_parameters_are_all_timed():
