@@ -19,6 +19,7 @@ from speechbrain.processing.features import Deltas, InputNormalization
 from torch import nn
 
 from .layers import Dropout, Linear, adapt, recompute
+from .packing import Unpacked, pack, unpack
 
 
 class StackedFbank(nn.Module):
@@ -162,8 +163,7 @@ class ConvFrontEnd(nn.Module):
 
     SpeechBrain's ``ConvolutionFrontEnd`` transposes to and fro around every convolution
     and normalises over channels and bands; forward and backward take five times as long
-    (8 × 6 s, 64 channels, one CPU thread). On a CPU some utterances at a time go through,
-    whose frames stay in the cache: four fifths of the time (28 × 4 s, two threads).
+    (8 × 6 s, 64 channels, one CPU thread).
 
     Arguments
     ---------
@@ -187,17 +187,8 @@ class ConvFrontEnd(nn.Module):
         bands = (self.n_mels + 3) // 4
         self.projection = Linear(channels * bands, d_model)
 
-    PIECE = 512  # stacked frames that go through at a time on a CPU
-
     def forward(self, x):
         """(batch, frames, 4 · n_mels) → (batch, frames, d_model)."""
-        if not x.is_cpu:
-            return self.convolve(x)
-        pieces = x.split(max(1, self.PIECE // x.shape[1]))
-        return torch.cat([self.convolve(piece) for piece in pieces])
-
-    def convolve(self, x):
-        """(batch, frames, 4 · n_mels) → (batch, frames, d_model), all at once."""
         batch, frames, _ = x.shape
         x = x.reshape(batch, 1, frames * 4, self.n_mels)
         x = self.convs(x.contiguous(memory_format=torch.channels_last))
@@ -453,7 +444,7 @@ class Conformer(nn.Module):
         -------
         out : torch.Tensor
             (batch, frames, d_model), normalised.
-        hidden : list of torch.Tensor
+        hidden : sequence of torch.Tensor
             Input of the first block and output of each block, same shape.
         """
         padding = ~length_to_mask(lengths, features.shape[1], torch.bool)
@@ -461,6 +452,33 @@ class Conformer(nn.Module):
         if self.causal:
             later = torch.ones(frames, frames, dtype=torch.bool, device=features.device)
             later = later.triu(1)
-        x = self.dropout(self.front_end(features))
-        out, _, hidden = self.blocks(x, later, src_key_padding_mask=padding)
+        # Other devices would have to tell the lengths first, and the host would wait.
+        packed = features.is_cpu and not torch.compiler.is_compiling()
+        if packed:
+            x = pack(self.in_pieces(features, lengths), padding)
+        else:
+            x = self.front_end(features)
+        out, _, hidden = self.blocks(
+            self.dropout(x), later, src_key_padding_mask=padding
+        )
+        if packed:
+            out, hidden = unpack(out, padding), Unpacked(hidden, padding)
         return out, hidden
+
+    PIECE = 512  # stacked frames that go through the front end at a time on a CPU
+
+    def in_pieces(self, features, lengths):
+        """The front end on a few utterances of like length at a time.
+
+        Their frames stay in the cache, which takes four fifths of the time for
+        convolutions (28 × 4 s, two threads), and they are padded to the longest of them
+        only.
+        """
+        frames, order = features.shape[1], lengths.argsort()
+        pieces = order.split(max(1, self.PIECE // frames))
+        longest = [int(lengths[piece[-1]]) for piece in pieces]
+        outs = [
+            F.pad(self.front_end(features[piece, :n]), (0, 0, 0, frames - n))
+            for piece, n in zip(pieces, longest)
+        ]
+        return torch.cat(outs)[order.argsort()]

@@ -16,6 +16,8 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from .packing import pack, unpack
+
 
 def adapt(layer):
     """Replace the parts of a SpeechBrain ``ConformerEncoderLayer`` by those below.
@@ -148,7 +150,7 @@ class MaskedConvolutionModule(ConvolutionModule):
         Arguments
         ---------
         x : torch.Tensor
-            (batch, frames, channels).
+            (batch, frames, channels), or packed: (frames of all utterances, channels).
         mask : torch.Tensor
             (batch, frames, 1), True behind the end of an utterance.
         dynchunktrain_config : None
@@ -157,13 +159,16 @@ class MaskedConvolutionModule(ConvolutionModule):
         Returns
         -------
         torch.Tensor
-            (batch, frames, channels).
+            As x.
         """
         pointwise = self.bottleneck[0]
         out = linear(self.layer_norm(x), pointwise.weight.squeeze(-1), pointwise.bias)
         out = F.glu(out, dim=-1)
-        if mask is not None:
+        if x.dim() == 2:
+            out = unpack(out, mask.squeeze(2))
+        elif mask is not None:
             out = out.masked_fill(mask, 0.0)
+        frames = out.shape[1]
         # (batch, channels, 1, frames), channels-last: a view of what is there.
         with fp32_on_cpu(out):
             out = F.conv2d(
@@ -174,7 +179,8 @@ class MaskedConvolutionModule(ConvolutionModule):
                 groups=self.conv.groups,
             )
         # A causal convolution is padded by all it sees, on both sides; the end goes.
-        return self.after_conv(out.squeeze(2)[..., : x.shape[1]].transpose(1, 2))
+        out = out.squeeze(2)[..., :frames].transpose(1, 2)
+        return self.after_conv(pack(out, mask.squeeze(2)) if x.dim() == 2 else out)
 
 
 class FeedForward(nn.Module):
@@ -266,7 +272,8 @@ class RotarySelfAttention(RoPEMHA):
         Arguments
         ---------
         query : torch.Tensor
-            (batch, frames, embed_dim); ``key`` and ``value`` are taken to be the same.
+            (batch, frames, embed_dim), or packed: (frames of all utterances, embed_dim).
+            ``key`` and ``value`` are taken to be the same.
         key, value, pos_embs : None
             Kept for SpeechBrain's signature.
         key_padding_mask : torch.Tensor
@@ -277,11 +284,13 @@ class RotarySelfAttention(RoPEMHA):
         Returns
         -------
         out : torch.Tensor
-            (batch, frames, embed_dim).
+            As the query.
         weights : None
             SDPA does not give them.
         """
         qkv = linear(query, self.in_proj_weight)
+        if query.dim() == 2:
+            qkv = unpack(qkv, key_padding_mask)
         qkv = qkv.unflatten(-1, (self.num_heads, 3, self.head_dim))
         q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
         if v.is_cpu:
@@ -295,7 +304,10 @@ class RotarySelfAttention(RoPEMHA):
             allowed = ~attn_mask if allowed is None else allowed & ~attn_mask
         with fp32_on_cpu(v):
             out = self.attend(q, k, v, allowed)
-        return self.out_proj(out.transpose(1, 2).flatten(2)), None
+        out = out.transpose(1, 2).flatten(2)
+        if query.dim() == 2:
+            out = pack(out, key_padding_mask)
+        return self.out_proj(out), None
 
     def attend(self, q, k, v, allowed):
         """SDPA of scaled queries; on a CPU, where no fused kernel has dropout, by hand.

@@ -41,7 +41,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     fp16, as the loss is scaled behind.
     """
 
-    PIECE = 2**20  # logits
+    PIECE = 2**21  # logits
 
     @staticmethod
     def forward(ctx, x, labels, weight, bias):

@@ -1,0 +1,105 @@
+"""Batches without their padding: the frames of all utterances, one after the other.
+
+What a layer does to each frame by itself it need not do to padding, as in unpadded
+training of BERT (Portes et al., arXiv:2312.17482). Only what looks along an utterance,
+attention and convolutions over time, needs the padded form.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def pack(x, padding):
+    """Leave the padding out.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (batch, frames, channels).
+    padding : torch.Tensor
+        (batch, frames), True behind the end of an utterance.
+
+    Returns
+    -------
+    torch.Tensor
+        (frames of all utterances, channels).
+    """
+    return Pack.apply(x, padding, places(padding))
+
+
+def unpack(rows, padding):
+    """Put padding back, of zeros: the inverse of :func:`pack`.
+
+    Arguments
+    ---------
+    rows : torch.Tensor
+        (frames of all utterances, channels).
+    padding : torch.Tensor
+        (batch, frames), True behind the end of an utterance.
+
+    Returns
+    -------
+    torch.Tensor
+        (batch, frames, channels).
+    """
+    return Unpack.apply(rows, padding, places(padding))
+
+
+def places(padding):
+    """Where the utterances' frames are in the flattened (batch · frames)."""
+    return padding.logical_not().flatten().nonzero().squeeze(1)
+
+
+class Unpacked(Sequence):
+    """A sequence of packed tensors, each unpacked when it is asked for: most passes need
+    none of an encoder's hidden layers.
+
+    Arguments
+    ---------
+    packed : list of torch.Tensor
+        Each (frames of all utterances, channels).
+    padding : torch.Tensor
+        (batch, frames), True behind the end of an utterance.
+    """
+
+    def __init__(self, packed, padding):
+        self.packed, self.padding = packed, padding
+
+    def __len__(self):
+        return len(self.packed)
+
+    def __getitem__(self, index):
+        return unpack(self.packed[index], self.padding)
+
+
+class Pack(torch.autograd.Function):
+    """:func:`pack`. PyTorch's own gradient of indexing adds to each place in turn, since
+    places could come twice; these two copy, and are each other's gradient."""
+
+    @staticmethod
+    def forward(ctx, x, padding, places):
+        """(batch, frames, channels) → (frames of all utterances, channels)."""
+        ctx.save_for_backward(padding, places)
+        return x.flatten(0, 1).index_select(0, places)
+
+    @staticmethod
+    def backward(ctx, grad):
+        """The gradient of x: 0 in the padding."""
+        return Unpack.apply(grad, *ctx.saved_tensors), None, None
+
+
+class Unpack(torch.autograd.Function):
+    """:func:`unpack`."""
+
+    @staticmethod
+    def forward(ctx, rows, padding, places):
+        """(frames of all utterances, channels) → (batch, frames, channels)."""
+        ctx.save_for_backward(padding, places)
+        out = rows.new_zeros(padding.numel(), rows.shape[1])
+        return out.index_copy_(0, places, rows).unflatten(0, padding.shape)
+
+    @staticmethod
+    def backward(ctx, grad):
+        """The gradient of the rows."""
+        return Pack.apply(grad, *ctx.saved_tensors), None, None
