@@ -60,6 +60,11 @@ def seconds_of(batch):
     return float(batch.sig.lengths.sum()) * batch.sig.data.shape[1] / RATE
 
 
+def padding_of(batch):
+    """Share of a batch that is padding."""
+    return 1 - seconds_of(batch) * RATE / batch.sig.data.numel()
+
+
 def global_batch(n_domains, seconds):
     """A global batch of ``n_domains`` domain batches of ``seconds`` of speech each."""
     return [DomainBatch(f"domain{i}", (batch(seconds, i),)) for i in range(n_domains)]

@@ -22,7 +22,7 @@ from .measure import (
     spread,
 )
 from .models import CODES, DROPOUT, ours, speechbrain_batch, speechbrain_bestrq
-from .speech import batch, seconds_of
+from .speech import batch, padding_of, seconds_of
 
 BASELINE, OURS = "SpeechBrain, fp32", "hetero_brain, fp32"
 alike = partial(ours, front_end="conv", codes=CODES, dropout=DROPOUT)
@@ -102,6 +102,7 @@ def run(quick):
         "SSL throughput: BEST-RQ on one domain (CSSL)",
         ["size", "batch (s)", "code", "audio s / s", "× SpeechBrain fp32", "peak MB"],
     )
+    padding = []
     # Of audio in a batch, and rounds; even, so that as many go in each order.
     plan = {"tiny": (96, 4), "base": (48, 4), "recipe": (48, 2)}
     for size, (seconds, rounds) in ({"tiny": (12, 2)} if quick else plan).items():
@@ -111,7 +112,9 @@ def run(quick):
         if size != "tiny":  # where SpeechBrain's gains little; time is short
             left_out.append("bf16" if not multiplies_bf16() else "SpeechBrain, bf16")
         names = [n for n in BUILDERS if not any(part in n for part in left_out)]
-        audio = [seconds_of(batch(seconds, i)) for i in range(1, rounds + 1)]
+        batches = [batch(seconds, i) for i in range(1, rounds + 1)]
+        audio = [seconds_of(each) for each in batches]
+        padding += [padding_of(each) for each in batches]
         times = alternate(
             {name: trainer(name, size, seconds) for name in names}, rounds
         )
@@ -146,7 +149,8 @@ def run(quick):
     table.notes = [
         "`recipe` is the size of SpeechBrain's LibriSpeech recipe (12 layers, 576 wide); "
         f"all with its {CODES} codes of 16, its masks (0.15 × 4 frames), dropout "
-        f"{DROPOUT} and AdamW. Each round is a new batch, the same for all.",
+        f"{DROPOUT} and AdamW. Each round is a new batch, the same for all; "
+        f"{min(padding):.0%} to {max(padding):.0%} of it is padding, not counted.",
         "Median [middle half] over rounds; the ratio is taken within a round.",
         "Heavy operators: the matrix products, convolutions and attention of one "
         "iteration, replayed; no code with these can be faster.",
