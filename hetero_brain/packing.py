@@ -70,6 +70,8 @@ class Unpacked(Sequence):
         return len(self.packed)
 
     def __getitem__(self, index):
+        if isinstance(index, slice):
+            return Unpacked(self.packed[index], self.padding)
         return unpack(self.packed[index], self.padding)
 
 

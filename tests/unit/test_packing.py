@@ -8,7 +8,7 @@ from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
 from hetero_brain.encoder import Conformer, ConvFrontEnd
-from hetero_brain.packing import pack, unpack
+from hetero_brain.packing import Unpacked, pack, unpack
 
 LENGTHS = torch.tensor([3, 9, 1, 2, 8])
 PADDING = ~length_to_mask(LENGTHS, 9, torch.bool)
@@ -30,6 +30,14 @@ def test_frames_of_all_utterances_come_one_after_the_other():
     assert torch.equal(rows, torch.cat([each[:n] for each, n in zip(x, LENGTHS)]))
     back = unpack(rows, PADDING)
     assert torch.equal(back, x.masked_fill(PADDING.unsqueeze(2), 0.0))
+
+
+def test_packed_layers_are_unpacked_when_asked_for():
+    layers = noise(3, 5, 9, 2).masked_fill(PADDING.unsqueeze(2), 0.0)
+    found = Unpacked([pack(layer, PADDING) for layer in layers], PADDING)
+    assert len(found) == 3 and torch.equal(torch.stack(list(found)), layers)
+    assert torch.equal(found[-1], layers[2])
+    assert torch.equal(torch.stack(list(found[1:])), layers[1:])
 
 
 @pytest.mark.parametrize("function", [pack, unpack])
