@@ -215,7 +215,8 @@ class GlobalBatches(Dataset):
         return share_out(self.padded_seconds(units), self.size)
 
     def padded_seconds(self, units):
-        """What each unit of a ``plan[step]`` costs: seconds of audio with its padding."""
+        """What each unit of a ``plan[step]`` costs at most, as on a GPU: seconds of audio
+        with its padding."""
         durations = self.utterances.manifest.duration
         limit = self.utterances.max_seconds or float("inf")
         return [

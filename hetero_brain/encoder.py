@@ -378,7 +378,9 @@ class Conformer(nn.Module):
     Arguments
     ---------
     front_end : torch.nn.Module
-        (batch, frames, features) → (batch, frames, d_model).
+        (batch, frames, features) → (batch, frames, d_model), each utterance by itself and
+        no frame from later ones: it is called on a few utterances at a time, cut to the
+        longest of them.
     num_layers, d_model, nhead, d_ffn : int
         Blocks, width, attention heads, width of the feed-forward modules.
     kernel_size : int
@@ -398,6 +400,8 @@ class Conformer(nn.Module):
     >>> out.shape, len(hidden)
     (torch.Size([2, 30, 64]), 3)
     """
+
+    PIECE = 512  # stacked frames that go through the front end at a time on a CPU
 
     def __init__(
         self,
@@ -443,7 +447,8 @@ class Conformer(nn.Module):
         Returns
         -------
         out : torch.Tensor
-            (batch, frames, d_model), normalised.
+            (batch, frames, d_model), normalised. What is behind the end of an utterance
+            has no meaning.
         hidden : sequence of torch.Tensor
             Input of the first block and output of each block, same shape.
         """
@@ -465,14 +470,11 @@ class Conformer(nn.Module):
             out, hidden = unpack(out, padding), Unpacked(hidden, padding)
         return out, hidden
 
-    PIECE = 512  # stacked frames that go through the front end at a time on a CPU
-
     def in_pieces(self, features, lengths):
         """The front end on a few utterances of like length at a time.
 
-        Their frames stay in the cache, which takes four fifths of the time for
-        convolutions (28 × 4 s, two threads), and they are padded to the longest of them
-        only.
+        For convolutions: their frames stay in the cache, which takes four fifths of the
+        time (28 × 4 s, two threads), and they are padded to the longest of them only.
         """
         frames, order = features.shape[1], lengths.argsort()
         pieces = order.split(max(1, self.PIECE // frames))
@@ -481,4 +483,4 @@ class Conformer(nn.Module):
             F.pad(self.front_end(features[piece, :n]), (0, 0, 0, frames - n))
             for piece, n in zip(pieces, longest)
         ]
-        return torch.cat(outs)[order.argsort()]
+        return torch.cat(outs).index_select(0, order.argsort())

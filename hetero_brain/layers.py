@@ -73,7 +73,7 @@ def widened(x):
 def linear(x, weight, bias=None):
     """``F.linear``; under bf16 on a CPU with rows padded to few shapes.
 
-    oneDNN compiles a bf16 kernel for each number of rows (batch × frames) that it has
+    oneDNN compiles a bf16 kernel for each number of rows (frames of a batch) that it has
     not seen, and every batch of speech has its own: see :class:`PaddedLinear`.
     """
     on_cpu = x.is_cpu and torch.is_autocast_enabled("cpu")
@@ -198,7 +198,7 @@ class FeedForward(nn.Module):
         self.ffn = ffn
 
     def forward(self, x):
-        """(batch, frames, channels) → the same."""
+        """(…, channels) → the same."""
         return self.ffn(x)
 
 
@@ -223,11 +223,14 @@ def dropout(x, p):
         return F.dropout(x, p)
     seed = torch.empty((), dtype=torch.int64).random_()
     numbers = np.random.Generator(np.random.SFC64(int(seed)))
-    dropped = int(256 * p + numbers.random())
-    drawn = numbers.integers(2**64, size=(x.numel() + 7) // 8, dtype=np.uint64)
-    drawn = torch.from_numpy(drawn.view(np.int8))[: x.numel()].view(x.shape)
-    # In place, as comparisons of bytes are fast but those that give bools are not.
-    return Masked.apply(x, drawn.ge_(dropped - 128), 1 / (1 - p))
+    lowest = int(256 * p + numbers.random()) - 128  # of the bytes that keep an element
+    kept = np.empty(-(-x.numel() // 8) * 8, dtype=np.bool_)
+    for start in range(0, len(kept), 2**18):  # in pieces, which stay in the cache
+        piece = kept[start : start + 2**18]
+        drawn = numbers.integers(2**64, size=len(piece) // 8, dtype=np.uint64)
+        np.greater_equal(drawn.view(np.int8), lowest, out=piece)
+    kept = torch.from_numpy(kept.view(np.int8))[: x.numel()].view(x.shape)
+    return Masked.apply(x, kept, 1 / (1 - p))
 
 
 class Masked(torch.autograd.Function):

@@ -25,7 +25,7 @@ def pack(x, padding):
     torch.Tensor
         (frames of all utterances, channels).
     """
-    return Pack.apply(x, padding, places(padding))
+    return Pack.apply(x, padding)
 
 
 def unpack(rows, padding):
@@ -43,12 +43,7 @@ def unpack(rows, padding):
     torch.Tensor
         (batch, frames, channels).
     """
-    return Unpack.apply(rows, padding, places(padding))
-
-
-def places(padding):
-    """Where the utterances' frames are in the flattened (batch · frames)."""
-    return padding.logical_not().flatten().nonzero().squeeze(1)
+    return Unpack.apply(rows, padding)
 
 
 class Unpacked(Sequence):
@@ -77,31 +72,38 @@ class Unpacked(Sequence):
 
 class Pack(torch.autograd.Function):
     """:func:`pack`. PyTorch's own gradient of indexing adds to each place in turn, since
-    places could come twice; these two copy, and are each other's gradient."""
+    places could come twice; this and :class:`Unpack` are each other's gradient."""
 
     @staticmethod
-    def forward(ctx, x, padding, places):
+    def forward(ctx, x, padding):
         """(batch, frames, channels) → (frames of all utterances, channels)."""
-        ctx.save_for_backward(padding, places)
-        return x.flatten(0, 1).index_select(0, places)
+        ctx.save_for_backward(padding)
+        return x.flatten(0, 1).index_select(0, places(~padding))
 
     @staticmethod
     def backward(ctx, grad):
         """The gradient of x: 0 in the padding."""
-        return Unpack.apply(grad, *ctx.saved_tensors), None, None
+        return Unpack.apply(grad, *ctx.saved_tensors), None
 
 
 class Unpack(torch.autograd.Function):
-    """:func:`unpack`."""
+    """:func:`unpack`. Frames are read from their rows, padding from any, which is several
+    times as fast as rows written to their frames."""
 
     @staticmethod
-    def forward(ctx, rows, padding, places):
+    def forward(ctx, rows, padding):
         """(frames of all utterances, channels) → (batch, frames, channels)."""
-        ctx.save_for_backward(padding, places)
-        out = rows.new_zeros(padding.numel(), rows.shape[1])
-        return out.index_copy_(0, places, rows).unflatten(0, padding.shape)
+        ctx.save_for_backward(padding)
+        source = padding.flatten().logical_not().cumsum(0).sub_(1).clamp_(min=0)
+        out = rows.index_select(0, source).index_fill_(0, places(padding), 0)
+        return out.unflatten(0, padding.shape)
 
     @staticmethod
     def backward(ctx, grad):
         """The gradient of the rows."""
-        return Pack.apply(grad, *ctx.saved_tensors), None, None
+        return Pack.apply(grad, *ctx.saved_tensors), None
+
+
+def places(mask):
+    """Where a (batch, frames) mask is True, in the flattened (batch · frames)."""
+    return mask.flatten().nonzero().squeeze(1)

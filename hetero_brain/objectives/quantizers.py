@@ -75,9 +75,10 @@ class RandomProjectionQuantizer(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             projected = x.float().flatten(0, -2) @ self.projection
             labels = [  # in pieces, as the products are many
-                argmax(piece @ self.codes.mT) for piece in projected.split(512, dim=1)
+                torch.cat([argmax(piece @ codes.T) for piece in rows.split(512)])
+                for rows, codes in zip(projected, self.codes)
             ]
-        return torch.cat(labels, dim=1).T.unflatten(0, x.shape[:-1])
+        return torch.stack(labels, dim=1).unflatten(0, x.shape[:-1])
 
 
 class KMeansQuantizer(nn.Module):

@@ -9,8 +9,10 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
 
 import torch
 
@@ -99,10 +101,38 @@ def in_new_process(function, *args):
 
     Forked from a server that has imported the models and done nothing else.
     """
+    with new_process() as pool:
+        return pool.submit(function, *args).result()
+
+
+def new_process():
+    """A pool of one process as :func:`in_new_process` says."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.models"])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *args).result()
+    return ProcessPoolExecutor(1, mp_context=context)
+
+
+def alternate_processes(function, names, repeats, *args):
+    """:func:`alternate`, each candidate in a process of its own.
+
+    What one gives back to the kernel, another need not ask for again.
+
+    Arguments
+    ---------
+    function : callable
+        Importable; called as ``function(name, *args)``, each time in the name's process.
+    names : list of str
+        Candidates.
+    repeats : int
+        Rounds that count.
+    """
+    with ExitStack() as stack:
+        pools = {name: stack.enter_context(new_process()) for name in names}
+
+        def call(name):
+            return pools[name].submit(function, name, *args).result()
+
+        return alternate({name: partial(call, name) for name in names}, repeats)
 
 
 def resident_bytes():

@@ -31,22 +31,23 @@ def utterances():
 
 @functools.cache
 def batch(seconds, seed=0, like=None):
-    """A batch of about ``seconds`` of speech, of utterances of like length.
+    """A batch of about ``seconds`` of speech: five utterances of like length, repeated.
+
+    Padding is 1 to 12 % of it; VoicePrompts' batches have 5 to 6 %.
 
     Arguments
     ---------
     seconds : float
         Audio of the batch.
     seed : int
-        Other seeds give other utterances; with replacement, where there are not enough.
+        Other seeds give other utterances.
     like : float
         Length that the utterances should be near to, in seconds; drawn if not given.
     """
     durations = utterances().manifest.duration
     rng = np.random.default_rng(seed)
     like = durations[rng.integers(len(durations))] if like is None else like
-    near = np.argsort(np.abs(durations - like))
-    pool = near[: max(8, len(near) // 6)]
+    pool = np.argsort(np.abs(durations - like))[:5]
     rows, total = [], 0.0
     while total < seconds:
         row = pool[len(rows) % len(pool)]

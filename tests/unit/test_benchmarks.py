@@ -1,6 +1,7 @@
 """The benchmarks measure what they say: turns, memory, limits, and equal models."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,24 @@ def test_candidates_take_turns_and_warm_up_does_not_count():
     times = measure.alternate({n: lambda n=n: calls.append(n) for n in "ab"}, 2)
     assert calls == list("abbaab")
     assert {name: len(taken) for name, taken in times.items()} == {"a": 2, "b": 2}
+
+
+def process_of(name, seen):
+    return name, os.getpid(), seen
+
+
+def test_candidates_in_processes_of_their_own_take_turns(monkeypatch):
+    found = []
+
+    def alternate(candidates, repeats):
+        found.extend(call() for call in candidates.values() for _ in range(repeats))
+
+    monkeypatch.setattr(measure, "alternate", alternate)
+    measure.alternate_processes(process_of, ["a", "b"], 2, 7)
+    assert [(name, seen) for name, _, seen in found] == [("a", 7)] * 2 + [("b", 7)] * 2
+    processes = [process for _, process, _ in found]
+    assert processes[::2] == processes[1::2]  # kept from one round to the next
+    assert len({*processes, os.getpid()}) == 3
 
 
 def test_spread_and_ratios():

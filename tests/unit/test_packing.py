@@ -7,7 +7,8 @@ import torch
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
-from hetero_brain.encoder import Conformer, ConvFrontEnd
+from hetero_brain import packing
+from hetero_brain.encoder import Conformer, Conv1dFrontEnd, ConvFrontEnd
 from hetero_brain.packing import Unpacked, pack, unpack
 
 LENGTHS = torch.tensor([3, 9, 1, 2, 8])
@@ -18,9 +19,9 @@ def noise(*shape, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
-def conformer(front_end=nn.Linear, **options):
+def conformer(front_end=nn.Linear, size=40, **options):
     torch.manual_seed(0)
-    encoder = Conformer(front_end(40, 16), 2, 16, nhead=2, d_ffn=32, **options)
+    encoder = Conformer(front_end(size, 16), 2, 16, nhead=2, d_ffn=32, **options)
     return encoder.double()
 
 
@@ -32,10 +33,17 @@ def test_frames_of_all_utterances_come_one_after_the_other():
     assert torch.equal(back, x.masked_fill(PADDING.unsqueeze(2), 0.0))
 
 
-def test_packed_layers_are_unpacked_when_asked_for():
-    layers = noise(3, 5, 9, 2).masked_fill(PADDING.unsqueeze(2), 0.0)
+def test_packed_layers_are_unpacked_when_asked_for(monkeypatch):
+    layers, calls = noise(3, 5, 9, 2).masked_fill(PADDING.unsqueeze(2), 0.0), []
+
+    def counted(*args):
+        calls.append(args)
+        return unpack(*args)
+
+    monkeypatch.setattr(packing, "unpack", counted)
     found = Unpacked([pack(layer, PADDING) for layer in layers], PADDING)
-    assert len(found) == 3 and torch.equal(torch.stack(list(found)), layers)
+    assert len(found) == 3 and not calls
+    assert torch.equal(torch.stack(list(found)), layers)
     assert torch.equal(found[-1], layers[2])
     assert torch.equal(torch.stack(list(found[1:])), layers[1:])
 
@@ -48,18 +56,19 @@ def test_gradients_once_and_twice(function):
     assert torch.autograd.gradgradcheck(lambda *xs: function(*xs).sin(), inputs)
 
 
-@pytest.mark.parametrize("front_end", [nn.Linear, ConvFrontEnd])
+@pytest.mark.parametrize("front_end", [nn.Linear, ConvFrontEnd, Conv1dFrontEnd])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("p", [0.0, 0.2])
 def test_an_encoder_gives_what_it_gives_with_padding(monkeypatch, front_end, causal, p):
+    monkeypatch.setattr(Conformer, "PIECE", 20)  # of two utterances
     if p:  # the same decisions for the same frames
         monkeypatch.setattr("hetero_brain.layers.dropout", lambda x, p: x * (1 - p))
-        monkeypatch.setattr(Conformer, "PIECE", 20)  # of two utterances
-    encoder = conformer(front_end, dropout=p, causal=causal)
+    size = 512 if front_end is Conv1dFrontEnd else 40
+    encoder = conformer(front_end, size, dropout=p, causal=causal)
     found = []
     for whole in (False, True):  # as where the host would have to wait
         monkeypatch.setattr(torch.compiler, "is_compiling", partial(bool, whole))
-        x = noise(5, 9, 40).requires_grad_()
+        x = noise(5, 9, size).requires_grad_()
         out, hidden = encoder(x, LENGTHS)
         layers = [pack(layer, PADDING) for layer in (out, *hidden)]
         loss = sum(layer.sin().sum() for layer in layers)
