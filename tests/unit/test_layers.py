@@ -96,6 +96,17 @@ def test_decisions_of_dropout_do_not_hang_together():
         assert both == pytest.approx(0.25, abs=4e-3)
 
 
+def test_dropout_of_many_elements_draws_each_piece_anew():
+    torch.manual_seed(0)
+    out = Dropout(0.1)(torch.ones(3 * 2**18 + 5))
+    torch.testing.assert_close(out.unique(), torch.tensor([0.0, 1 / 0.9]))
+    *pieces, rest = (out != 0).split(2**18)
+    assert len(pieces) == 3 and len(rest) == 5
+    for piece, other in zip(pieces, [*pieces[1:], pieces[0]]):
+        assert piece.float().mean().item() == pytest.approx(0.9, abs=0.005)
+        assert (piece == other).float().mean().item() == pytest.approx(0.82, abs=0.01)
+
+
 def test_dropout_can_be_differentiated_twice():
     x = noise(3, 4).double().requires_grad_()
 
