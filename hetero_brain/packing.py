@@ -2,7 +2,9 @@
 
 What a layer does to each frame by itself it need not do to padding, as in unpadded
 training of BERT (Portes et al., arXiv:2312.17482). Only what looks along an utterance,
-attention and convolutions over time, needs the padded form.
+attention and convolutions over time, needs the padded form. With padding computed, tiny
+takes 1.17 times as long where a fifth is padding, 1.035 times where a twentieth is
+(forward and backward, one CPU thread).
 """
 
 from collections.abc import Sequence

@@ -197,6 +197,15 @@ def test_what_the_backward_pass_keeps_is_counted_once():
     assert sum(found.values()) == 3 * size
 
 
+def test_padding_of_a_batch_is_what_no_utterance_fills():
+    batch = speech.batch(8)
+    samples = batch.sig.lengths * batch.sig.data.shape[1]
+    inside = torch.arange(batch.sig.data.shape[1]) < samples.unsqueeze(1)
+    found = speech.padding_of(batch)
+    assert 0 < found < 0.2
+    assert found == pytest.approx(1 - inside.float().mean().item(), abs=1e-3)
+
+
 def test_long_utterances_have_their_length():
     batch = scaling.long_batch(3, 2)
     assert batch.sig.data.shape == (2, 3 * speech.RATE)
