@@ -17,6 +17,7 @@ from speechbrain.utils.checkpoints import (
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
+from .layout import laid_out
 from .parallel import gathered, rank_and_size
 
 
@@ -132,7 +133,7 @@ class LocalSolver:
 
     def _step(self, grads):
         for phi, grad in zip(self.phi, grads):
-            phi.grad = grad
+            phi.grad = None if grad is None else laid_out(grad, phi)
         self.optimizer.step()
         for phi in self.phi:
             phi.grad = None

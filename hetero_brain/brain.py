@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from . import preemption
 from .bilevel import LocalSolver
+from .layout import laid_out
 from .monitor import DomainMonitor
 from .parallel import broadcast_module, gathered, rank_and_size, reduce_gradients
 from .rng import derive_seed
@@ -351,7 +352,8 @@ class HeteroBrain(sb.Brain):
                     places[memory.data_ptr()] == 1 and memory.nbytes() == grad.nbytes
                 )
                 # No copy of a gradient that shares no memory, with another or in itself.
-                param.grad = grad if alone and scale == 1 else grad * scale
+                own = grad if alone and scale == 1 else grad * scale
+                param.grad = laid_out(own, param)
         if added:
             torch._foreach_add_(*zip(*added), alpha=scale)
 

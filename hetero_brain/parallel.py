@@ -10,6 +10,8 @@ from collections import Counter, defaultdict
 import torch
 from speechbrain.utils.distributed import is_distributed_initialized
 
+from .layout import laid_out, memory_of
+
 BUCKET_BYTES = 25 * 2**20  # of gradients sent at a time, as DDP does
 
 
@@ -89,8 +91,9 @@ def reduce_gradients(params, figures):
     for members in _buckets(params):
         present = [float(param.grad is not None) for param in members]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
+        grads = [memory_of(laid_out(grad, p)) for grad, p in zip(grads, members)]
         head = torch.tensor(present, device=members[0].device, dtype=members[0].dtype)
-        pieces = [head, figures.to(head), *(grad.flatten() for grad in grads)]
+        pieces = [head, figures.to(head), *grads]
         sizes, flat = [piece.numel() for piece in pieces], torch.cat(pieces)
         work = torch.distributed.all_reduce(flat, async_op=True)
         sent.append((members, sizes, flat, work))
@@ -98,7 +101,8 @@ def reduce_gradients(params, figures):
         work.wait()
         head, total, *grads = flat.split(sizes)  # the figures are in each
         for param, there, grad in zip(members, head.tolist(), grads):
-            param.grad = grad.view_as(param) if there else None
+            shaped = grad.as_strided(param.shape, param.stride())
+            param.grad = shaped if there else None
     return total
 
 

@@ -1035,6 +1035,39 @@ def test_the_mean_has_memory_of_its_own(make_brain, monkeypatch, loss, copied):
     assert [name for name, place in zip("ab", own) if place not in places] == [*copied]
 
 
+class Transposing(nn.Module):
+    """A linear layer whose weight's gradient has the layout of the transposed weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(data(4, 3).double())
+
+    def forward(self, x):
+        return x @ self.weight.T.contiguous()
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_fused_optimizers_get_gradients_in_the_layout_of_parameters(make_brain, steps):
+    """They go through the memory of both, and autograd.grad gives any layout."""
+    moved = {}
+    for fused in (False, True):
+        model, optimizer = Transposing(), partial(AdamW, lr=0.05, fused=fused)
+        brain = make_brain(
+            model,
+            lambda model, x: (model(x) - 1).square().mean(),
+            opt_class=optimizer,
+            local_optimizer=optimizer,
+            local_steps=steps,
+        )
+        for i in range(2):
+            brain.fit_batch(domains(*(data(5, 3, seed=i + j).double() for j in (1, 3))))
+        moved[fused] = model.weight.detach()
+    loss = model(data(5, 3).double()).square().mean()
+    (grad,) = torch.autograd.grad(loss, model.weight)
+    assert grad.stride() != model.weight.stride()
+    torch.testing.assert_close(moved[True], moved[False], rtol=1e-9, atol=1e-12)
+
+
 def test_domain_batches_are_pinned_as_their_batches_are():
     class Pinnable:
         def pin_memory(self):
