@@ -28,7 +28,7 @@ KINDS = {
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps the heavy calls of what runs under it, as shapes."""
+    """Keeps the operators that run under it, with the shapes of their operands."""
 
     def __init__(self):
         super().__init__()
@@ -36,10 +36,13 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if any(name in str(operator) for name in HEAVY):
-            shapes = tree_map_only(torch.Tensor, describe, (args, kwargs))
-            self.calls.append((operator, shapes))
+        shapes = tree_map_only(torch.Tensor, describe, (args, kwargs))
+        self.calls.append((operator, shapes))
         return operator(*args, **kwargs)
+
+    def heavy(self):
+        """Of each call, whether it is a matrix product, a convolution or attention."""
+        return [any(n in str(operator) for n in HEAVY) for operator, _ in self.calls]
 
 
 def describe(tensor):
@@ -53,11 +56,13 @@ def is_description(item):
 
 
 def revive(item):
-    """Tensors of ones in place of descriptions; no operator's time depends on values."""
+    """Tensors in place of descriptions: of ones, or of zeros if they are integers, which
+    may be places. The time of hardly any operator depends on values."""
     if is_description(item):
         _, shape, stride, dtype = item
         size = 1 + sum((n - 1) * step for n, step in zip(shape, stride))
-        return torch.ones(size, dtype=dtype).as_strided(shape, stride)
+        real = dtype.is_floating_point or dtype.is_complex or dtype == torch.bool
+        return torch.full((size,), real, dtype=dtype).as_strided(shape, stride)
     if isinstance(item, (list, tuple)):
         return type(item)(revive(part) for part in item)
     if isinstance(item, dict):
@@ -65,15 +70,18 @@ def revive(item):
     return item
 
 
-def replay(calls):
-    """Seconds that the calls take one after another, on operands made beforehand."""
-    total = 0.0
-    for operator, shapes in calls:
+def replay(recorder):
+    """Seconds that a recorder's calls take one after another, on operands made
+    beforehand: of the heavy ones, of all."""
+    heavy = total = 0.0
+    for (operator, shapes), is_heavy in zip(recorder.calls, recorder.heavy()):
         args, kwargs = revive(shapes)
         start = time.perf_counter()
         operator(*args, **kwargs)
-        total += time.perf_counter() - start
-    return total
+        taken = time.perf_counter() - start
+        total += taken
+        heavy += taken * is_heavy
+    return heavy, total
 
 
 def large_product_rate(n, rounds):
@@ -124,7 +132,7 @@ def run(quick):
         median = statistics.median(taken)
         with FlopCounterMode(display=False) as flops, Recorder() as recorder:
             train()
-        own = sorted(replay(recorder.calls) for _ in range(3))[1]
+        own, _ = sorted(replay(recorder) for _ in range(3))[1]
         gflop = flops.get_total_flops() / 1e9
         ideal = gflop / sorted(rate)[len(rate) // 2]
         limit.rows.append(

@@ -220,15 +220,20 @@ def test_bend_is_that_from_a_straight_line():
     assert scaling.bend(x, [1.0, 4.0, 16.0]) > 0.05
 
 
-def test_the_heavy_calls_are_recorded_with_their_shapes_and_replayed():
+def test_operators_are_recorded_with_their_shapes_and_replayed():
     layer, x = torch.nn.Linear(7, 3), torch.randn(5, 7, requires_grad=True)
+    places = torch.tensor([4, 0, 2])
     with limit.Recorder() as recorder:
-        layer(x).sum().backward()
-    names = [str(operator) for operator, _ in recorder.calls]
-    assert len(names) == 3 and all("mm" in name for name in names)
-    args, _ = limit.revive(recorder.calls[0][1])
+        layer(x)[places].sum().backward()
+    calls = list(zip(recorder.calls, recorder.heavy()))
+    heavy = [call for call, is_heavy in calls if is_heavy]
+    assert len(heavy) == 3 and all("mm" in str(operator) for operator, _ in heavy)
+    others = [str(operator) for (operator, _), is_heavy in calls if not is_heavy]
+    assert "aten.index.Tensor" in others and "aten.sum.default" in others
+    args, _ = limit.revive(heavy[0][1])
     assert [tuple(arg.shape) for arg in args] == [(3,), (5, 7), (7, 3)]
-    assert limit.replay(recorder.calls) > 0
+    of_heavy, of_all = limit.replay(recorder)
+    assert 0 < of_heavy < of_all
 
 
 def test_shares_of_a_profile_add_up():
