@@ -221,8 +221,8 @@ def test_bend_is_that_from_a_straight_line():
 
 
 def test_operators_are_recorded_with_their_shapes_and_replayed():
-    layer, x = torch.nn.Linear(7, 3), torch.randn(5, 7, requires_grad=True)
-    places = torch.tensor([4, 0, 2])
+    layer, x = torch.nn.Linear(7, 3), torch.randn(1, 7, requires_grad=True)
+    places = torch.tensor([0, 0])  # there is no place 1
     with limit.Recorder() as recorder:
         layer(x)[places].sum().backward()
     calls = list(zip(recorder.calls, recorder.heavy()))
@@ -231,7 +231,7 @@ def test_operators_are_recorded_with_their_shapes_and_replayed():
     others = [str(operator) for (operator, _), is_heavy in calls if not is_heavy]
     assert "aten.index.Tensor" in others and "aten.sum.default" in others
     args, _ = limit.revive(heavy[0][1])
-    assert [tuple(arg.shape) for arg in args] == [(3,), (5, 7), (7, 3)]
+    assert [tuple(arg.shape) for arg in args] == [(3,), (1, 7), (7, 3)]
     of_heavy, of_all = limit.replay(recorder)
     assert 0 < of_heavy < of_all
 
