@@ -11,6 +11,12 @@ from ruamel.yaml import YAMLError
 
 from . import preemption
 
+if torch.distributed.is_available():
+    # Before there is a group: default arguments of its functions are the group that there
+    # is when it is imported, which torch._dynamo does in the midst of a run. They
+    # would hold the group, and its threads, when the process ends.
+    import torch.distributed.nn
+
 
 def run(main):
     """Call a recipe's ``main`` with the command line, and part from the other ranks.

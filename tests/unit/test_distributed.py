@@ -186,6 +186,33 @@ def test_a_run_parts_from_the_other_ranks_if_all_are_done(
     assert torch.distributed.is_initialized() != parts
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_no_thread_of_the_group_is_left_behind_a_run(tmp_path):
+    """One that is may abort a process that ends (SIGABRT)."""
+    script = f"""
+from importlib import import_module
+from pathlib import Path
+import torch
+from hetero_brain.recipe import run
+
+def threads():
+    return [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+
+def main(argv):
+    place = "file://{tmp_path}/ranks"
+    torch.distributed.init_process_group("gloo", place, rank=0, world_size=1)
+    import_module("torch.distributed.nn")  # as torch._dynamo does
+    assert any("gloo" in name for name in threads())
+
+run(main)
+print([name for name in threads() if "gloo" in name])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]", done.stderr[-2000:]
+
+
 RECIPE = ROOT / "recipes/VoicePrompts"
 TINY = "--global_batch_seconds 60 --cssl_epochs 1 --ptloc_epochs 1 --codebook_size 16"
 RUN = "--device cpu"
