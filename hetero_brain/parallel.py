@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 import torch
 from speechbrain.utils.distributed import is_distributed_initialized
 
-from .layout import laid_out, memory_of
+from .layout import memory_of
 
 BUCKET_BYTES = 25 * 2**20  # of gradients sent at a time, as DDP does
 
@@ -76,7 +76,8 @@ def reduce_gradients(params, figures):
     Arguments
     ---------
     params : list of torch.nn.Parameter
-        ``.grad`` becomes the sum, or stays None where no rank has one.
+        ``.grad``, laid out as the parameter, becomes the sum, or stays None where no
+        rank has one.
     figures : torch.Tensor
         (n,) of any floating type.
 
@@ -91,9 +92,8 @@ def reduce_gradients(params, figures):
     for members in _buckets(params):
         present = [float(param.grad is not None) for param in members]
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in members]
-        grads = [memory_of(laid_out(grad, p)) for grad, p in zip(grads, members)]
         head = torch.tensor(present, device=members[0].device, dtype=members[0].dtype)
-        pieces = [head, figures.to(head), *grads]
+        pieces = [head, figures.to(head), *map(memory_of, grads)]
         sizes, flat = [piece.numel() for piece in pieces], torch.cat(pieces)
         work = torch.distributed.all_reduce(flat, async_op=True)
         sent.append((members, sizes, flat, work))

@@ -135,9 +135,10 @@ def test_plain_passes_are_as_many_beside_an_iteration_and_do_not_touch_it(plain_
 
     beside.compute_forward, beside.accumulate = count, add
     alone.fit_batch(parts)
-    iteration, plain = bilevel.both(beside, parts, plain_first)
+    iteration, plain, ratios = bilevel.both(beside, parts, plain_first)
     assert len(passes) == 2 * 2 * 2  # parts × passes × both
-    assert iteration > 0 and plain > 0 and len(found) == 2
+    assert iteration > 0 and plain > 0 and len(found) == len(ratios) == 2
+    assert min(ratios) < iteration / plain < max(ratios)
     for a, b in zip(alone.local_solver.params, beside.local_solver.params):
         assert torch.equal(a, b)
     assert beside.local_solve.__func__ is type(beside).local_solve
