@@ -1,5 +1,6 @@
 """2. What the bilevel update costs beside plain forward-backward passes."""
 
+import math
 import statistics
 import time
 from contextlib import contextmanager
@@ -101,16 +102,19 @@ def both(brain, parts, plain_first):
 def costs(size, parts, rounds):
     """Seconds of iterations, of the plain passes, and ratios: K, and a list of each.
 
-    By one Brain: plain passes of two alike differed by up to 5 %.
-    ``rounds``: K → how many.
+    By one Brain: plain passes of two alike differed by up to 5 %. What comes second has
+    its own speed, so that a ratio is the geometric mean of a domain's two, one of each
+    order. ``rounds``: K → how many; even.
     """
     brain = ours(size, 1)
     brain.fit_batch(parts[:1])
     for local_steps, count in rounds.items():
         brain.local_steps = local_steps
         taken = [both(brain, parts, bool(turn % 2)) for turn in range(count)]
-        bilevel, plain, by_domain = map(list, zip(*taken))
-        yield local_steps, bilevel, plain, sum(by_domain, [])
+        bilevel, plain, found = zip(*taken)
+        orders = zip(found[::2], found[1::2])
+        by_domain = [math.sqrt(a * b) for pair in orders for a, b in zip(*pair)]
+        yield local_steps, list(bilevel), list(plain), by_domain
 
 
 @contextmanager
@@ -246,8 +250,9 @@ def run(quick):
         "The same domain batches in both; 32 s is the VoicePrompts recipe's. Features, "
         "masks and labels are made before, for both. Plain passes have the same "
         "optimizer step, but neither keep θ, nor step locally, nor check or log. A "
-        "domain's solve and its plain passes take turns; each gives a ratio, with its "
-        "share of what is done once an iteration."
+        "domain's solve and its plain passes take turns; a domain's ratio is the "
+        "geometric mean of two iterations, one in each order, with its share of what is "
+        "done once an iteration."
     ]
     beside = Table("Bilevel update: what it does beside the passes (K = 1)", ["pass"])
     columns = []
