@@ -20,13 +20,15 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from . import preemption
 from .brain import DomainBatch, Share
 from .parallel import rank_and_size, share_out
 from .plan import Plan
 from .rng import generator
+from .workers import Packed, blame_dead_workers, overdue, pack, worker_options
 
 logger = get_logger(__name__)
+
+FEW_BAD = 10  # recordings that cannot be used; a few are no reason to stop
 
 
 class BadAudio(ValueError):
@@ -303,7 +305,9 @@ class AuditedLoader(DataLoader):
     dataset : Dataset
         Items are (parts, faults, number of rows).
     max_bad_audio_fraction : float
-        Of the rows read so far, once there are 100 of them or all have been read.
+        Of the rows read so far, once there are 100 of them or all have been read. Fewer
+        than :data:`FEW_BAD` recordings are let pass, whatever their fraction, unless
+        there is no good one.
     **kwargs
         As for ``DataLoader``.
     """
@@ -312,11 +316,35 @@ class AuditedLoader(DataLoader):
         self.max_bad, self.faults = max_bad_audio_fraction, set()
         self.bad, self.rows = 0, 0  # of all that was read, also again in later epochs
         if kwargs.get("num_workers"):
-            kwargs |= preemption.worker_options()
-        super().__init__(dataset, batch_size=None, **kwargs)
+            kwargs |= worker_options()
+        super().__init__(dataset, batch_size=None, collate_fn=pack, **kwargs)
+
+    def items(self):
+        """The items of the data set, one by one, as workers hand them over.
+
+        Raises
+        ------
+        WorkerDied
+            A worker has ended; which one, and why.
+        """
+        iterator = None
+        while True:
+            try:
+                with overdue(self.num_workers):
+                    if iterator is None:
+                        iterator = super().__iter__()
+                    item = next(iterator)
+            except StopIteration:
+                return
+            except Exception as fault:
+                blame_dead_workers(
+                    self._iterator if iterator is None else iterator, fault
+                )
+                raise
+            yield item.unpack() if isinstance(item, Packed) else item
 
     def __iter__(self):
-        for parts, faults, n_rows in super().__iter__():
+        for parts, faults, n_rows in self.items():
             self.rows += n_rows
             self.bad += len(faults)
             for fault in set(faults) - self.faults:
@@ -339,8 +367,9 @@ class AuditedLoader(DataLoader):
         self.faults = set(audit["faults"])
 
     def check(self):
-        """Raise BadAudio if too large a share of what was read could not be used."""
-        if self.bad > self.max_bad * self.rows:
+        """Raise BadAudio if too much of what was read could not be used."""
+        many = len(self.faults) >= FEW_BAD or self.bad == self.rows
+        if many and self.bad > self.max_bad * self.rows:
             shown = "\n  ".join(sorted(self.faults)[:20])
             raise BadAudio(
                 f"{self.bad} of {self.rows} recordings read could not be used, more "

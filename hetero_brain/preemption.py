@@ -6,14 +6,12 @@ nothing to save, and it leaves at once. Either way its exit code is :data:`REQUE
 the same command again and it goes on where it was.
 """
 
-import multiprocessing
 import os
 import signal
 import socket
 import sys
 import threading
 from contextlib import contextmanager
-from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 
 REQUEUE = 75  # EX_TEMPFAIL in sysexits.h; not used by Python, bash, torchrun or SLURM
@@ -81,41 +79,6 @@ def _reset():
 def _tell(what):
     names = dict.fromkeys(signal.Signals(number).name for number in _received)
     print(f"{', '.join(names)}: {what}, code {REQUEUE}", file=sys.stderr, flush=True)
-
-
-def worker_options():
-    """How loader workers start and end: what a ``DataLoader`` takes for it.
-
-    They are forked in a server that has neither the run's threads, beside which a fork
-    may hang, nor its signals: those that a whole process group or job gets are blocked
-    there, and in the workers. They end when the run does.
-
-    Returns
-    -------
-    dict
-    """
-    forkserver.set_forkserver_preload(["hetero_brain.dataio"])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        resource_tracker.ensure_running()  # which unblocks some of them
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return {"multiprocessing_context": "forkserver", "worker_init_fn": _end_with_parent}
-
-
-def _end_with_parent(worker_id):
-    """In a worker: leave when the run is gone, however it went.
-
-    torch's workers watch their server instead, which lives as long as they do.
-    """
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def requested():

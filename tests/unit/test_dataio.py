@@ -344,23 +344,46 @@ def test_bad_files_are_left_out_counted_and_warned_of_once(spoilt, caplog):
 
 def test_too_many_bad_files_stop_the_run_and_are_listed(spoilt):
     utterances, plan = load(spoilt)
-    spoil(spoilt, 1, 2, 4)
-    seen = dev_loader(utterances, 2.0, max_bad_audio_fraction=0.05)
-    assert sum(len(part.batches[0].id) for part in seen) == 57  # 3 of 60 is 5 %
+    for number in range(1, 13):
+        gone(spoilt / f"{number}.wav")
+    seen = dev_loader(utterances, 2.0, max_bad_audio_fraction=0.2)
+    assert sum(len(part.batches[0].id) for part in seen) == 48  # 12 of 60 are 20 %
     with pytest.raises(BadAudio) as error:
-        list(dev_loader(utterances, 2.0, max_bad_audio_fraction=0.04))
-    for words in ("3 of 60", "max_bad_audio_fraction: 0.04", "1.wav", "2.wav", "4.wav"):
+        list(dev_loader(utterances, 2.0, max_bad_audio_fraction=0.19))
+    named = [f"/{number}.wav" for number in range(1, 13)]
+    for words in ("12 of 60", "max_bad_audio_fraction: 0.19", *named):
         assert words in str(error.value)
 
 
+def test_a_few_bad_files_do_not_stop_a_small_run(spoilt):
+    utterances, _ = load(spoilt)
+    for number in range(9):
+        gone(spoilt / f"{number}.wav")
+    loader = dev_loader(utterances, 2.0)  # 1 %
+    for _ in range(3):  # the same nine files, however often they are read
+        assert sum(len(part.batches[0].id) for part in loader) == 51
+    gone(spoilt / "9.wav")
+    with pytest.raises(BadAudio, match="9.wav"):
+        list(loader)
+
+
+def test_a_run_without_any_good_file_stops(spoilt):
+    utterances, _ = load(spoilt)
+    few = Utterances(utterances.manifest.subset([0, 1, 2]), RATE)
+    for number in range(3):
+        gone(spoilt / f"{number}.wav")
+    with pytest.raises(BadAudio, match="3 of 3"):
+        list(dev_loader(few, 2.0))
+
+
 def test_too_many_bad_files_stop_the_run_once_there_are_100_rows():
-    parts = [DomainBatch("en", ("a batch",))]
-    items = [(parts, ["a", "b"], 99), (parts, [], 1), (parts, [], 1)]
+    parts, bad = [DomainBatch("en", ("a batch",))], [*"abcdefghij"]
+    items = [(parts, bad, 99), (parts, [], 1), (parts, [], 1)]
     passed = []
-    with pytest.raises(BadAudio, match="2 of 100"):
-        passed.extend(AuditedLoader(items, max_bad_audio_fraction=0.01))
+    with pytest.raises(BadAudio, match="10 of 100"):
+        passed.extend(AuditedLoader(items, max_bad_audio_fraction=0.05))
     assert passed == [parts]
-    assert list(AuditedLoader(items, max_bad_audio_fraction=0.02)) == [parts] * 3
+    assert list(AuditedLoader(items, max_bad_audio_fraction=0.1)) == [parts] * 3
 
 
 def test_a_domain_with_nothing_but_bad_rows_is_left_out(spoilt):

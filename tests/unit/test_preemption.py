@@ -125,7 +125,7 @@ def test_a_signal_to_the_group_leaves_loader_workers_alone(name, tmp_path, undis
 
 def test_signals_are_not_blocked_where_workers_were_started():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    preemption.worker_options()
+    workers.worker_options()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
