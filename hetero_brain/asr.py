@@ -139,7 +139,8 @@ class CTCBrain(HeteroBrain):
 
     def _fit_valid(self, valid_set, epoch, enable):
         """Validate every ``valid_interval`` epochs, and behind the last."""
-        last = epoch == self.hparams.epochs
+        in_debug = self.debug and epoch == self.debug_epochs
+        last = in_debug or epoch == self.hparams.epochs
         if last or epoch % self.hparams.valid_interval == 0:
             super()._fit_valid(valid_set, epoch, enable)
 

@@ -452,10 +452,17 @@ class HeteroBrain(sb.Brain):
     def fit(self, *args, **kwargs):
         """As SpeechBrain's; asked to leave by a signal, it saves and does (see
         ``preemption``): behind the iteration, or behind the validation that it is in."""
-        with preemption.deferred() if self.checkpointer else nullcontext():
+        saves = self.checkpointer is not None
+        with preemption.deferred(self.doing) if saves else nullcontext():
             super().fit(*args, **kwargs)
             if any(gathered(preemption.requested())):
                 preemption.leave(saved=True)
+
+    def doing(self):
+        """What a run that is asked to leave still does, in words."""
+        if self.progress is not None:
+            return f"finishing iteration {self.iteration + 1} and saving"
+        return f"finishing the validation of epoch {self.epoch} and saving"
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
         due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)

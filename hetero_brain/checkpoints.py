@@ -38,6 +38,7 @@ logger = get_logger(__name__)
 UNFINISHED, DAMAGED = "unfinished.", "damaged."  # before the name of a checkpoint
 FILES, RUN = "files.json", "run.json"
 FULL = (errno.ENOSPC, errno.EDQUOT)
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -326,10 +327,22 @@ def damage(folder):
 
 
 def sync(path):
-    """Have the disk hold what was written to a file, or to a folder's list of files."""
+    """Have the disk hold what was written to a file, or to a folder's list of files.
+
+    Some file systems (CIFS, some of FUSE) cannot do so for folders and say that the call
+    is invalid; their lists are then on the disk when they are.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file or folder.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as fault:
+        if fault.errno not in NO_SYNC or not os.path.isdir(path):
+            raise
     finally:
         os.close(handle)
 

@@ -24,6 +24,14 @@ from .recipe import load_recipe, read_recipe
 from .report import gather, plot_phases, table
 from .rounds import chains
 
+running = set()  # steps, as processes
+
+
+def abandon():
+    """Kill the steps that run."""
+    for step in tuple(running):
+        step.kill()
+
 
 def overrides(settings):
     """Command-line words for a dict of overrides; JSON is YAML."""
@@ -54,10 +62,14 @@ def run(command, folder, threads):
         step = subprocess.Popen(
             command, stdout=file, stderr=subprocess.STDOUT, env=environment
         )
+        running.add(step)
+        told = False  # once, since asked twice it does not save
         while step.poll() is None:
-            if preemption.requested():  # again, as it may not listen yet
+            if preemption.requested() and not told:
                 step.terminate()
-            time.sleep(0.5)
+                told = True
+            time.sleep(0.1)
+        running.remove(step)
     code = step.returncode
     if code == preemption.REQUEUE or preemption.requested():
         sys.exit(preemption.REQUEUE)
@@ -67,9 +79,18 @@ def run(command, folder, threads):
     done.write_text(shlex.join(command))
 
 
-def pretraining_commands(spec, recipe, folder):
+def debug_options(run_opts):
+    """The words by which a step is run in debug mode, as its experiment is."""
+    if not run_opts["debug"]:
+        return []
+    settings = {key: run_opts[key] for key in ("debug_batches", "debug_epochs")}
+    return ["--debug", "--debug_persistently", *overrides(settings)]
+
+
+def pretraining_commands(spec, recipe, folder, options=()):
     """Folder of each chain's first phase → the chain's command, in several dicts that run
-    one after another: what a chain starts from is in a dict before."""
+    one after another: what a chain starts from is in a dict before. ``options`` are
+    further words of each command."""
     waves = defaultdict(dict)
     for seed in spec["seeds"]:
         out = folder / "pretrain" / str(seed)
@@ -78,6 +99,7 @@ def pretraining_commands(spec, recipe, folder):
             str(recipe / "pretrain/train.py"),
             str(recipe / spec["pretrain"]["hparams"]),
             *shlex.split(spec["pretrain"]["options"]),
+            *options,
             *overrides(
                 {
                     "data_folder": spec["data_folder"],
@@ -96,8 +118,9 @@ def pretraining_commands(spec, recipe, folder):
     return [waves[i] for i in sorted(waves)]
 
 
-def finetuning_commands(spec, recipe, folder):
-    """Folder of each run → its command; judges × their seeds and domains × models."""
+def finetuning_commands(spec, recipe, folder, options=()):
+    """Folder of each run → its command; judges × their seeds and domains × models.
+    ``options`` are further words of each command."""
     commands = {}
     for judge, settings in spec["judges"].items():
         for seed, model, domain in product(
@@ -110,6 +133,7 @@ def finetuning_commands(spec, recipe, folder):
                 str(recipe / "finetune/train.py"),
                 str(recipe / settings["hparams"]),
                 *shlex.split(settings["options"]),
+                *options,
                 *overrides(
                     {
                         "data_folder": spec["data_folder"],
@@ -126,15 +150,16 @@ def finetuning_commands(spec, recipe, folder):
 
 def main(argv):
     """Run the experiment and print its tables."""
-    spec, _ = load_recipe(argv)
+    spec, run_opts = load_recipe(argv)
+    options = debug_options(run_opts)
     recipe, folder = Path(argv[0]).resolve().parent, Path(spec["output_folder"])
-    pretraining = pretraining_commands(spec, recipe, folder)
-    finetuning = finetuning_commands(spec, recipe, folder)
+    pretraining = pretraining_commands(spec, recipe, folder, options)
+    finetuning = finetuning_commands(spec, recipe, folder, options)
     lines = [
         shlex.join(c) for step in (*pretraining, finetuning) for c in step.values()
     ]
     (folder / "commands.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with preemption.deferred():
+    with preemption.deferred(lambda: "waiting until its steps have saved", abandon):
         for commands in pretraining:
             run_all(commands, spec["parallel"])
         run_all(finetuning, spec["parallel"])

@@ -4,6 +4,10 @@ SIGTERM, SIGINT and SIGUSR1 ask a run to leave. While it trains it finishes the 
 and saves first, on all ranks although only one was told; at any other moment there is
 nothing to save, and it leaves at once. Either way its exit code is :data:`REQUEUE`: start
 the same command again and it goes on where it was.
+
+Who asked is told at once what the run still does, and may ask again by SIGINT (Ctrl-C) or
+SIGTERM: it then leaves without saving. SIGUSR1 never insists: launchers send it again and
+again until a run listens, and SLURM's SIGTERM may follow it while the run saves.
 """
 
 import os
@@ -11,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,8 +34,12 @@ class Leaving(SystemExit):
         self.saved = saved
 
 
-_received = []  # signals, in their order
-_deferring = 0  # depth
+# Seconds within which a second SIGINT or SIGTERM is the same wish: a terminal sends
+# Ctrl-C to the run and to its launcher, which passes it on.
+SAME_WISH = 0.5
+
+_received = []  # (signal, time in seconds), in their order
+_deferring = []  # what is done before leaving, innermost block last
 _watcher = None
 
 
@@ -59,13 +68,32 @@ def _noted(number, frame):
 
 
 def _watch(ours, pythons):
-    """In a thread: note signals, and leave if there is nothing to finish."""
+    """In a thread: note signals, say what they lead to, and leave if it is at once."""
     while received := ours.recv(1):
-        if signal.getsignal(received[0]) is _noted:
-            _received.append(received[0])
-            if not _deferring:
-                _tell("leaving")
-                os._exit(REQUEUE)
+        number = received[0]
+        if signal.getsignal(number) is not _noted:
+            continue
+        first = number not in dict(_received)
+        _received.append((number, time.monotonic()))
+        blocks = tuple(_deferring)  # which the main thread may leave meanwhile
+        if not blocks:
+            _tell("leaving")
+            os._exit(REQUEUE)
+        doing, abandon = blocks[-1]
+        if _insisted():
+            _tell("leaving without saving")
+            abandon()
+            os._exit(REQUEUE)
+        if first:
+            again = "" if number == signal.SIGUSR1 else "; once more to leave now"
+            name = signal.Signals(number).name
+            print(f"\n{name}: {doing()}{again}", file=sys.stderr, flush=True)
+
+
+def _insisted():
+    """Whether SIGINT or SIGTERM came twice."""
+    times = [at for number, at in _received if number != signal.SIGUSR1]
+    return bool(times) and times[-1] - times[0] > SAME_WISH
 
 
 def _reset():
@@ -77,7 +105,7 @@ def _reset():
 
 
 def _tell(what):
-    names = dict.fromkeys(signal.Signals(number).name for number in _received)
+    names = dict.fromkeys(signal.Signals(number).name for number, _ in _received)
     print(f"{', '.join(names)}: {what}, code {REQUEUE}", file=sys.stderr, flush=True)
 
 
@@ -87,20 +115,26 @@ def requested():
 
 
 @contextmanager
-def deferred():
+def deferred(doing, abandon=lambda: None):
     """Within this block signals are only noted, for :func:`requested`.
 
     Handlers that :func:`listen` did not set are set for the block. Whoever was asked to
     leave and has not when the block ends leaves there.
+
+    Arguments
+    ---------
+    doing : callable
+        What is done before leaving, in words, for whoever asks.
+    abandon : callable
+        Called before leaving without it, by another thread.
     """
-    global _deferring
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    _deferring += 1
+    _deferring.append((doing, abandon))
     try:
         listen()
         yield
     finally:
-        _deferring -= 1
+        _deferring.pop()
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():
                 if handler is not _noted:

@@ -1,6 +1,7 @@
 """What every recipe's train.py begins and ends with."""
 
 import os
+import shutil
 import sys
 from dataclasses import replace
 
@@ -8,8 +9,10 @@ import speechbrain as sb
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAMLError
+from speechbrain.utils.distributed import run_on_main
 
 from . import preemption
+from .workers import use_short_socket_paths
 
 if torch.distributed.is_available():
     # Before there is a group: default arguments of its functions are the group that there
@@ -50,6 +53,11 @@ def load_recipe(argv):
 
     Ranks on CPUs talk by gloo; others as SpeechBrain does, by NCCL if not told otherwise.
 
+    With ``--debug`` all that a run writes is in ``<output_folder>/debug``, which begins
+    empty: nothing there is mistaken for a result, and phases find those before them. (By
+    itself SpeechBrain puts checkpoints into a temporary folder for each Brain.) With
+    ``--debug_persistently``, too, it is in ``<output_folder>``.
+
     Arguments
     ---------
     argv : list of str
@@ -67,14 +75,21 @@ def load_recipe(argv):
     SystemExit
         As :func:`read_recipe`; or torchrun has started the ranks again, and gives them
         the store of those before.
+    OSError
+        As :func:`~hetero_brain.workers.use_short_socket_paths`.
     """
     preemption.listen()
     refuse_used_store()
+    use_short_socket_paths()
     hparams, run_opts, (hparams_file, overrides) = read_recipe(argv)
     on_cpu = not torch.cuda.is_available() or run_opts["device"] == "cpu"
     if on_cpu and run_opts["distributed_backend"] == "nccl":
         run_opts = replace(run_opts, distributed_backend="gloo")
     sb.utils.distributed.ddp_init_group(run_opts)
+    if run_opts["debug"] and not run_opts["debug_persistently"]:
+        folder = hparams["output_folder"] = f"{hparams['output_folder']}/debug"
+        run_opts = replace(run_opts, debug_persistently=True)
+        run_on_main(shutil.rmtree, args=[folder], kwargs={"ignore_errors": True})
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
     return hparams, run_opts
 

@@ -8,11 +8,12 @@ whatever ranks exit with, torchrun exits with 1. Here all three signals that ask
 leave (SIGTERM, SIGINT, SIGUSR1) reach the ranks of this node as SIGUSR1, again every
 second until they have left, as one that is still starting does not listen yet; and the
 exit code is 75 if they did so to go on later, also with --max-restarts, which is for
-ranks that fail. Ranks that are started again meet in a store of their own: that of
-torchrun still has the addresses of those that failed (pytorch/pytorch#135712), so that
-some hang. Needs nothing but Python.
+ranks that fail. A second SIGTERM or SIGINT kills them without saving. Ranks that are
+started again meet in a store of their own: that of torchrun still has the addresses of
+those that failed (pytorch/pytorch#135712), so that some hang. Needs nothing but Python.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from pathlib import Path
 REQUEUE = 75  # as in hetero_brain.preemption, and the name of the file there
 MARKER = "HETERO_BRAIN_REQUEUE_FILE"
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+SAME_WISH = 0.5  # seconds
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -41,11 +43,21 @@ def children(parent):
     return found
 
 
+def send(process, number):
+    """Send a signal to a process, which may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
 def main(argv):
     """Run torchrun with these arguments; return the exit code."""
-    asked = []
+    asked = []  # when; None for SIGUSR1, which does not insist
+
+    def ask(number, frame):
+        asked.append(None if number == signal.SIGUSR1 else time.monotonic())
+
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: asked.append(number))
+        signal.signal(number, ask)
     with tempfile.TemporaryDirectory() as folder:
         marker = Path(folder) / "requeue"
         agent = subprocess.Popen(
@@ -60,15 +72,18 @@ def main(argv):
             for rank in ranks:
                 if time.monotonic() - told.get(rank, 0.0) > 1:
                     told[rank] = time.monotonic()
-                    try:
-                        os.kill(rank, signal.SIGUSR1)
-                    except ProcessLookupError:
-                        pass
+                    send(rank, signal.SIGUSR1)
+            times = [at for at in asked if at is not None]
+            if times and times[-1] - times[0] > SAME_WISH:
+                for process in (*ranks, agent.pid):
+                    send(process, signal.SIGKILL)
+                break
             left = marker.exists() or told.keys() - set(ranks) or (asked and not ranks)
             if left and not stopped:
                 stopped = True  # torchrun would start them anew, or wait for nodes
                 agent.terminate()
             time.sleep(0.1)
+        agent.wait()
         saved = marker.exists()
     code = agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
     return REQUEUE if code and (asked or saved) else code

@@ -1,6 +1,6 @@
 """Kill a small run of VoicePrompts again and again; it must end as if it never was.
 
-> python -m tests.benchmarks.kills [--kills 50] [--seed 1] [--ranks 1]
+> python -m tests.benchmarks.kills [--kills 50] [--seed 1] [--ranks 1] [--workers 0]
 
 A life is a process, or one a rank, that runs ``recipes/VoicePrompts/pretrain/train.py``
 on the sample and gets SIGKILL at a seeded random moment: a time since its start or, every
@@ -11,6 +11,7 @@ scalars. If one differs, both stay where they are for a look.
 """
 
 import argparse
+import atexit
 import os
 import random
 import runpy
@@ -43,15 +44,16 @@ OPTIONS = {
 }
 
 
-def command(folder):
-    """The words of a run in a folder."""
+def command(folder, workers):
+    """The words of a run in a folder, with some loader workers."""
     words = [RECIPE / "pretrain/train.py", RECIPE / "pretrain/hparams/bestrq.yaml"]
     options = {"data_folder": RECIPE / "sample", "output_folder": folder, **OPTIONS}
+    options["num_workers"] = workers
     words += [word for k, v in options.items() for word in (f"--{k}", v)]
     return [*map(str, words), "--noprogressbar"]
 
 
-def start(folder, ranks=1, die_in_write=None):
+def start(folder, ranks=1, workers=0, die_in_write=None):
     """Run a command in processes of its own, forked from this one's imports.
 
     Arguments
@@ -60,6 +62,8 @@ def start(folder, ranks=1, die_in_write=None):
         Of the run; what it prints goes to ``<folder>.txt``.
     ranks : int
         How many processes.
+    workers : int
+        Loader workers of each.
     die_in_write : int
         If given, the first kills itself half-way through its file of this number.
 
@@ -80,11 +84,11 @@ def start(folder, ranks=1, die_in_write=None):
             values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks}
             values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             os.environ.update({key: str(value) for key, value in values.items()})
-        live(folder, die_in_write if rank == 0 else None)
+        live(folder, workers, die_in_write if rank == 0 else None)
     return processes
 
 
-def live(folder, die_in_write):
+def live(folder, workers, die_in_write):
     """Run the command in this process, and end it."""
     code = 1
     try:
@@ -92,12 +96,13 @@ def live(folder, die_in_write):
             os.dup2(output.fileno(), 1), os.dup2(output.fileno(), 2)
         if die_in_write is not None:
             torch.save = dying(torch.save, die_in_write)
-        sys.argv = command(folder)
+        sys.argv = command(folder, workers)
         runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
+        atexit._run_exitfuncs()  # as at the end of any program: workers end here
         os._exit(code)
 
 
@@ -247,11 +252,12 @@ def main(argv=None):
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="of each rank's loader")
     args = parser.parse_args(argv)
     rng, hits, lives, runs = random.Random(args.seed), [], [], 0
     folder = Path(tempfile.mkdtemp())
     begin = time.monotonic()
-    if wait(start(folder / "alone", args.ranks)) != 0:
+    if wait(start(folder / "alone", args.ranks, args.workers)) != 0:
         sys.exit((folder / "alone.txt").read_text(encoding="utf-8"))
     alone = time.monotonic() - begin
     print(f"left alone: {alone:.1f} s", flush=True)
@@ -262,7 +268,7 @@ def main(argv=None):
             seconds, file = rng.uniform(0, alone / 4), rng.randint(1, 30)
             kill, life = len(hits) < args.kills, time.time()
             in_write = kill and len(hits) % 3 == 2
-            processes = start(run, args.ranks, file if in_write else None)
+            processes = start(run, args.ranks, args.workers, file if in_write else None)
             wanted = kill and not in_write
             code = wait(processes, seconds if wanted else float("inf"))
             if code == 0:

@@ -117,6 +117,20 @@ def test_row_runs(row, tmp_path, data):
     check(row, files_in(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row["Hparam_file"][8:-5])
+def test_row_runs_in_debug_mode(row, tmp_path, data):
+    """What a user tries first; it leaves nothing that looks like a result, and begins
+    anew each time."""
+    (tmp_path / "out/debug").mkdir(parents=True)
+    (tmp_path / "out/debug/older").touch()
+    words = f"{command_of(row)} {row['test_debug_flags']} --output_folder out --debug"
+    run(words, tmp_path, data(row["Dataset"]))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["debug"]
+    new = files_in(tmp_path / "out")
+    check(row, new)
+    assert tmp_path / "out/debug/older" not in new
+
+
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_readme_commands_run_in_their_order(readme, tmp_path, data):
     run("git init --quiet .", tmp_path)

@@ -3,9 +3,10 @@
 > python preempted_run.py FOLDER WHEN [SIGNAL …]
 
 WHEN is where it is sent, once in the life of FOLDER: ``train N`` (iteration), ``valid N``
-(epoch), ``between`` (behind the first phase), ``never``, or ``fail N`` to raise instead;
-with ``full`` the disk is full at the first checkpoint of each phase. ``load`` is in the
-loader's worker, at its first batch.
+(epoch), ``between`` (behind the first phase), ``never``, or ``fail N`` to raise
+and ``sleep N`` to sleep instead; with ``full`` the disk is full at the first checkpoint
+of each phase. ``load`` is in the loader's worker, at its first batch. Between two signals
+there may be a ``pause`` of a second.
 """
 
 import errno
@@ -68,11 +69,16 @@ def disturb(folder, where):
     mark = folder / "disturbed"
     if mark.exists() or rank != size - 1:
         return
-    if where == when.replace("fail", "train"):
+    if where == when.replace("fail", "train").replace("sleep", "train"):
         mark.touch()
+        if when.startswith("sleep"):
+            time.sleep(300)
         if when.startswith("fail"):
             raise RuntimeError("as told to")
         for name in signals:
+            if name == "pause":
+                time.sleep(1)
+                continue
             group, number = name.startswith("group:"), name.removeprefix("group:")
             kill = os.killpg if group else os.kill
             kill(os.getpgid(0) if group else os.getpid(), getattr(signal, number))
@@ -112,7 +118,12 @@ def main(folder):
             {"device": "cpu", "noprogressbar": True, "distributed_backend": "gloo"},
             saver,
         )
-        loader = AuditedLoader(Batches(), sampler=EpochSampler(STEPS), num_workers=1)
+        loader = AuditedLoader(
+            Batches(),
+            sampler=EpochSampler(STEPS),
+            num_workers=2,
+            persistent_workers=True,
+        )
         valid = [DomainBatch("en", (torch.ones(2, 3),))]
         brain.fit(counter, loader, torch.utils.data.DataLoader(valid, batch_size=None))
         if phase == "one":

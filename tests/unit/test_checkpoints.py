@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 from functools import partial
@@ -134,6 +135,35 @@ def test_nobody_takes_an_unfinished_one_for_a_checkpoint(tmp_path, monkeypatch):
     assert len(names(tmp_path / "save")) == 2
     assert Checkpointer(tmp_path / "save").find_checkpoint().path == good
     assert find_checkpoint(tmp_path) == good
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_folders_that_cannot_be_synced(kind, number, tmp_path, monkeypatch):
+    """As on CIFS; a file that cannot be, or a disk that fails, is an error."""
+    real = os.fsync
+
+    def fsync(handle):
+        is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+        if is_folder == (kind == "folder"):
+            raise OSError(number, os.strerror(number))
+        real(handle)
+
+    saved = Saved(tmp_path)
+    value = saved.step()
+    monkeypatch.setattr(os, "fsync", fsync)
+    if kind == "folder" and number != errno.EIO:
+        saved.save()
+        write_atomically(tmp_path / "text", b"whole")
+        assert (tmp_path / "text").read_bytes() == b"whole"
+        again = Saved(tmp_path)
+        again.checkpointer.recover_if_possible()
+        assert torch.equal(again.value(), value)
+    else:
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            saved.save()
+        with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+            write_atomically(tmp_path / "text", b"whole")
 
 
 def test_all_is_synced_before_the_name_is_given(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_a_signal_reaches_the_steps_and_the_rest_does_not_begin(tmp_path):
     script = (
         "import sys\nfrom pathlib import Path\n"
         "from hetero_brain import experiment, preemption\n"
-        "with preemption.deferred():\n"
+        "with preemption.deferred(lambda: 'waiting'):\n"
         f"    experiment.run_all({{Path(n): {step!r} for n in 'abc'}}, 2)\n"
     )
     process = subprocess.Popen(python(script), cwd=tmp_path)
@@ -62,6 +62,39 @@ def test_a_signal_reaches_the_steps_and_the_rest_does_not_begin(tmp_path):
         "b",
     ]
     assert not list(tmp_path.glob("*/done"))
+
+
+def runs(process, text):
+    """Whether the command line of a process, as in /proc, has a text."""
+    try:
+        return text in (process / "cmdline").read_text(errors="replace")
+    except OSError:
+        return False
+
+
+def test_a_second_signal_kills_the_steps(tmp_path):
+    step = python(
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "open('begun', 'w'); time.sleep(100)"
+    )
+    script = (
+        "from pathlib import Path\nfrom hetero_brain import experiment, preemption\n"
+        "with preemption.deferred(lambda: 'waiting', experiment.abandon):\n"
+        f"    experiment.run_all({{Path('a'): {step!r}}}, 1)\n"
+    )
+    process = subprocess.Popen(
+        python(script), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    told = [process.stderr.readline(), process.stderr.readline()]
+    assert told == ["\n", "SIGTERM: waiting; once more to leave now\n"]
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == REQUEUE
+    assert not [p for p in Path("/proc").glob("[0-9]*") if runs(p, step[-1])]
 
 
 def test_phases_that_start_from_the_same_run_at_once(tmp_path):

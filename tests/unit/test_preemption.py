@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from hetero_brain import preemption
 from hetero_brain.preemption import MARKER, REQUEUE
 from hetero_brain.transfer import find_checkpoint
+from hetero_brain.workers import worker_options
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Path(__file__).parent / "preempted_run.py"
@@ -123,9 +124,56 @@ def test_a_signal_to_the_group_leaves_loader_workers_alone(name, tmp_path, undis
     assert_same(tmp_path, undisturbed)
 
 
+@pytest.mark.parametrize("second", ["SIGINT", "SIGTERM"])
+def test_whoever_asks_is_told_and_may_insist(second, tmp_path, undisturbed):
+    words = (TOY, tmp_path, "train 2", "SIGINT", "pause", second)
+    code, output = run(*words)
+    assert code == REQUEUE, output
+    told = "SIGINT: finishing iteration 2 and saving; once more to leave now"
+    left = f"{', '.join(dict.fromkeys(['SIGINT', second]))}: leaving without saving"
+    assert told in output and output.index(left) > output.index(told)
+    assert not list(tmp_path.glob("one/save/CKPT*"))
+    run_to_the_end(*words)
+    assert_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize(
+    "signals",
+    [
+        (
+            "SIGUSR1",
+            "pause",
+            "SIGUSR1",
+        ),  # a launcher, until it is heard
+        ("SIGUSR1", "pause", "SIGTERM"),  # SLURM, before the time limit and at it
+        ("SIGINT", "SIGINT"),  # of the terminal, and passed on
+    ],
+)
+def test_what_does_not_insist(signals, tmp_path):
+    code, output = run(TOY, tmp_path, "valid 1", *signals)
+    assert code == REQUEUE, output
+    assert "finishing the validation of epoch 1 and saving" in output
+    assert "saved, leaving" in output and "without saving" not in output
+
+
+def test_torchrun_whoever_insists_has_all_ranks_leave(tmp_path):
+    words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, TOY, tmp_path, "sleep 2")
+    process = start(*words)
+    while not (tmp_path / "one/disturbed").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == REQUEUE, output
+    assert "finishing iteration 2 and saving" in output and "saved" not in output
+
+
 def test_signals_are_not_blocked_where_workers_were_started():
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    workers.worker_options()
+    worker_options()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
@@ -228,7 +276,7 @@ def someone_elses_handlers():
 
 
 def test_handlers_are_as_before_behind_a_fit(someone_elses_handlers):
-    with preemption.deferred():
+    with preemption.deferred(lambda: "saving"):
         os.kill(os.getpid(), signal.SIGUSR1)
         while not preemption.requested():
             time.sleep(0.01)
@@ -242,7 +290,7 @@ def test_handlers_are_as_before_behind_a_fit(someone_elses_handlers):
 
 def test_a_forked_process_is_not_asked_for_its_parent(someone_elses_handlers):
     """Such as a worker of a DataLoader that is not ours."""
-    with preemption.deferred():
+    with preemption.deferred(lambda: "saving"):
         if not (child := os.fork()):
             handlers = {signal.getsignal(number) for number in preemption.SIGNALS}
             alone = signal.set_wakeup_fd(-1) == -1 and handlers == {signal.SIG_DFL}

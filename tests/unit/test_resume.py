@@ -650,10 +650,13 @@ def test_tensorboard_forgets_what_was_cut(tmp_path):
 # ----------------------------------------------------------------------------- processes
 
 
+KILLS = [sys.executable, "-m", "tests.benchmarks.kills"]
+
+
 def test_kills_of_processes(tmp_path):
     """Three, one half-way through a file of a checkpoint; see the benchmark."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.kills", "--kills", "3"],
+        [*KILLS, "--kills", "3", "--workers", "2"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
