@@ -88,7 +88,8 @@ def load_recipe(argv):
     sb.utils.distributed.ddp_init_group(run_opts)
     if run_opts["debug"] and not run_opts["debug_persistently"]:
         folder = hparams["output_folder"] = f"{hparams['output_folder']}/debug"
-        run_opts = replace(run_opts, debug_persistently=True)
+        given = {*run_opts.overridden_args, "debug_persistently"}
+        run_opts = replace(run_opts, debug_persistently=True, overridden_args=given)
         run_on_main(shutil.rmtree, args=[folder], kwargs={"ignore_errors": True})
     sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
     return hparams, run_opts
