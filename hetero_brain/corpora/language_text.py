@@ -85,7 +85,7 @@ def scored_by_characters(language):
 def normalise(sentence, language):
     """Lower-case words without punctuation, or why it is not known what was said.
 
-    1. Unicode NFC.
+    1. Unicode NFC, which the words are in, too.
     2. Lower case, where the script has case. In Turkish, Azeri and Crimean Tatar I
        becomes ı and İ becomes i; ß stays; a Greek sigma at the end of a word is ς.
     3. Digits, symbols (Unicode's, and ``% & @ # * / §``), letters of another script
@@ -140,6 +140,7 @@ def normalise(sentence, language):
     if code in DOTLESS_I:
         text = text.replace("I", "ı").replace("İ", "i")
     text = text.lower().replace(ICH, "i").translate(_table(code))
+    text = unicodedata.normalize("NFC", text)  # again: marks may have come together
     for mark, reason in _FAULTS.items():
         if mark in text:
             return "", reason
