@@ -20,6 +20,7 @@ from .transfer import load_encoder
 def finetune(hparams, run_opts, splits):
     """Fine-tune with CTC, or CTC and attention, and evaluate the best epoch.
 
+    Utterances that CTC cannot spell are named, and trained on by a ``decoder`` only.
     Writes ``<output_folder>/<split>.json`` for every split in ``eval_splits``.
 
     Arguments
@@ -134,6 +135,7 @@ def recogniser(hparams, tokenizer):
         )
     elif hparams["beam_size"] is not None:
         names = [*map(tokenizer.id_to_piece, range(pieces)), ""]
+        names[tokenizer.unk_id()] = tokenizer.decode([tokenizer.unk_id()])
         searches[sb.Stage.TEST] = CTCBeamSearcher(
             pieces, names, beam_size=hparams["beam_size"]
         )

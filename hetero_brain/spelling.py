@@ -104,7 +104,7 @@ def leave_out_unspellable(splits, tokenizer, features, sample_rate, keep=False):
     left = {}
     for split, manifest in splits.items():
         found = unspellable(manifest, tokenizer, features, sample_rate)
-        leave_out = split == "train" and not keep
+        leave_out = found and split == "train" and not keep
         if found:
             what = "left out of training" if leave_out else "left out of the CTC loss"
             log_unspellable(manifest, found, what)

@@ -156,7 +156,7 @@ def check_round_trip(model, texts, model_file):
         Naming the first texts, and what became of them.
     """
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
-    texts = [*dict.fromkeys(texts)]
+    texts = [*dict.fromkeys(filter(None, texts))]
     changed = []
     for start in range(0, len(texts), CHUNK):
         chunk = texts[start : start + CHUNK]

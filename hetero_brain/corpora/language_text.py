@@ -140,7 +140,6 @@ def normalise(sentence, language):
     if code in DOTLESS_I:
         text = text.replace("I", "ı").replace("İ", "i")
     text = text.lower().replace(ICH, "i").translate(_table(code))
-    text = unicodedata.normalize("NFC", text)  # again: marks may have come together
     for mark, reason in _FAULTS.items():
         if mark in text:
             return "", reason
@@ -152,12 +151,12 @@ def normalise(sentence, language):
         text = re.sub(r"(?<!l)·|·(?!l)", " ", text)
     for apostrophe in LETTER_APOSTROPHES:
         text = text.replace(apostrophe, "'")
-    words = text.split()
-    if not words:
-        return "", "no words"
+    text = " ".join(text.split())
     if code in WITHOUT_SPACES:
-        return "".join(words).replace("'", ""), None
-    return " ".join(words), None
+        text = text.replace(" ", "").replace("'", "")
+    if not text:
+        return "", "no words"
+    return unicodedata.normalize("NFC", text), None  # marks may have come together
 
 
 def _base(language):
