@@ -12,9 +12,10 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.edit_distance import wer_details_for_batch
 from speechbrain.utils.logger import get_logger
 
-from .brain import HeteroBrain
+from .brain import HeteroBrain, NothingToLearn
 from .parallel import gathered
 from .report import UNITS, describe
+from .spelling import frames_to_spell
 
 logger = get_logger(__name__)
 
@@ -71,20 +72,39 @@ class CTCBrain(HeteroBrain):
         return self.modules.ctc(encoded).float().log_softmax(-1), lengths
 
     def compute_objectives(self, predictions, batch, stage):
-        """Loss per utterance, averaged; notes the errors outside of training."""
+        """Loss per utterance, averaged; notes the errors outside of training.
+
+        The log has the share of utterances that CTC cannot spell as ``unspellable``.
+
+        Raises
+        ------
+        NothingToLearn
+            CTC cannot spell any utterance of the batch, and there is no other loss.
+        """
         loss = self.recognition_loss(predictions, batch)
+        unspellable = ~self.spellable(predictions, batch)
+        monitor = self.monitor if stage == sb.Stage.TRAIN else self.dev_monitor
+        monitor.add(batch.domain[0], unspellable=unspellable.float().mean())
         if stage != sb.Stage.TRAIN:
             self.note_errors(batch, self.decode(predictions, stage))
+        if unspellable.all() and loss.isnan():
+            raise NothingToLearn("no utterance that CTC can spell")
         return loss
 
     def recognition_loss(self, predictions, batch):
-        """CTC loss: −log p(words) of an utterance, in nats, averaged over utterances."""
-        log_probs, lengths = predictions
+        """CTC loss: −log p(words) of an utterance, in nats, averaged over those that CTC
+        can spell; NaN without any."""
+        log_probs, lengths, *_ = predictions
         tokens, token_lens = batch.tokens
         relative = lengths / log_probs.shape[1]
-        return ctc_loss(
-            log_probs, tokens, relative, token_lens, self.blank, "batchmean"
-        )
+        # SpeechBrain's is 0, as its gradient, for an utterance that has no path.
+        total = ctc_loss(log_probs, tokens, relative, token_lens, self.blank, "sum")
+        return total / self.spellable(predictions, batch).sum()
+
+    def spellable(self, predictions, batch):
+        """Whether each utterance has the frames that CTC needs: (batch,) of bool."""
+        tokens, _ = batch.tokens
+        return frames_to_spell(tokens, token_counts(batch)) <= predictions[1]
 
     def decode(self, predictions, stage):
         """Words of each utterance."""
@@ -100,8 +120,11 @@ class CTCBrain(HeteroBrain):
         return self.hparams.tokenizer.decode([i for i in ids if i < self.blank])
 
     def note_errors(self, batch, hypotheses):
-        """Word and character errors of each utterance."""
-        hypotheses = [" ".join(text.split()) for text in hypotheses]
+        """Word and character errors of each utterance; of spaces, only one counts."""
+        references, hypotheses = (
+            [" ".join(text.split()) for text in texts]
+            for texts in (batch.wrd, hypotheses)
+        )
         counts = {}
         for unit in ("word", "char"):
             splits = [
@@ -112,7 +135,7 @@ class CTCBrain(HeteroBrain):
             ]
             details = wer_details_for_batch(
                 batch.id,
-                [split(reference) for split, reference in zip(splits, batch.wrd)],
+                [split(reference) for split, reference in zip(splits, references)],
                 [split(hypothesis) for split, hypothesis in zip(splits, hypotheses)],
             )
             counts[unit] = [(d["num_edits"], d["num_ref_tokens"]) for d in details]
@@ -123,7 +146,7 @@ class CTCBrain(HeteroBrain):
                 {
                     "id": key,
                     "domain": batch.domain[i],
-                    "reference": batch.wrd[i],
+                    "reference": references[i],
                     "hypothesis": hypotheses[i],
                     "word_errors": word_errors,
                     "words": words,
@@ -149,14 +172,14 @@ class CTCBrain(HeteroBrain):
         if stage != sb.Stage.TRAIN:
             found = [u for of_rank in gathered(self.utterances) for u in of_rank]
             self.utterances = sorted(found, key=lambda utterance: utterance["id"])
-            stage_loss = self.dev_figures(stage_loss)["loss"]
+            figures = self.dev_figures(stage_loss)
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
         elif stage == sb.Stage.VALID:
             rates = error_rates(self.utterances)
             self.log(
                 train_stats={"loss": float(self.train_loss)},
-                valid_stats={"loss": float(stage_loss), **rates},
+                valid_stats={**figures, **rates},
             )
             self.scores = {"CER": rates["CER"]}  # kept with the checkpoint
 
@@ -181,6 +204,12 @@ class CTCBrain(HeteroBrain):
             Path(path).write_text(text, encoding="utf-8")
         logger.info(f"{path}:\n{describe(self.utterances)}")
         return error_rates(self.utterances)
+
+
+def token_counts(batch):
+    """(batch,) of int64: how many tokens each utterance has."""
+    tokens, relative = batch.tokens
+    return (relative * tokens.shape[1]).round().long()
 
 
 def error_rates(utterances):

@@ -12,7 +12,7 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.nnet.linear import Linear
 from torch import nn
 
-from .asr import CTCBrain
+from .asr import CTCBrain, token_counts
 
 # Behind the tokenizer's pieces: the CTC blank, the beginning and the end of a sentence.
 # CTC layer and decoder share these outputs, as SpeechBrain's joint search wants.
@@ -124,8 +124,9 @@ class JointBrain(CTCBrain):
         )
 
     def recognition_loss(self, predictions, batch):
-        """(1 − λ) attention + λ CTC, each −log p of an utterance, in nats, averaged."""
-        log_probs, lengths, _, logits = predictions
+        """(1 − λ) attention + λ CTC, each −log p of an utterance, in nats, averaged; CTC
+        over those that it can spell, and nothing without any."""
+        *_, logits = predictions
         targets = self.targets(batch)
         attention = F.cross_entropy(
             logits.float().flatten(0, 1),
@@ -134,14 +135,15 @@ class JointBrain(CTCBrain):
             label_smoothing=self.hparams.label_smoothing,
             reduction="sum",
         ) / len(targets)
-        ctc = super().recognition_loss((log_probs, lengths), batch)
         weight = self.hparams.ctc_weight
-        return weight * ctc + (1 - weight) * attention
+        loss = (1 - weight) * attention
+        if self.spellable(predictions, batch).any():
+            loss = loss + weight * super().recognition_loss(predictions, batch)
+        return loss
 
     def targets(self, batch):
         """Tokens with the end of the sentence behind each, then ``PADDING``."""
-        tokens, relative = batch.tokens
-        counts = (relative * tokens.shape[1]).round().long().unsqueeze(1)
+        tokens, counts = batch.tokens.data, token_counts(batch).unsqueeze(1)
         places = torch.arange(tokens.shape[1] + 1, device=tokens.device)
         targets = F.pad(tokens, (0, 1)).masked_fill(places > counts, PADDING)
         return targets.masked_fill(places == counts, self.blank + EOS)

@@ -83,6 +83,13 @@ class Share(list):
         return pinned
 
 
+class NothingToLearn(ValueError):
+    """A batch has no loss, though nothing is wrong; ``compute_objectives`` may raise it.
+
+    Its domain is left out of the iteration, or its batch out of the validation loss.
+    """
+
+
 class NonFiniteDomain(ArithmeticError):
     """The loss or the gradient of a domain is not finite."""
 
@@ -231,6 +238,12 @@ class HeteroBrain(sb.Brain):
                 self.overflowed = True  # of fp16: the scale is to blame, and lowered
             else:
                 self.faults += 1
+        except NothingToLearn as reason:
+            logger.warning(
+                f"iteration {self.iteration}: domain {part.domain}: {reason}; domain "
+                "left out."
+            )
+            self.monitor.drop(part.domain)
 
     def forward_pass(self, part, k):
         """ℓ_i at the current weights, on the batch of local step k.
@@ -556,7 +569,12 @@ class HeteroBrain(sb.Brain):
         """Evaluate a batch, or that of a :class:`DomainBatch`, noted for its domain."""
         if not isinstance(batch, DomainBatch):
             return super().evaluate_batch(batch, stage)
-        loss = super().evaluate_batch(batch.batches[-1], stage)
+        try:
+            loss = super().evaluate_batch(batch.batches[-1], stage)
+        except NothingToLearn:
+            self.dev_monitor.drop(batch.domain)
+            self.step -= 1  # SpeechBrain's mean, which leaves NaN out, counts it too
+            return torch.tensor(math.nan)
         self.dev_monitor.add(batch.domain, loss=loss.item())
         return loss
 
@@ -570,11 +588,15 @@ class HeteroBrain(sb.Brain):
 
     def dev_figures(self, stage_loss):
         """Losses over the batches of all ranks, of which ``stage_loss`` is this rank's
-        mean: of all domains as ``loss``, and of each."""
-        batches = sum(self.dev_monitor.counts.values())
+        mean: of all domains as ``loss``, and of each; NaN where no batch had one."""
+        counts = self.dev_monitor.counts.items()
+        batches = sum(count for (figure, _), count in counts if figure == "loss")
+        dropped = any(gathered(bool(self.dev_monitor.dropped)))
         of_ranks = gathered((float(stage_loss), batches))
         total = sum(count for _, count in of_ranks)
         loss = sum(mean * (count / total if total else 1) for mean, count in of_ranks)
+        if dropped and not total:
+            loss = math.nan
         return {"loss": loss, **self.dev_monitor.pop()}
 
     def log_iteration(self, loss):

@@ -89,7 +89,11 @@ class StackedFbank(nn.Module):
         x = x * length_to_mask(lengths, x.shape[1], torch.bool).unsqueeze(2)
         x = F.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
         x = x.reshape(len(x), -1, self.output_size)
-        return x, (lengths + self.stack - 1) // self.stack
+        return x, self.frames(samples)
+
+    def frames(self, samples):
+        """Stacked frames of utterances of so many samples."""
+        return samples // self.hop // self.stack + 1
 
 
 # Samples in a frame of raw audio: the paper's "context" of its second experiment.
@@ -145,7 +149,11 @@ class RawFrames(nn.Module):
         x = wavs / deviation.clamp(min=1e-5)
         x = F.pad(x, (0, -x.shape[1] % self.output_size))
         x = x.unflatten(1, (-1, self.output_size))
-        return x, (samples + self.output_size - 1) // self.output_size
+        return x, self.frames(samples)
+
+    def frames(self, samples):
+        """Stacked frames of utterances of so many samples."""
+        return (samples + self.output_size - 1) // self.output_size
 
 
 def repeat_last(x, lengths):

@@ -12,13 +12,15 @@ from .checkpoints import AtomicCheckpointer, digest_of, fingerprint
 from .dataio import Utterances, dev_loader, make_plan, train_loader
 from .encoder import make_head
 from .loggers import JsonLinesLogger, TextLogger
-from .text import train_tokenizer
+from .spelling import leave_out_unspellable
+from .text import train_tokenizer, warn_of_unknown
 from .transfer import load_encoder
 
 
 def finetune(hparams, run_opts, splits):
     """Fine-tune with CTC, or CTC and attention, and evaluate the best epoch.
 
+    Utterances that CTC cannot spell are named, and trained on by a ``decoder`` only.
     Writes ``<output_folder>/<split>.json`` for every split in ``eval_splits``.
 
     Arguments
@@ -38,14 +40,19 @@ def finetune(hparams, run_opts, splits):
         Split → error rates, as :func:`error_rates`.
     """
     folder = Path(hparams["output_folder"])
-    train = splits["train"]
+    rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
     tokenizer = train_tokenizer(
-        (row["wrd"] for row in train),
+        (row["wrd"] for row in splits["train"]),
         folder / "tokenizer.model",
         hparams["unit"],
         hparams["vocab_size"],
         hparams.get("alphabet", ""),
     )
+    for split in splits.keys() - {"train"}:
+        warn_of_unknown(tokenizer, (row["wrd"] for row in splits[split]), split)
+    features, has_decoder = hparams["modules"]["features"], "decoder" in hparams
+    splits = leave_out_unspellable(splits, tokenizer, features, rate, has_decoder)
+    train = splits["train"]
     kind, modules, searches = recogniser(hparams, tokenizer)
     stateful = {k: m for k, m in modules.items() if m.state_dict()}
     counter = EpochCounter(hparams["epochs"])
@@ -71,7 +78,6 @@ def finetune(hparams, run_opts, splits):
         run_opts=run_opts,
         checkpointer=checkpointer,
     )
-    rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
     utterances = {k: Utterances(m, rate, tokenizer.encode) for k, m in splits.items()}
     dev = {
         split: dev_loader(utterances[split], hparams["eval_batch_seconds"], **options)
@@ -129,6 +135,7 @@ def recogniser(hparams, tokenizer):
         )
     elif hparams["beam_size"] is not None:
         names = [*map(tokenizer.id_to_piece, range(pieces)), ""]
+        names[tokenizer.unk_id()] = tokenizer.decode([tokenizer.unk_id()])
         searches[sb.Stage.TEST] = CTCBeamSearcher(
             pieces, names, beam_size=hparams["beam_size"]
         )

@@ -104,7 +104,9 @@ class Manifest(Sequence):
             ``spk_id``, ``wrd`` (str), ``duration`` (float, seconds), ``start``
             and ``stop`` (int, samples, or None for a whole file), ``channel``
             where the file has that column (int, or None for all channels), and
-            further columns of the file as str.
+            further columns of the file as str. ``wrd`` has one space between words,
+            whatever the file has, and none around them: what is trained on and
+            what is scored.
 
         Raises
         ------
@@ -113,6 +115,7 @@ class Manifest(Sequence):
         """
         row = self._row(operator.index(index))
         row["duration"] = float(row["duration"])
+        row["wrd"] = " ".join(row["wrd"].split())
         for key in ("start", "stop"):
             row[key] = int(row[key]) if row[key] else None
         if "channel" in row:

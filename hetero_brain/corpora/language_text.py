@@ -85,7 +85,7 @@ def scored_by_characters(language):
 def normalise(sentence, language):
     """Lower-case words without punctuation, or why it is not known what was said.
 
-    1. Unicode NFC.
+    1. Unicode NFC, which the words are in, too.
     2. Lower case, where the script has case. In Turkish, Azeri and Crimean Tatar I
        becomes ı and İ becomes i; ß stays; a Greek sigma at the end of a word is ς.
     3. Digits, symbols (Unicode's, and ``% & @ # * / §``), letters of another script
@@ -151,12 +151,12 @@ def normalise(sentence, language):
         text = re.sub(r"(?<!l)·|·(?!l)", " ", text)
     for apostrophe in LETTER_APOSTROPHES:
         text = text.replace(apostrophe, "'")
-    words = text.split()
-    if not words:
-        return "", "no words"
+    text = " ".join(text.split())
     if code in WITHOUT_SPACES:
-        return "".join(words).replace("'", ""), None
-    return " ".join(words), None
+        text = text.replace(" ", "").replace("'", "")
+    if not text:
+        return "", "no words"
+    return unicodedata.normalize("NFC", text), None  # marks may have come together
 
 
 def _base(language):

@@ -22,7 +22,7 @@ from hetero_brain.encoder import (
     WeightedLayers,
     make_head,
 )
-from hetero_brain.finetuning import finetune
+from hetero_brain.finetuning import finetune, recogniser
 from hetero_brain.loggers import JsonLinesLogger
 from hetero_brain.text import train_tokenizer
 from hetero_brain.transfer import find_checkpoint, load_module
@@ -203,6 +203,23 @@ def test_beam_search_sums_over_alignments(tokenizer):
     assert text == tokenizer.decode([unit])
 
 
+@pytest.mark.parametrize("beam_size", [None, 4])
+def test_an_unknown_unit_is_one_character_in_each_search(
+    tokenizer, tmp_path, beam_size
+):
+    """And leaves the word that it is in one word."""
+    hparams = settings(tmp_path, beam_size=beam_size)
+    _, _, searches = recogniser(hparams, tokenizer)
+    brain = brain_for(tokenizer)
+    brain.hparams.searches = searches
+    blank, (c, *_, t) = tokenizer.get_piece_size(), tokenizer.encode("cat")
+    path = torch.tensor([c, blank, tokenizer.unk_id(), blank, t])
+    log_probs = (9.0 * nn.functional.one_hot(path, blank + 1)).log_softmax(-1)
+    (text,) = brain.decode((log_probs.unsqueeze(0), torch.tensor([5])), sb.Stage.TEST)
+    whole = tokenizer.decode([c]).strip() + "⁇" + tokenizer.id_to_piece(t)
+    assert text.strip() == whole and " " not in whole
+
+
 def labelled_batch(tokenizer, texts=TEXTS, domain="en"):
     generator = torch.Generator().manual_seed(0)
     return PaddedBatch(
@@ -344,6 +361,13 @@ def test_error_rates_by_hand(tokenizer):
     )
 
 
+def test_reference_and_hypothesis_have_the_same_spaces(tokenizer):
+    (note,) = noted(tokenizer, ("en", " the\u00a0cat  sat", "the cat\u3000sat "))
+    assert note["reference"] == note["hypothesis"] == "the cat sat"
+    assert (note["word_errors"], note["words"]) == (0, 3)
+    assert (note["char_errors"], note["chars"]) == (0, 11)
+
+
 def test_error_rates_of_nothing_are_nan():
     assert all(math.isnan(rate) for rate in error_rates([]).values())
 
@@ -380,7 +404,7 @@ def test_a_tokenizer_is_trained_once(tmp_path):
     path = tmp_path / "new" / "model"
     first = train_tokenizer(iter([*TEXTS, "", None]), path)
     content = path.read_bytes()
-    again = train_tokenizer(["quite other words"], path)
+    again = train_tokenizer(["the dog", "tea"], path)
     assert path.read_bytes() == content
     assert again.encode(TEXTS[0]) == first.encode(TEXTS[0])
 

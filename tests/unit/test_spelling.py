@@ -1,0 +1,406 @@
+"""Utterances with more units than frames: no part of the loss, and never unnoticed."""
+
+import json
+import math
+from functools import partial
+
+import pytest
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from torch import nn
+
+from hetero_brain import DomainBatch
+from hetero_brain.asr import CTCBrain
+from hetero_brain.attention import N_MARKS, AttentionDecoder, JointBrain
+from hetero_brain.encoder import (
+    Conformer,
+    LastLayer,
+    RawFrames,
+    StackedFbank,
+    make_head,
+)
+from hetero_brain.finetuning import finetune
+from hetero_brain.loggers import JsonLinesLogger
+from hetero_brain.spelling import (
+    frames_to_spell,
+    leave_out_unspellable,
+    unspellable,
+)
+from hetero_brain.text import train_tokenizer
+
+RUN_OPTS = {"device": "cpu", "noprogressbar": True}
+GOOD, BAD = "abc", "aabbccabc"  # 3 frames, and 9 units with 3 blanks between them
+N_FRAMES = 10
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "model"
+    return train_tokenizer([GOOD, BAD], path)
+
+
+class Frames(nn.Module):
+    """Every 4 samples are one frame."""
+
+    stack = 1
+
+    def forward(self, wavs, wav_lens):
+        x = wavs.unflatten(1, (-1, 4))
+        return x, (wav_lens * x.shape[1]).round().long()
+
+
+class Layer(nn.Module):
+    """An encoder of one layer."""
+
+    d_model = 8
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 8)
+
+    def forward(self, x, lengths):
+        return self.linear(x), []
+
+
+def make(tokenizer, kind=CTCBrain, run_opts=None, **hparams):
+    """A Brain whose encoder is a linear layer on ten frames of four samples."""
+    torch.manual_seed(0)
+    pieces, encoder = tokenizer.get_piece_size(), Layer()
+    n_outputs = pieces + (1 if kind is CTCBrain else N_MARKS)
+    modules = {
+        "features": Frames(),
+        "encoder": encoder,
+        "readout": LastLayer(),
+        "ctc": make_head(encoder, n_outputs),
+    }
+    if kind is JointBrain:
+        modules["decoder"] = AttentionDecoder(8, n_outputs, 1, 2, 16, dropout=0.0)
+    hparams = {
+        "tokenizer": tokenizer,
+        "searches": {},
+        "character_domains": (),
+        "freeze_encoder_iterations": 0,
+        "augment": None,
+        "ctc_weight": 0.3,
+        "label_smoothing": 0.0,
+        "epochs": 1,
+        "valid_interval": 1,
+        **hparams,
+    }
+    opts = {**RUN_OPTS, **(run_opts or {})}
+    return kind(modules, partial(torch.optim.SGD, lr=0.1), hparams, opts)
+
+
+def batch_of(tokenizer, *texts, domain="en"):
+    """Noise of ten frames for each text, the same for the same text."""
+    examples = []
+    for i, text in enumerate(texts):
+        rng = torch.Generator().manual_seed(len(text))
+        signal = torch.randn(4 * N_FRAMES, generator=rng)
+        tokens = torch.tensor(tokenizer.encode(text))
+        example = {"id": f"{domain}{i}", "sig": signal, "domain": domain, "wrd": text}
+        examples.append({**example, "tokens": tokens})
+    return PaddedBatch(examples)
+
+
+def loss_of(brain, batch, stage=sb.Stage.TRAIN):
+    return brain.compute_objectives(brain.compute_forward(batch, stage), batch, stage)
+
+
+# ---------------------------------------------------------------- what CTC can spell
+
+
+def test_frames_are_those_that_torch_needs():
+    """In fewer its loss is infinite."""
+    rng = torch.Generator().manual_seed(0)
+    tokens = torch.randint(3, (200, 7), generator=rng)
+    counts = torch.randint(8, (200,), generator=rng)
+    needed = frames_to_spell(tokens, counts)
+    assert needed.max() > 7 and needed.min() == 0
+    log_probs = torch.randn(14, 200, 4, generator=rng).log_softmax(-1)
+    for n_frames in range(1, 15):
+        losses = nn.functional.ctc_loss(
+            log_probs[:n_frames],
+            tokens,
+            torch.full((200,), n_frames),
+            counts,
+            blank=3,
+            reduction="none",
+        )
+        assert torch.equal(losses.isinf(), needed > n_frames)
+
+
+@pytest.mark.parametrize(
+    "features",
+    [StackedFbank(8000, 40, stack=1), StackedFbank(16000, 80, stack=4), RawFrames(2)],
+)
+def test_frames_of_features_are_those_of_their_forward(features):
+    for samples in (*range(400, 2000, 37), 5119, 5120, 5121, 8000, 16000):
+        x, (length,) = features(torch.rand(1, samples), torch.ones(1))
+        assert length == x.shape[1] == features.frames(torch.tensor(samples))
+
+
+# ----------------------------------------------------------------------------- losses
+
+
+def test_the_loss_is_that_of_the_others_alone(tokenizer):
+    brain = make(tokenizer)
+    log_probs, lengths = brain.compute_forward(
+        batch_of(tokenizer, BAD, GOOD, GOOD), sb.Stage.TRAIN
+    )
+    log_probs = log_probs.detach().requires_grad_()
+    batch = batch_of(tokenizer, BAD, GOOD, GOOD)
+    loss = brain.recognition_loss((log_probs, lengths), batch)
+    each = nn.functional.ctc_loss(
+        log_probs[1:].transpose(0, 1),
+        torch.tensor([tokenizer.encode(GOOD)] * 2),
+        lengths[1:],
+        torch.tensor([3, 3]),
+        blank=brain.blank,
+        reduction="none",
+    )
+    torch.testing.assert_close(loss, each.mean())
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    (alone,) = torch.autograd.grad(each.mean(), log_probs)
+    torch.testing.assert_close(gradient, alone)
+    assert not gradient[0].any()
+
+
+def test_the_share_of_them_is_logged(tokenizer):
+    brain = make(tokenizer)
+    loss_of(brain, batch_of(tokenizer, BAD, GOOD, GOOD, GOOD))
+    loss_of(brain, batch_of(tokenizer, GOOD, GOOD, domain="fr"))
+    figures = brain.monitor.pop()
+    assert figures == {"unspellable/en": 0.25, "unspellable/fr": 0}
+
+
+def weights(brain):
+    return torch.cat([p.detach().flatten().clone() for p in brain.modules.parameters()])
+
+
+@pytest.mark.parametrize("local_steps", [0, 2])
+def test_a_batch_of_nothing_else_drops_out_and_is_no_fault(
+    tokenizer, caplog, local_steps
+):
+    settings = {
+        "run_opts": {"nonfinite_patience": 0},
+        "local_steps": local_steps,
+        "local_optimizer": partial(torch.optim.SGD, lr=0.1),
+    }
+    bad = DomainBatch("bad", (batch_of(tokenizer, BAD, BAD, domain="bad"),))
+    good = DomainBatch("good", (batch_of(tokenizer, GOOD, domain="good"),))
+    one, other = make(tokenizer, **settings), make(tokenizer, **settings)
+    for brain in (one, other):
+        brain.init_optimizers()
+    before = weights(one)
+    assert math.isnan(one.fit_batch([bad]))
+    assert torch.equal(weights(one), before)
+    assert "domain bad: no utterance that CTC can spell" in caplog.text
+    loss = one.fit_batch([bad, good])
+    assert loss == other.fit_batch([good])
+    torch.testing.assert_close(weights(one), weights(other))
+    assert not torch.equal(weights(one), before)
+    assert one.nonfinite_count == 0
+    assert one.monitor.dropped == {"bad": 2}
+
+
+class Recorder:
+    """Keeps what is logged at the end of a validation."""
+
+    def __init__(self):
+        self.valid = []
+
+    def log_stats(self, meta, train_stats=None, valid_stats=None):
+        if valid_stats:
+            self.valid.append(valid_stats)
+
+
+def validate(tokenizer, *batches):
+    """What is logged of a validation, and the CTC loss of a batch of GOOD alone."""
+    recorder = Recorder()
+    brain = make(tokenizer, loggers=[recorder])
+    brain.init_optimizers()
+    brain.train_loss = 1.0
+    parts = [DomainBatch(batch.domain[0], (batch,)) for batch in batches]
+    sb.Brain._fit_valid(brain, parts, 1, False)
+    with torch.no_grad():
+        alone = loss_of(brain, batch_of(tokenizer, GOOD)).item()
+    return recorder.valid[-1], alone, brain.utterances
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_validation_loss_is_that_of_the_others(tokenizer, first):
+    """Wherever the batch of nothing else stands in it."""
+    bad = batch_of(tokenizer, BAD, BAD, domain="bad")
+    good = [batch_of(tokenizer, GOOD), batch_of(tokenizer, GOOD, BAD)]
+    batches = [bad, *good] if first else [*good, bad]
+    stats, alone, utterances = validate(tokenizer, *batches)
+    assert stats["loss"] == pytest.approx(alone)
+    assert stats["loss/en"] == pytest.approx(alone) and "loss/bad" not in stats
+    assert stats["unspellable/bad"] == 1 and stats["unspellable/en"] == 0.25
+    assert stats["dropped/bad"] == 1
+    references = [utterance["reference"] for utterance in utterances]
+    assert sorted(references) == [BAD, BAD, BAD, GOOD, GOOD]  # errors are of all
+
+
+def test_a_validation_of_nothing_else_does_not_look_perfect(tokenizer):
+    stats, *_ = validate(tokenizer, batch_of(tokenizer, BAD))
+    assert math.isnan(stats["loss"]) and stats["CER"] > 0
+
+
+def test_the_decoder_learns_from_what_ctc_cannot_spell(tokenizer):
+    brain = make(tokenizer, JointBrain)
+    attention = make(tokenizer, JointBrain, ctc_weight=0.0)
+    assert torch.equal(weights(brain), weights(attention))
+    only_bad = batch_of(tokenizer, BAD)
+    share = loss_of(brain, only_bad) / loss_of(attention, only_bad)
+    torch.testing.assert_close(share, torch.tensor(0.7))
+    # With others the attention loss is the mean over all, CTC's that over the others.
+    mixed = batch_of(tokenizer, BAD, GOOD)
+    predictions = brain.compute_forward(mixed, sb.Stage.TRAIN)
+    one = batch_of(tokenizer, GOOD)
+    ctc = CTCBrain.recognition_loss(
+        brain, brain.compute_forward(one, sb.Stage.TRAIN), one
+    )
+    torch.testing.assert_close(
+        brain.recognition_loss(predictions, mixed),
+        0.3 * ctc + 0.7 * loss_of(attention, mixed),
+    )
+    gradients = torch.autograd.grad(
+        loss_of(brain, only_bad), [*brain.modules.decoder.output.parameters()]
+    )
+    assert all(g.isfinite().all() and g.any() for g in gradients)
+
+
+# ------------------------------------------------------------------ before training
+
+
+def settings(folder, stack, **changed):
+    """As a recipe's ``ctc.yaml``, tiny."""
+    torch.manual_seed(0)
+    sizes = dict(d_model=32, nhead=2, d_ffn=32, kernel_size=7, dropout=0.0)
+    return {
+        "output_folder": str(folder),
+        "unit": "char",
+        "vocab_size": 1000,
+        "modules": {
+            "features": StackedFbank(8000, n_mels=20, stack=stack),
+            "encoder": Conformer(nn.Linear(20 * stack, 32), 1, **sizes),
+            "readout": LastLayer(),
+        },
+        "pretrained": None,
+        "beam_size": None,
+        "epochs": 1,
+        "opt_class": partial(torch.optim.AdamW, lr=1e-3),
+        "sample_rate": 8000,
+        "seed": 1,
+        "loader": {},
+        "eval_batch_seconds": 30,
+        "eval_splits": ["dev"],
+        "plan": {"global_batch_seconds": 20},
+        "freeze_encoder_iterations": 0,
+        "augment": None,
+        "valid_interval": 1,
+        "log_interval": 1,
+        **changed,
+    }
+
+
+@pytest.fixture(scope="module")
+def labelled(sample):
+    """Transcribed prompts of two languages, at a stack where some have few frames."""
+
+    def of(split):
+        rows = sample(split, ["en", "es"])
+        return rows.subset([i for i, row in enumerate(rows) if row["wrd"]])
+
+    return {split: of(split) for split in ("train", "dev")}
+
+
+def by_hand(manifest, stack):
+    """The IDs that CTC cannot spell in characters, by plain lines."""
+    found = set()
+    for row in manifest:
+        text = row["wrd"]
+        needed = len(text) + sum(a == b for a, b in zip(text, text[1:]))
+        feature_frames = 1 + round(row["duration"] * 8000) // 80
+        if needed > math.ceil(feature_frames / stack):
+            found.add(row["ID"])
+    return found
+
+
+@pytest.mark.parametrize("stack", [4, 9, 16])
+def test_the_manifest_tells_them(labelled, tmp_path, stack):
+    train = labelled["train"]
+    tokenizer = train_tokenizer((row["wrd"] for row in train), tmp_path / "model")
+    features = StackedFbank(8000, n_mels=20, stack=stack)
+    found = unspellable(train, tokenizer, features, 8000)
+    assert {train[row]["ID"] for row in found} == by_hand(train, stack)
+    assert all(needed > there > 0 for needed, there in found.values())
+
+
+@pytest.mark.parametrize("decoder", [False, True])
+def test_real_speech_is_named_left_out_and_evaluated(
+    labelled, tmp_path, caplog, decoder
+):
+    stack = 8
+    bad = {split: by_hand(labelled[split], stack) for split in labelled}
+    assert 0 < len(bad["train"]) < len(labelled["train"]) and bad["dev"]
+    changed = {}
+    if decoder:
+        small = dict(num_layers=1, nhead=2, d_ffn=32, dropout=0.0)
+        changed = {
+            "decoder": partial(AttentionDecoder, **small),
+            "ctc_weight": 0.3,
+            "label_smoothing": 0.0,
+            "beam_size": 1,
+            "max_decode_ratio": 0.1,
+            "search_ctc_weight": 0.3,
+        }
+    finetune(settings(tmp_path, stack, **changed), RUN_OPTS, labelled)
+    for split, what in (
+        ("train", "left out of the CTC loss" if decoder else "left out of training"),
+        ("dev", "left out of the CTC loss"),
+    ):
+        path, total = labelled[split].path, len(labelled[split])
+        (message,) = [
+            r.message
+            for r in caplog.records
+            if r.message.startswith(f"{path}: {len(bad[split])} of {total} utterances")
+        ]
+        assert what in message
+        named = {line.split(":")[0].strip() for line in message.split("\n")[1:21]}
+        assert named <= bad[split] and len(named) == min(20, len(bad[split]))
+        assert message.endswith(f"and {len(bad[split]) - 20} more") == (
+            len(bad[split]) > 20
+        )
+    results = json.loads((tmp_path / "dev.json").read_text("utf-8"))
+    assert len(results) == len(labelled["dev"])
+    log = JsonLinesLogger.read(tmp_path / "log.jsonl")
+    train = [entry["train"] for entry in log if "unspellable/en" in entry["train"]]
+    shares = [v for entry in train for k, v in entry.items() if "unspellable" in k]
+    assert shares and any(shares) == decoder
+    (valid,) = [entry["valid"] for entry in log if "valid" in entry]
+    assert math.isfinite(valid["loss"])
+    assert valid["unspellable/en"] + valid["unspellable/es"] > 0
+
+
+def test_a_domain_without_any_other_is_refused(labelled, tmp_path):
+    """Before anything is trained."""
+    with pytest.raises(ValueError) as error:
+        finetune(settings(tmp_path, 400), RUN_OPTS, labelled)
+    message = str(error.value)
+    assert f"{labelled['train'].path}: CTC cannot spell any utterance of en, es" in (
+        message
+    )
+    assert "stack" in message
+    assert not (tmp_path / "save").exists()
+
+
+def test_nothing_is_logged_where_all_can_be_spelled(labelled, tmp_path, caplog):
+    train = labelled["train"]
+    tokenizer = train_tokenizer((row["wrd"] for row in train), tmp_path / "model")
+    features = StackedFbank(8000, n_mels=20, stack=1)
+    splits = leave_out_unspellable(labelled, tokenizer, features, 8000)
+    assert splits == labelled and not caplog.records
