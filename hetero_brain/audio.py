@@ -51,11 +51,12 @@ class AudioFile(soundfile.SoundFile):
     _view = None
 
     def __init__(self, path):
-        container = read_container(path)
+        container, view = read_container(path), None
         if container.foreign:
-            self._show(path, io.BytesIO(_converted(path)))
-        else:
-            self._show(path, _View(path, container) if container.patches else None)
+            view = io.BytesIO(_converted(path))
+        elif container.patches:
+            view = _View(path, container)
+        self._show(path, view)
         if self.format == "MP3":
             container = read_mpeg(path)
             if not container.fits:
@@ -79,14 +80,15 @@ class AudioFile(soundfile.SoundFile):
     def decode(self, frames=FAR_SAMPLES):
         """Yields what follows, up to so many samples, a tenth of a second at a time: with
         an error, libsndfile withholds what it has decoded in the same call."""
-        position = None
+        position_of_error = None
         while frames > 0:
             try:
                 block = self.read(min(frames, self.samplerate // 10), **AS_FLOAT)
             except soundfile.LibsndfileError:
                 # What is between the frames of an mp3, or behind them, need not be audio.
-                if self.format != "MP3" or position == (position := self._view.tell()):
+                if self.format != "MP3" or position_of_error == self._view.tell():
                     raise
+                position_of_error = self._view.tell()
                 continue
             if not len(block):
                 return

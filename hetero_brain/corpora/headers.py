@@ -42,7 +42,7 @@ def read_header(path):
     Arguments
     ---------
     path : str or Path
-        What :class:`AudioFile` opens: WAV, FLAC, SPHERE (PCM, µ-law), Ogg, mp3.
+        What :class:`AudioFile` opens.
 
     Returns
     -------
