@@ -8,9 +8,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
-import torchaudio
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
@@ -20,6 +18,7 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from .audio import BadAudio, read_audio
 from .brain import DomainBatch, Share
 from .parallel import rank_and_size, share_out
 from .plan import Plan
@@ -29,79 +28,6 @@ from .workers import Packed, blame_dead_workers, overdue, pack, worker_options
 logger = get_logger(__name__)
 
 FEW_BAD = 10  # recordings that cannot be used; a few are no reason to stop
-
-
-class BadAudio(ValueError):
-    """A recording that cannot be used; the message names the file and the reason."""
-
-
-def read_audio(row, sample_rate, max_seconds=None, rng=None):
-    """Read the audio of a manifest row.
-
-    Channels are averaged unless the row names one, and other rates resampled. A
-    recording longer than ``max_seconds`` gives a window of that length, drawn from
-    ``rng``.
-
-    Arguments
-    ---------
-    row : dict
-        With ``wav``, ``start``, ``stop``, ``duration`` and, optionally, ``channel``.
-    sample_rate : int
-        Hz, of what is returned.
-    max_seconds : float
-        Longest window; None for no limit.
-    rng : numpy.random.Generator
-        Draws the window.
-
-    Returns
-    -------
-    torch.Tensor
-        (samples,), float32.
-
-    Raises
-    ------
-    BadAudio
-        The file is gone, not audio, empty, digitally silent, ends before 90 % of
-        what the manifest says, or does not have the channel.
-    """
-    try:
-        with soundfile.SoundFile(row["wav"]) as file:
-            start, stop, channel = row["start"] or 0, row["stop"], row.get("channel")
-            if channel is not None and channel >= file.channels:
-                raise BadAudio(
-                    f"{row['wav']}: no channel {channel}, there are {file.channels}, "
-                    "counted from 0"
-                )
-            expected = (
-                round(row["duration"] * file.samplerate)
-                if stop is None
-                else stop - start
-            )
-            available = min(expected, file.frames - start)
-            if available < 0.9 * expected or available < 1:
-                raise BadAudio(
-                    f"{row['wav']}: {max(0, available)} samples where the manifest "
-                    f"has {expected}"
-                )
-            if max_seconds and available > (
-                longest := int(max_seconds * file.samplerate)
-            ):
-                start += int(rng.integers(available - longest + 1))
-                available = longest
-            file.seek(start)
-            audio = file.read(available, dtype="float32", always_2d=True)
-            rate = file.samplerate
-    except (OSError, soundfile.LibsndfileError) as fault:
-        raise BadAudio(f"{row['wav']}: {fault}") from fault
-    if len(audio) < 0.9 * available:
-        raise BadAudio(f"{row['wav']}: cut short, {len(audio)} of {available} samples")
-    audio = audio.mean(axis=1) if channel is None else audio[:, channel].copy()
-    if not np.any(audio) or not np.all(np.isfinite(audio)):
-        raise BadAudio(f"{row['wav']}: silent, or not finite")
-    signal = torch.from_numpy(audio)
-    if rate != sample_rate:
-        signal = torchaudio.functional.resample(signal, rate, sample_rate)
-    return signal
 
 
 class Utterances(Dataset):

@@ -26,13 +26,14 @@ reason                             when
 ``duplicate``                      the clip has had a row in this split
 ``no file``                        nothing, or a dead link, of this name
 ``empty``                          a file of no bytes
-``unreadable``                     no duration in the table nor in the file
+``unreadable``                     no duration in the table, and no audio
 ``too short``, ``too long``        not within ``MIN_SECONDS``, ``MAX_SECONDS``
 ``cut short``                      fewer bytes than mp3 needs for the duration
-                                   or than its own header says
+                                   in the table, or than its own header says
 =================================  ==========================================
 
-Only clips without a usable duration in ``clip_durations.tsv`` are opened. Of the others
+Only clips without a usable duration in ``clip_durations.tsv`` are opened, and of these
+only those whose header does not say how long they are are decoded. Of the others
 the name and size are looked at, so that one cut short by less than ``MIN_BYTE_RATE``
 shows is found when it is read in training (``hetero_brain.dataio.read_audio``).
 """
@@ -51,7 +52,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
+
+from .headers import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -318,24 +320,27 @@ def _inspect(root, place, language):
     """
     size = _sizes(root / "clips", place)
     seconds = _durations(root / "clip_durations.tsv", place)
-    unknown = (size > 0) & ~np.isfinite(seconds)
-    cut = np.zeros(len(place), bool)
-    if unknown.any():
-        names = list(compress(place, unknown))
-        logger.info("%s: %d clips have no duration in a table", language, len(names))
-        paths = [root / "clips" / name for name in names]
-        seconds[unknown], cut[unknown] = _read_headers(paths, language)
+    unknown = np.flatnonzero((size > 0) & ~np.isfinite(seconds))
+    headers, cut = [], np.zeros(len(place), bool)
+    if len(unknown):
+        names = list(place)
+        logger.info("%s: %d clips have no duration in a table", language, len(unknown))
+        paths = [root / "clips" / names[index] for index in unknown]
+        headers = _read_headers(paths, language)
+        seconds[unknown] = [header.frames / header.rate for header in headers]
+        cut[unknown] = [header.cut for header in headers]
     fault = [None] * len(place)
     for reason, bad in {  # the last that holds is what stays
         "cut short": cut | (size < MIN_BYTE_RATE * seconds),
         "too long": seconds > MAX_SECONDS,
         "too short": seconds <= MIN_SECONDS,
-        "unreadable": ~np.isfinite(seconds),
         "empty": size == 0,
         "no file": size < 0,
     }.items():
         for index in np.flatnonzero(bad):
             fault[index] = reason
+    for index, header in zip(unknown, headers):
+        fault[index] = header.fault or fault[index]
     return seconds, fault
 
 
@@ -371,44 +376,10 @@ def _durations(path, place):
 
 
 def _read_headers(paths, language):
-    """Opens files, many at a time, and reports how far it is.
-
-    Returns
-    -------
-    seconds : np.ndarray
-        NaN where there is no audio, float64, shape (paths,).
-    cut : np.ndarray
-        Whether a file is shorter than it says, bool, shape (paths,).
-    """
-    found = []
+    """The ``Header`` of each file, many read at a time; reports how far it is."""
+    headers = []
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         for first in range(0, len(paths), HEADERS_A_REPORT):
-            found += pool.map(_read_header, paths[first : first + HEADERS_A_REPORT])
-            logger.info("%s: %d of %d headers read", language, len(found), len(paths))
-    seconds, cut = zip(*found)
-    return np.array(seconds, np.float64), np.array(cut, bool)
-
-
-def _read_header(path):
-    """Seconds of one file, and whether it is shorter than its Xing header says."""
-    try:
-        with open(path, "rb") as file:
-            start, size = file.read(4096), os.fstat(file.fileno()).st_size
-        info = soundfile.info(str(path))
-    except (OSError, soundfile.LibsndfileError):
-        return math.nan, False
-    return info.frames / info.samplerate, size < 0.95 * _xing_bytes(start)
-
-
-def _xing_bytes(start):
-    """Bytes that an mp3 has by the Xing or Info header in its first frame; 0 if it has
-    none. After the tag come four bytes of flags, four of frames if flag 1 is set, and
-    four of bytes if flag 2 is."""
-    tag = re.search(rb"Xing|Info", start)
-    if tag is None:
-        return 0
-    flags = int.from_bytes(start[tag.end() : tag.end() + 4], "big")
-    if not flags & 2:
-        return 0
-    at = tag.end() + (8 if flags & 1 else 4)
-    return int.from_bytes(start[at : at + 4], "big")
+            headers += pool.map(read_header, paths[first : first + HEADERS_A_REPORT])
+            logger.info("%s: %d of %d headers read", language, len(headers), len(paths))
+    return headers

@@ -1,9 +1,11 @@
-"""Headers of audio files, read without decoding."""
+"""What audio files have, read without decoding wherever their headers can be believed."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import soundfile
+
+from ..audio import AudioFile, BadAudio
 
 SHORTEN = "shorten-compressed SPHERE: convert with sph2pipe -f wav"
 
@@ -34,12 +36,13 @@ class Header:
 
 
 def read_header(path):
-    """Reads a header, and the last sample, which a file that was cut does not have.
+    """Reads a header, and the last sample, which a file that was cut does not have; all
+    of the audio, where the header does not say how long it is.
 
     Arguments
     ---------
     path : str or Path
-        What libsndfile opens: WAV, FLAC, SPHERE (PCM, µ-law), Ogg, mp3.
+        What :class:`AudioFile` opens.
 
     Returns
     -------
@@ -52,43 +55,30 @@ def read_header(path):
     if not path.stat().st_size:
         return Header(fault="empty")
     try:
-        with soundfile.SoundFile(path) as file:
-            frames, rate, channels = file.frames, file.samplerate, file.channels
+        with AudioFile(path) as file:
+            frames = file.frames
+            if not file.seekable():
+                frames = sum(map(len, file.decode()))
             if not frames:
                 return Header(fault="empty")
-            try:
-                file.seek(frames - 1)
-                whole = len(file.read(1)) == 1
-            except soundfile.LibsndfileError:
-                whole = False
-    except soundfile.LibsndfileError:
+            if file.seekable() and not (file.sized or _has_sample(file, frames - 1)):
+                return Header(fault="cut short")
+            return Header(frames, file.samplerate, file.channels, cut=file.cut)
+    except OSError:
+        return Header(fault="unreadable")
+    except (soundfile.LibsndfileError, BadAudio):
         return Header(fault=SHORTEN if _is_shorten(path) else "unreadable")
-    if not whole:
-        return Header(fault="cut short")
-    return Header(frames, rate, channels, cut=_declared_frames(path) > frames)
 
 
-def _start(path):
-    with path.open("rb") as file:
-        return file.read(1024)
+def _has_sample(file, index):
+    try:
+        file.seek(index)
+        return len(file.read(1)) == 1
+    except soundfile.LibsndfileError:
+        return False
 
 
 def _is_shorten(path):
-    start = _start(path)
+    with path.open("rb") as file:
+        start = file.read(1024)
     return start.startswith(b"NIST_1A") and b"shorten" in start
-
-
-def _declared_frames(path):
-    """Samples that SPHERE and WAV headers promise; libsndfile gives those there are.
-    0 where this is not known."""
-    start = _start(path)
-    if start.startswith(b"NIST_1A"):
-        fields = [line.split() for line in start.split(b"\n")]
-        return next(
-            (int(f[2]) for f in fields if len(f) == 3 and f[0] == b"sample_count"), 0
-        )
-    if start[:4] == b"RIFF":
-        size = int.from_bytes(start[4:8], "little")
-        if size < 0xFFFFFFFF and path.stat().st_size < 8 + size:
-            return 1 << 62
-    return 0

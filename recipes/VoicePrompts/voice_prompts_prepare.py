@@ -30,9 +30,10 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from hetero_brain import manifest
+from hetero_brain.audio import AudioFile
+from hetero_brain.corpora.headers import read_header
 from hetero_brain.corpora.summary import Summary
 
 logger = logging.getLogger(__name__)
@@ -268,24 +269,13 @@ def inspect_audio(path):
     str or None
         Why it is of no use.
     """
-    try:
-        samples, rate = soundfile.read(path)
-    except soundfile.LibsndfileError:
-        return 0.0, "unreadable"
-    if not len(samples):
-        return 0.0, "empty"
-    if is_cut_wav(path):
-        return 0.0, "unreadable"
+    header = read_header(path)
+    if header.fault or header.cut:
+        return 0.0, header.fault or "cut short"
+    with AudioFile(path) as file:
+        samples = file.segment(0, header.frames)
     level = 10 * np.log10(np.mean(np.square(samples)) + 1e-20)
-    return len(samples) / rate, "silence" if level < SILENCE_DBFS else None
-
-
-def is_cut_wav(path):
-    """Whether a RIFF file is shorter than it says, which libsndfile forgives."""
-    with path.open("rb") as file:
-        magic, size = file.read(4), file.read(4)
-    size = int.from_bytes(size, "little")
-    return magic == b"RIFF" and path.stat().st_size < 8 + size
+    return header.frames / header.rate, "silence" if level < SILENCE_DBFS else None
 
 
 def is_sound_effect(name, texts):

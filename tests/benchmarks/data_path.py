@@ -14,7 +14,8 @@ import soundfile
 import torchaudio
 
 from hetero_brain import manifest
-from hetero_brain.dataio import Utterances, read_audio, train_loader
+from hetero_brain.audio import read_audio
+from hetero_brain.dataio import Utterances, train_loader
 from hetero_brain.plan import Plan
 
 from . import models, speech

@@ -76,6 +76,14 @@ def cut(path, share=0.5):
     path.write_bytes(content[: int(len(content) * share)])
 
 
+def pipe(path, size):
+    """Makes a WAV one that was written to a pipe, with a placeholder for its size."""
+    content = bytearray(path.read_bytes())
+    for at in (4, content.index(b"data") + 4):
+        content[at : at + 4] = size.to_bytes(4, "little")
+    path.write_bytes(content)
+
+
 def shorten(path):
     """A SPHERE file that libsndfile cannot decode, as many of LDC's are."""
     header = "NIST_1A\n   1024\nchannel_count -i 2\nsample_rate -i 8000\n"

@@ -1,6 +1,7 @@
 """Preparing Common Voice: small releases in the official layout, and their dirt."""
 
 import hashlib
+import io
 import logging
 import shutil
 import sys
@@ -13,6 +14,7 @@ import pytest
 import soundfile
 
 from hetero_brain import manifest
+from hetero_brain.audio import read_audio
 from hetero_brain.corpora import commonvoice
 from hetero_brain.corpora.commonvoice import read_release
 from hetero_brain.corpora.summary import SPEAKER_HELD_OUT, Summary
@@ -415,13 +417,13 @@ def test_only_clips_without_duration_are_opened(release, tmp_path, monkeypatch, 
     for number in range(5):
         table.add(f"unknown-{number}", speech(number)[0])
     opened = []
-    read_header = commonvoice._read_header
+    read_header = commonvoice.read_header
 
     def watched(path):
         opened.append(path.stem)
         return read_header(path)
 
-    monkeypatch.setattr(commonvoice, "_read_header", watched)
+    monkeypatch.setattr(commonvoice, "read_header", watched)
     monkeypatch.setattr(commonvoice, "HEADERS_A_REPORT", 2)
     with caplog.at_level(logging.INFO):
         _, rows = run(release, tmp_path / "save", pretrain_languages=["en"])
@@ -431,6 +433,26 @@ def test_only_clips_without_duration_are_opened(release, tmp_path, monkeypatch, 
     for number in range(5):
         duration = rows["pretrain"][f"en/unknown-{number}"]["duration"]
         assert duration == pytest.approx(speech(number)[1], abs=1e-4)
+
+
+def test_clips_whose_header_has_no_length(release, tmp_path):
+    """A header without a length is that of CBR for libsndfile, and clips are of VBR: half
+    a second of silence, of a few bytes, then speech."""
+    samples, rate = soundfile.read(io.BytesIO(speech(0)[0]), dtype="float32")
+    samples = np.concatenate([np.zeros(rate // 2, "float32"), samples])
+    file, table = io.BytesIO(), Table(release / "en/train.tsv")
+    soundfile.write(file, samples, rate, format="MP3", bitrate_mode="VARIABLE")
+    content, seconds = file.getvalue(), len(samples) / rate
+    assert content.count(b"Xing") == 1
+    table.add("no-table", content.replace(b"Xing", bytes(4)))
+    table.add("piped", content.replace(b"Xing\0\0\0\x0f", b"Xing\0\0\0\0"))
+    table.add("twice", content * 2)
+    summary, rows = run(release, tmp_path / "save", pretrain_languages=["en"])
+    assert not summary.left_out
+    for name, times in {"no-table": 1, "piped": 1, "twice": 2}.items():
+        row = rows["pretrain"][f"en/{name}"]
+        assert row["duration"] == pytest.approx(times * seconds, abs=0.2)
+        assert len(read_audio(row, rate)) == round(rate * row["duration"])
 
 
 def test_speakers_are_shortened_only_if_they_are_hashes():

@@ -374,6 +374,15 @@ def test_dirt_of_l2_arctic(tmp_path):
     assert "hkk" not in {row["spk_id"] for row in rows.values()}
 
 
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_wavs_written_to_a_pipe(tmp_path, size):
+    _, before = made("l2_arctic", tmp_path)
+    for path in tmp_path.rglob("*.wav"):
+        fixtures.pipe(path, size)
+    summary, after = run([entry("l2_arctic", tmp_path)], tmp_path)
+    assert after == before and not summary.left_out
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     """Root may write everywhere: for root, ``test_dirt_of_edacc`` has to do."""
     needs("edacc")

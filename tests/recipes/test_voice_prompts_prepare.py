@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from hetero_brain import manifest
+from tests.recipes import corpora_fixtures as fixtures
 
 RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"
 SAMPLE = RECIPE / "sample"
@@ -217,14 +218,25 @@ def test_bad_audio_is_left_out(corpus):
     soundfile.write(corpus / "en/tt-monkeys.wav", samples, rate)
     summary = prepare.prepare_voice_prompts(corpus, corpus / "save", ["en"])
     assert by_language(summary.left_out)["en"] == {
-        "unreadable": 4,
-        "empty": 1,
+        "unreadable": 1,
+        "cut short": 2,
+        "empty": 2,
         "silence": 1,
         "sound effect": 1,
     }
     rows = read(corpus / "save", corpus)
     good = ["en/hello-world", "en/low", "en/vm-changeto", "en/vm-sorry"]
     assert sorted(rows) == good
+
+
+@pytest.mark.parametrize("size", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_wavs_written_to_a_pipe(corpus, size):
+    prepare.prepare_voice_prompts(corpus, corpus / "before", ["en"])
+    for path in corpus.rglob("*.wav"):
+        fixtures.pipe(path, size)
+    summary = prepare.prepare_voice_prompts(corpus, corpus / "after", ["en"])
+    assert not summary.left_out
+    assert read(corpus / "after", corpus) == read(corpus / "before", corpus)
 
 
 @pytest.mark.parametrize("gzipped", [True, False])
@@ -346,6 +358,6 @@ def test_command_line_prints_the_table(corpus, monkeypatch, caplog):
     (corpus / "en/silent.wav").touch()
     with caplog.at_level(logging.INFO):
         prepare.main()
-    assert f"| en     | {prepare.split_of('silent')} | 1 unreadable |" in caplog.text
+    assert f"| en     | {prepare.split_of('silent')} | 1 empty  |" in caplog.text
     for split in ("train", "dev  ", "test "):
         assert f"| en     | {split} | 1          | 1           | 0.00  |" in caplog.text
