@@ -1,15 +1,17 @@
 """Any corpus that lhotse reads, as segments for manifests.
 
 ``lhotse.recipes.prepare_<corpus>`` knows the layout of each release; ``lenient`` lets it
-pass over what is damaged, and here every segment is checked. Nothing is downloaded, and
+pass over what is damaged, ``text_files`` withholds lines that are no utterances, and here
+every segment is checked. Nothing is downloaded, and
 nothing is written but into a temporary folder.
 
 What is wrong with a segment, ``Segment.fault``:
 
 - its file: ``no such file``, ``empty``, ``unreadable``, ``cut short`` (a file that is one
   utterance; a longer recording is good up to its end), or compressed by shorten;
-- its place: ``segment of no duration``, ``segment beyond the recording's end`` (one that
-  ends less than half a second behind it is trimmed, and noted), ``no such channel``;
+- its place: ``segment without times``, ``segment of no duration``, ``segment beyond the
+  recording's end`` (one that ends less than half a second behind it is trimmed, and
+  noted), ``no such channel``;
 - ``duplicate``: the same ID for the same samples. The same ID elsewhere gets a number;
 - its text says that it is not to be scored.
 
@@ -20,6 +22,7 @@ import difflib
 import importlib.util
 import inspect
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -31,7 +34,10 @@ import lhotse.recipes
 from lhotse.supervision import SupervisionSegment
 
 from .lenient import Call, lenient
-from .special_cases import IGNORED, NO_AUDIO, SPECIAL, Special
+from .pairing import IGNORED, NO_AUDIO
+from .special_cases import SPECIAL, Special
+from .text_files import TextFiles
+from .transcript_lines import CHECKS
 
 logger = logging.getLogger(__name__)
 
@@ -182,31 +188,32 @@ def read_corpus(corpus, folder, parts, options, fields=()):
 def _call(function, corpus, folder, options, wanted, fields):
     """One call of a reader: {part: Part} of the wanted parts, empty ones of others."""
     special, folder = SPECIAL.get(corpus, Special()), Path(folder)
-    call = Call(special.placeholder_rate)
-    module = sys.modules[function.__module__]
+    options = {
+        name: Path(value) if name.endswith("_dir") and isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    folders = [value for value in options.values() if isinstance(value, Path)]
     with TemporaryDirectory() as scratch:
         scratch = Path(scratch)
+        texts = TextFiles([folder, scratch, *folders], CHECKS.get(corpus, {}))
+        call = Call(texts)
         try:
-            options = {
-                name: Path(value)
-                if name.endswith("_dir") and isinstance(value, str)
-                else value
-                for name, value in options.items()
-            }
-            given = special.folder(folder, scratch, options)
-            parameter = inspect.signature(function).parameters.get("output_dir")
-            required = parameter is not None and parameter.default is parameter.empty
-            output = {"output_dir": scratch} if required or special.output_dir else {}
-            with lenient(module, call, special.patches(call, folder, options)):
-                manifests = function(given, **output, **options)
+            with texts.served():
+                given = special.folder(call, folder, scratch, options)
+                patches = special.patches(call, folder, options)
+                with lenient(sys.modules[function.__module__], call, patches):
+                    output = _output(function, special, scratch)
+                    manifests = function(given, **output, **options)
         except Exception as error:
             what = str(error) if type(error) is ValueError else repr(error)
             raise ValueError(
                 f"{folder}: lhotse's {PREFIX}{corpus} cannot read it: {what}"
+                f"{texts.where(error)}"
             ) from error
         for warning in call.warnings:
             logger.warning("%s: lhotse: %s", folder, warning)
-        groups = dict(_groups(manifests))
+        if told := texts.told():
+            logger.warning("%s: left out of what is read:\n%s", folder, told)
         read = {
             name: Part(
                 _Reader(call, special, given, folder, fields).segments(group)
@@ -214,11 +221,22 @@ def _call(function, corpus, folder, options, wanted, fields):
                 else [],
                 Counter(),
             )
-            for name, group in groups.items()
+            for name, group in _groups(manifests)
         }
+    for name in wanted:
+        if name in read and not read[name].segments and told:
+            raise ValueError(f"{folder}: nothing is left of {name!r}:\n{told}")
     name = next(iter(read)) if len(read) == 1 else ""
-    read.setdefault(name, Part([], Counter())).left_out.update(call.left_out)
+    left_out = read.setdefault(name, Part([], Counter())).left_out
+    left_out.update(call.left_out + texts.left_out)
     return read
+
+
+def _output(function, special, scratch):
+    """The argument of a reader that names the folder where it may write."""
+    parameter = inspect.signature(function).parameters.get("output_dir")
+    required = parameter is not None and parameter.default is parameter.empty
+    return {"output_dir": scratch} if required or special.output_dir else {}
 
 
 def _groups(node, name=()):
@@ -272,7 +290,8 @@ class _Reader:
                     if len(same_id) > 1:
                         segment.id += f"-{len(same_id)}"
             segments.append(segment)
-        for name in recordings.keys() - used:
+        counted = self.call.counted | self.call.texts.empty
+        for name in recordings.keys() - used - counted:
             path = recordings[name].sources[0].source
             fault = self.call.header(path).fault or "recording without segments"
             segments.append(Segment(name, "", "", fault=fault))
@@ -315,6 +334,9 @@ class _Reader:
 
         whole = header.frames / header.rate
         begin, end = supervision.start, supervision.start + supervision.duration
+        if not math.isfinite(end):
+            segment.fault = "segment without times"
+            return
         if abs(begin) < WHOLE_SECONDS and abs(end - whole) < WHOLE_SECONDS:
             segment.seconds = whole
             segment.fault = "cut short" if header.cut else ""

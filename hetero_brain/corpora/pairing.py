@@ -1,0 +1,301 @@
+"""Audio and transcripts that belong together, and no others.
+
+By themselves some of lhotse's readers pair them by position, or refuse the whole corpus
+for one file that is lost or cut short. Each function here gives what to put in the place
+of a reader's own helpers: ``Special.patches``.
+"""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+from xml.etree import ElementTree
+
+import lhotse
+from lhotse.audio import AudioSource, Recording
+from lhotse.recipes import (
+    broadcast_news,
+    fisher_english,
+    l2_arctic,
+    switchboard,
+    tedlium,
+)
+
+from .lenient import ENDLESS_SECONDS
+
+NO_AUDIO = "no such file"
+NO_TRANSCRIPT = "no transcript file"
+IGNORED = "marked ignore_time_segment_in_scoring"
+
+
+def count(call, reasons):
+    """Adds counts that are not 0 to what a call left out."""
+    call.left_out.update({reason: n for reason, n in reasons.items() if n})
+
+
+# --------------------------------------------------------------------------------- AMI
+
+
+AMI_TIMES = {
+    "segments": {"segment": ("transcriber_start", "transcriber_end")},
+    "words": {"w": ("starttime", "endtime")},
+}
+
+
+def _ami_fault(path, kind):
+    """What a file of annotations lacks that the reader needs, or ""."""
+    ((tag, (start, end)),) = AMI_TIMES[kind].items()
+    try:
+        for element in ElementTree.parse(path).getroot().iter(tag):
+            if kind == "words" and start not in element.attrib:
+                continue  # the reader passes over it
+            float(element.attrib[start]), float(element.attrib[end])
+            if kind == "words" and not element.text:
+                return f"a word at {element.attrib[start]} s is empty"
+    except ElementTree.ParseError as error:
+        return str(error)
+    except KeyError as error:
+        return f"a {tag} without {error.args[0]}"
+    except ValueError as error:
+        return f"a {tag}: {error}"
+    return ""
+
+
+def ami_annotations(call, folder, options):
+    """Only annotations that can be used: the reader refuses the corpus for one file that
+    is cut short or lost. A speaker of a meeting has a file of segments and one of words;
+    without either there is no transcript."""
+    manual = Path(options.get("annotations_dir") or folder / "ami_public_manual_1.6.2")
+    found = {kind: {} for kind in AMI_TIMES}
+    faulty = set()
+    for kind, of_kind in found.items():
+        for path in (manual / kind).iterdir():
+            if match := re.fullmatch(rf"([^.]+\.[^.]+)\.{kind}\.xml", path.name):
+                of_kind[match[1]] = path
+                if fault := _ami_fault(path, kind):
+                    call.texts.hide(path, "annotations not understood", fault)
+                    faulty.add(match[1])
+            else:
+                call.texts.hide(path)
+    segments, words = found.values()
+    for speaker in sorted(segments.keys() ^ words.keys() | faulty):
+        for path in filter(None, (segments.get(speaker), words.get(speaker))):
+            reason = "" if speaker in faulty else "annotations without their other half"
+            call.texts.hide(path, reason)
+
+
+def ami_patches(call, folder, options):
+    """Recordings of AMI: headset n is channel n, though one before it may be lost, and
+    their length is not asked for here."""
+    ami_annotations(call, folder, options)
+
+    def grouped(paths):
+        meetings = defaultdict(list)
+        for path in sorted(paths):
+            meetings[path.parts[-3]].append(path)
+        recordings = []
+        for name, files in meetings.items():
+            numbers = {
+                int(match[1]): path
+                for path in files
+                if (match := re.search(r"Headset-(\d+)$", path.stem))
+            } or dict(enumerate(files))  # arrays
+            first = next(iter(numbers.values()))
+            for n in range(max(numbers)):
+                lost = first.with_name(re.sub(r"\d+$", str(n), first.stem) + ".wav")
+                numbers.setdefault(n, lost)
+            recordings.append(endless(name, dict(sorted(numbers.items()))))
+        return lhotse.RecordingSet.from_recordings(recordings)
+
+    def single(paths, mic="ihm-mix"):
+        at = -2 if mic == "mdm8-bf" else -3
+        return lhotse.RecordingSet.from_recordings(
+            endless(path.parts[at], {0: path}) for path in sorted(paths)
+        )
+
+    def endless(name, files):
+        return Recording(
+            id=name,
+            sources=[AudioSource("file", [n], str(path)) for n, path in files.items()],
+            sampling_rate=16000,
+            num_samples=int(16000 * ENDLESS_SECONDS),
+            duration=ENDLESS_SECONDS,
+        )
+
+    return {"prepare_audio_grouped": grouped, "prepare_audio_single": single}
+
+
+# ---------------------------------------------------------------------------- TED-LIUM
+
+
+def tedlium_patches(call, folder, options):
+    """A talk for every STM file, and the segments not to be scored counted: the reader
+    refuses the corpus when one SPHERE file is lost."""
+
+    class Talks(lhotse.RecordingSet):
+        @staticmethod
+        def from_dir(path, pattern, **_):
+            stms = {p.stem for p in (Path(path).parent / "stm").glob("*.stm")}
+            bare = {p.stem for p in Path(path).rglob(pattern)} - stms
+            count(call, {NO_TRANSCRIPT: len(bare)})
+            return lhotse.RecordingSet.from_recordings(
+                call.recording(Path(path) / f"{stem}.sph") for stem in sorted(stms)
+            )
+
+    parse = tedlium._parse_stm_file
+
+    def parse_and_count(stm, *args, **kwargs):
+        lines = stm.read_text().splitlines()
+        ignored = sum("ignore_time_segment_in_scoring" in line for line in lines)
+        count(call, {IGNORED: ignored})
+        return parse(stm, *args, **kwargs)
+
+    return {"RecordingSet": Talks, "_parse_stm_file": parse_and_count}
+
+
+# ------------------------------------------------------- Switchboard, HUB4 and Fisher
+
+
+def paired(call, audio, texts):
+    """Files that have a partner of the same name; the others are counted.
+
+    Arguments
+    ---------
+    call : Call
+        Counts.
+    audio, texts : dict
+        {name: path}.
+
+    Returns
+    -------
+    list of Path, list of Path
+        Audio and transcripts, in the same order.
+    """
+    both = sorted(audio.keys() & texts.keys())
+    lost = {NO_TRANSCRIPT: len(audio) - len(both), NO_AUDIO: len(texts) - len(both)}
+    count(call, lost)
+    return [audio[name] for name in both], [texts[name] for name in both]
+
+
+def switchboard_patches(call, folder, options):
+    """Only conversations with both transcripts."""
+    search = switchboard.check_and_rglob
+    audio = search(folder, "*.sph")
+    texts = search(options["transcripts_dir"], "*trans.text")
+    sides = {path.stem.split("-")[0] for path in texts}
+    named = {path: path.stem.replace("sw0", "sw") for path in audio}
+    kept = [p for p, name in named.items() if {f"{name}A", f"{name}B"} <= sides]
+    lost = {side[:-1] for side in sides} - set(named.values())
+    count(call, {NO_TRANSCRIPT: len(audio) - len(kept), NO_AUDIO: len(lost)})
+    return {
+        "check_and_rglob": lambda path, pattern: kept if pattern == "*.sph" else texts
+    }
+
+
+def switchboard_speaker(supervision):
+    """The side of the conversation; lhotse calls both A."""
+    return f"{supervision.recording_id}{'AB'[supervision.channel]}"
+
+
+def broadcast_news_patches(call, folder, options):
+    """Only broadcasts with audio and transcript: the reader pairs the two listings by
+    position. A transcript that is not whole is left out, where it would stop."""
+    search, make = (
+        broadcast_news.check_and_rglob,
+        broadcast_news.make_supervisions,
+    )
+
+    def make_or_leave_out(sgml, recording):
+        try:
+            if fault := _sgml_fault(sgml.read_text().lower()):
+                raise ValueError(fault)
+            return make(sgml, recording)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            call.texts.hide(sgml, "transcript not understood", str(error))
+            call.counted.add(recording.id)
+            return {"sections": [], "segments": []}
+
+    audio = {p.stem.casefold(): p for p in search(folder, "*.sph")}
+    texts = search(options["transcripts_dir"], "*.sgml")
+    audio, texts = paired(call, audio, {p.stem.casefold(): p for p in texts})
+    files = {"*.sph": audio, "*.sgml": texts}
+    return {
+        "check_and_rglob": lambda path, pattern: files[pattern],
+        "make_supervisions": make_or_leave_out,
+    }
+
+
+def _sgml_fault(text):
+    """Which element of a HUB4 transcript is not closed, or "". The parser would close it
+    where it pleases, and its words would be said elsewhere."""
+    if "<episode" not in text:
+        return "no <episode>"
+    for tag in ("episode", "section", "turn"):
+        if len(re.findall(rf"<{tag}\b", text)) != text.count(f"</{tag}>"):
+            return f"a <{tag}> is not closed"
+    open_tag = re.search(r"<[^<>]*(?=<|$)", text)
+    return f"{open_tag[0][:40]!r} is not closed" if open_tag else ""
+
+
+def fisher_english_patches(call, folder, options):
+    """Only conversations with audio and transcript: the reader refuses the corpus when
+    their numbers differ, or the speakers of one are not known."""
+
+    def files(key, default, below, suffix):
+        roots = [folder / name / below for name in options.get(key, default)]
+        return {p.stem: p for root in roots for p in root.rglob(f"*{suffix}")}
+
+    create = fisher_english.create_supervision
+
+    def create_or_leave_out(sessions_and_path):
+        sessions, path = sessions_and_path
+        if path.stem.split("_")[2] in sessions:
+            return create(sessions_and_path)
+        call.texts.hide(path, "call without speakers", "it has no row in the table")
+        call.counted.add(path.stem)
+        return []
+
+    audio, texts = paired(
+        call,
+        files("audio_dirs", fisher_english.FISHER_AUDIO_DIRS, "", ".sph"),
+        files(
+            "transcript_dirs",
+            fisher_english.FISHER_TRANSCRIPT_DIRS,
+            "data/trans",
+            ".txt",
+        ),
+    )
+    found = {"*.sph": audio, "*.txt": texts}
+    return {
+        "walk_dirs_parallel": lambda dirs, pattern, *_: found[pattern],
+        "create_supervision": create_or_leave_out,
+    }
+
+
+# --------------------------------------------------------------------------- L2-ARCTIC
+
+
+def l2_arctic_patches(call, folder, options):
+    """Recordings found by ID at once, and also where a transcript's audio is lost. Text
+    that is no transcript of a known speaker is not read."""
+    speakers = l2_arctic._parse_speaker_description()
+    for path in folder.rglob("*.txt"):
+        suitcase = "suitcase_corpus" in path.parts
+        speaker = path.stem if suitcase else path.parents[1].name.lower()
+        if path.parent.name != "transcript":
+            call.texts.hide(path)
+        elif speaker not in speakers:
+            call.texts.hide(path, "unknown speaker")
+
+    class ById(lhotse.RecordingSet):
+        @staticmethod
+        def from_recordings(recordings):
+            self = ById(list(recordings))
+            self.by_id = {recording.id: recording for recording in self.recordings}
+            return self
+
+        def __getitem__(self, key):
+            if isinstance(key, str):
+                return self.by_id.get(key) or call.recording(f"{key}.wav")
+            return super().__getitem__(key)
+
+    return {"RecordingSet": ById}
