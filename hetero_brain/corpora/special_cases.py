@@ -1,7 +1,7 @@
 """The few corpora that lhotse's general way does not fit, in one table: ``SPECIAL``.
 
 Each case says what to check before, what to put in the place of the reader's own helpers
-(``pairing``) and what folder to give it (``tidy_copies``).
+(``pairing``, ``ami_meetings``) and what folder to give it (``tidy_copies``).
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from lhotse.recipes import switchboard
 
+from .ami_meetings import ami_patches
 from .pairing import (
-    ami_patches,
     broadcast_news_patches,
     fisher_english_patches,
     l2_arctic_patches,

@@ -117,11 +117,10 @@ class TextFiles:
         if check is None:
             return content, range(1, content.count("\n") + 2)
         lines = OTHER_LINE_ENDS.sub(" ", content).removesuffix("\n").split("\n")
+        kept, numbers, reasons, places = [], [], Counter(), []
         if not content.strip():
             self.empty.add(Path(path).stem)
-            self._reasons[str(path)] = Counter([EMPTY])
-            return "", ()
-        kept, numbers, reasons, places = [], [], Counter(), []
+            lines, reasons, places = [], Counter([EMPTY]), [f"{path}: {EMPTY}"]
         for number, (line, reason) in enumerate(zip(lines, check(lines)), 1):
             if reason == "":
                 kept.append(line + "\n")

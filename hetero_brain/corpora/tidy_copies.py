@@ -86,19 +86,24 @@ def edacc_folder(call, folder, scratch, options):
     speakers = set()
     for part in ("dev", "test"):
         files = {name: _lines(corpus / part / name) for name in EDACC_FILES}
-        pairs = [line.split(maxsplit=1) for line in files["utt2spk"]]
-        speaker_of = dict(pair for pair in pairs if len(pair) == 2)
-        with_text = {line.split(maxsplit=1)[0] for line in files["text"]}
-        whole = with_text & speaker_of.keys()
+        texts, speaker_of = (
+            {
+                key: rest
+                for key, *rest in (line.split(maxsplit=1) for line in files[name])
+            }
+            for name in ("text", "utt2spk")
+        )
+        whole = {key for key in texts if speaker_of.get(key)}
         segments = [s for s in files["segments"] if s.split(maxsplit=1)[0] in whole]
         lost = len(files["segments"]) - len(segments)
         count(call, {"segment without text or speaker": lost})
         files["segments"] = segments
-        files["utt2spk"] = [" ".join(pair) for pair in speaker_of.items()]
+        files["text"] = [" ".join([key, *texts[key]]) for key in whole]
+        files["utt2spk"] = [" ".join([key, *speaker_of[key]]) for key in whole]
         (copy / part).mkdir(parents=True)
         for name, lines in files.items():
             (copy / part / name).write_text("\n".join([*lines, ""]), encoding="utf-8")
-        speakers |= set(speaker_of.values())
+        speakers |= {speaker_of[key][0] for key in whole}
     _edacc_table(corpus / "linguistic_background.csv", copy, speakers)
     (copy / "data").symlink_to((corpus / "data").absolute())
     return copy.parent
@@ -113,12 +118,13 @@ def _lines(path):
 def _edacc_table(path, copy, speakers):
     """Copies the table of speakers: years are numbers, and whoever speaks has a row."""
     with path.open(newline="") as file:
-        header, *rows = filter(None, csv.reader(file))
+        rows = list(filter(None, csv.reader(file)))
+    header = rows[0] if rows else []
     if "PARTICIPANT_ID" not in header:
         raise ValueError(f"{path}: its header has no PARTICIPANT_ID: {header}")
     first = header.index("PARTICIPANT_ID")
     blank = dict.fromkeys(header, "")
-    known = {row[first]: row for row in rows if len(row) == len(header)}
+    known = {row[first]: row for row in rows[1:] if len(row) == len(header)}
     with (copy / path.name).open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, header)
         writer.writeheader()

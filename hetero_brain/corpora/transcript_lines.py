@@ -97,6 +97,7 @@ CHECKS = {
             rf'\S+\s+\S+\s+"?{TIME}(?:,{TIME})*"?', lost=False
         ),
     },
+    "ljspeech": {"metadata.csv": lines_like(r"[^|]+\|[^|]*\|[^|]*")},
     "switchboard": {"*trans.text": lines_like(rf"\S+\s+{TIME}\s+{TIME}\s+\S.*")},
     "tedlium": {
         "*.stm": lines_like(rf"(?:\S+\s+){{3}}{TIME}\s+{TIME}\s+<\S*>(?:\s.*)?")
