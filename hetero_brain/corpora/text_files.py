@@ -72,7 +72,7 @@ class TextFiles:
         return sum(self._reasons.values(), Counter())
 
     def hide(self, path, reason="", detail=""):
-        """Takes a file out of all listings.
+        """Takes a file out of the listings of ``Path``.
 
         Arguments
         ---------
@@ -242,14 +242,32 @@ class TextFiles:
 
 
 class _Lines(io.StringIO):
-    """A text file that tells which line is being read; iterating it reads lines."""
+    """A text file that tells which line is being read, also of ``readlines()``."""
 
     def __init__(self, files, path, text, numbers):
         super().__init__(text)
         self.files, self.path, self.name = files, path, path
-        self.numbers = iter(numbers)
+        self.numbers, self.rest = numbers, iter(numbers)
 
-    def readline(self, *args):
+    def readline(self, *args):  # what iterating calls
         line = super().readline(*args)
-        self.files.at = self.path, next(self.numbers, 0) if line else 0
+        self.files.at = self.path, next(self.rest, 0) if line else 0
         return line
+
+    def readlines(self, *args):
+        return _List(self, super().readlines(*args))
+
+
+class _List(list):
+    """The lines of a file."""
+
+    def __init__(self, file, lines):
+        super().__init__(lines)
+        self.file = file
+
+    def __iter__(self):
+        files, path = self.file.files, self.file.path
+        for number, line in zip(self.file.numbers, super().__iter__()):
+            files.at = path, number
+            yield line
+        files.at = path, 0

@@ -4,19 +4,26 @@ Each case spoils one thing in a whole corpus; what is read is compared with what
 of the whole one, row by row.
 """
 
+import builtins
+import glob
 import gzip
+import os
 import shutil
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
-from hetero_brain.corpora.text_files import EMPTY
+from hetero_brain.corpora import lhotse_corpora
+from hetero_brain.corpora.text_files import EMPTY, TextFiles
 from hetero_brain.corpora.transcript_lines import BLANK, ODD
 from tests.recipes.test_multi_domain_english_prepare import (
     entry,
     fixtures,
+    likeness,
     needs,
     run,
 )
@@ -302,3 +309,149 @@ def compare(whole, name, spoil, left_out=None, gone=0, wordless=0):
     changed = [after[key] for key in after if after[key] != before[key]]
     assert [text for _, text in changed] == [""] * wordless
     assert sum(summary.left_out.values(), Counter()) == (left_out or {})
+
+
+@pytest.mark.parametrize("mic", ["ihm", "sdm"])
+def test_several_odd_lines_in_several_files(tmp_path, mic):
+    """Each costs what it costs alone."""
+    fixtures.make_ami(tmp_path)
+    fixtures.make_tedlium(tmp_path)
+    for spoil in (
+        *(cut(WORDS), replace("ES2011a.B.words.xml", 3, b"endtime", b"end")),
+        *(
+            insert(STM, b"", 1),
+            alter(STM, 0, words(3)),
+            insert("dev/stm/*", COMMENT, 2),
+        ),
+    ):
+        spoil(tmp_path)
+    options = {"mic": mic, "partition": "full-corpus-asr"}
+    domains = [entry("ami", tmp_path, options=options), entry("tedlium", tmp_path)]
+    summary, rows = run(domains, tmp_path)
+    unheard = {key: 2 for key in UNHEARD} if mic == "ihm" else {}
+    assert summary.left_out == {
+        ("ami", "all"): {"annotations not understood": 2, **unheard},
+        ("tedlium", "pretrain"): {BLANK: 1, ODD: 1},
+        ("tedlium", "dev"): {ODD: 1},
+    }
+    assert len(rows) == 18 - 6 + 12 - 1
+    if mic == "ihm":
+        assert min(map(likeness, rows.values())) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("edacc", "EDACC-C06.wav"),
+        ("ami", "ES2002a.Headset-0.wav"),
+        ("hub4", "ea980101.sph"),
+    ],
+)
+def test_a_recording_unlike_the_others(tmp_path, name, file):
+    """Two channels, at another rate: rows name the first, and samples at that rate."""
+    needs(name)
+    getattr(fixtures, f"make_{name}")(tmp_path)
+    path = first(tmp_path, file)
+    samples, rate = soundfile.read(path)
+    both = np.stack([samples.repeat(2), np.zeros(2 * len(samples))], 1)
+    kind = {"format": "NIST"} if path.suffix == ".sph" else {}
+    soundfile.write(path, both, 2 * rate, **kind)
+    summary, rows = run([entry(name, tmp_path)], tmp_path)
+    assert not summary.left_out
+    mine = [row for row in rows.values() if row["wav"] == str(path)]
+    assert len(mine) >= 3 and {row["channel"] for row in mine} == {0}
+    assert min(map(likeness, mine)) > 0.8
+
+
+# ------------------------------------------------------------------- what cannot be read
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("librispeech", TRANS), ("tedlium", STM), ("aishell", "*0.8.txt")],
+)
+def test_an_error_names_file_and_line(tmp_path, monkeypatch, name, pattern):
+    """Of readers that nothing is withheld from: by tasks of a pool, line by line, and
+    from a list of lines."""
+    monkeypatch.setattr(lhotse_corpora, "CHECKS", {})
+    for make in (fixtures.make_librispeech, fixtures.make_tedlium):
+        make(tmp_path)
+    aishell = tmp_path / "data_aishell/transcript/aishell_transcript_v0.8.txt"
+    fixtures.write_text(aishell, "BAC009S0002W0122 而 对\n" * 3)
+    insert(pattern, b"", 2)(tmp_path)
+    splits = {"pretrain": ["train"]}
+    domain = {"name": name, "corpus": name, "folder": str(tmp_path), "splits": splits}
+    domain = domain if name == "aishell" else entry(name, tmp_path)
+    told = f"; it was reading {first(tmp_path, pattern)}, line 3$"
+    with pytest.raises(ValueError, match=told):
+        run([domain], tmp_path)
+
+
+def test_an_error_names_the_file_that_is_read_as_a_whole(tmp_path):
+    fixtures.make_ami(tmp_path)
+    cut("meetings.xml")(tmp_path)
+    told = r"token.*: line 4.*; the last file that it read is .*/meetings.xml$"
+    with pytest.raises(ValueError, match=told):
+        run([entry("ami", tmp_path)], tmp_path)
+    fixtures.make_voxpopuli(tmp_path)
+    cut(TSV)(tmp_path)
+    with pytest.raises(ValueError, match="asr_en.tsv.gz is cut short or damaged"):
+        run([entry("voxpopuli", tmp_path)], tmp_path)
+    needs("edacc")
+    fixtures.make_edacc(tmp_path)
+    empty(SPEAKERS)(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"{SPEAKERS}: its header has no PARTICIPANT_ID"
+    ):
+        run([entry("edacc", tmp_path)], tmp_path)
+
+
+def test_a_part_of_which_nothing_is_left(tmp_path):
+    fixtures.make_librispeech(tmp_path)
+    for at in range(3):
+        alter("dev-clean/**/*.trans.txt", at, words(1))(tmp_path)
+    told = r"nothing is left of 'dev-clean':(\n  .*84-198.trans.txt, line \d: .*){3}$"
+    with pytest.raises(ValueError, match=told):
+        run([entry("librispeech", tmp_path)], tmp_path)
+    fixtures.make_callhome(tmp_path)
+    empty(CALLHOME)(tmp_path)
+    with pytest.raises(ValueError, match=f"'train':\n  .*en_4065.txt: {EMPTY}$"):
+        run([entry("callhome", tmp_path)], tmp_path)
+
+
+# ------------------------------------------------------------------------ the text files
+
+
+def test_files_are_served_below_the_roots_only(tmp_path):
+    names = (
+        "open",
+        Path.open,
+        Path.glob,
+        Path.rglob,
+        Path.iterdir,
+        os.listdir,
+        glob.glob,
+    )
+    before = [builtins.open, *names[1:]]
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_bytes(b"\xff\n")
+    with pytest.raises(KeyError), TextFiles([tmp_path / "in"]).served():
+        assert (tmp_path / "in/a.txt").read_text() == "\ufffd\n"
+        with pytest.raises(UnicodeDecodeError):
+            (tmp_path / "out/a.txt").read_text(encoding="utf-8")
+        (tmp_path / "in/b.txt").write_text("new")
+        with open(tmp_path / "in/b.txt", "a") as file:
+            file.write("er")
+        assert open(tmp_path / "in/b.txt", "rb").read() == b"newer"
+        raise KeyError
+    after = [Path.open, Path.glob, Path.rglob, Path.iterdir, os.listdir, glob.glob]
+    assert [builtins.open, *after] == before
+
+
+def test_a_corpus_below_a_hidden_folder(tmp_path):
+    """Only what is hidden within the corpus is not listed."""
+    root = tmp_path / ".cache/data"
+    fixtures.make_librispeech(root)
+    _, rows = run([entry("librispeech", root)], root)
+    assert len(rows) == 9 + 6 + 3 + 6
