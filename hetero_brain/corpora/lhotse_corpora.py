@@ -12,7 +12,9 @@ What is wrong with a segment, ``Segment.fault``:
 - its place: ``segment without times``, ``segment of no duration``, ``segment beyond the
   recording's end`` (one that ends less than half a second behind it is trimmed, and
   noted), ``no such channel``;
-- ``duplicate``: the same ID for the same samples. The same ID elsewhere gets a number;
+- ``duplicate``: the same samples under the same ID, or of the same speaker with the same
+  text. The same ID elsewhere gets a number;
+- its speaker's name has bytes that are no UTF-8: ``damaged speaker``;
 - its text says that it is not to be scored.
 
 Segments may overlap: two people talk. Both are kept, and noted.
@@ -85,11 +87,13 @@ class Segment:
 
 @dataclass
 class Part:
-    """One of lhotse's splits: its segments, sorted by ID, also those with a fault; and
-    what the reader leaves out before there are segments, {reason: number}."""
+    """One of lhotse's splits: its segments, sorted by ID, also those with a fault; what
+    is left out before there are segments, {reason: number}; and the first places where
+    text was withheld, in words."""
 
     segments: list
     left_out: Counter
+    told: str = ""
 
 
 def check_corpus(corpus, folder, options):
@@ -163,7 +167,8 @@ def read_corpus(corpus, folder, parts, options, fields=()):
     Raises
     ------
     ValueError
-        If the reader fails, or a part is not there or has nothing in it.
+        If the reader fails, a part is not there or has nothing in it, or nothing is left
+        of all of them.
     """
     function = getattr(lhotse.recipes, PREFIX + corpus)
     parameters = inspect.signature(function).parameters
@@ -180,8 +185,14 @@ def read_corpus(corpus, folder, parts, options, fields=()):
                 f"{folder}: {PREFIX}{corpus} gives no part {part!r} but "
                 f"{sorted(set(read) - {''})}"
             )
-        if not read[part].segments and not read[part].left_out:
+    empty = [part for part in parts if not read[part].segments]
+    told = "".join(part.told for part in read.values())
+    if len(empty) == len(parts) and told:
+        raise ValueError(f"{folder}: nothing is left of {', '.join(parts)}{told}")
+    for part in empty:
+        if not read[part].left_out and not read.get("", read[part]).left_out:
             raise ValueError(f"{folder}: {PREFIX}{corpus} finds nothing in {part!r}")
+        logger.warning("%s: nothing is left of %r", folder, part)
     return read
 
 
@@ -195,7 +206,7 @@ def _call(function, corpus, folder, options, wanted, fields):
     folders = [value for value in options.values() if isinstance(value, Path)]
     with TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        texts = TextFiles([folder, scratch, *folders], CHECKS.get(corpus, {}))
+        texts = TextFiles([folder, *folders], CHECKS.get(corpus, {}))
         call = Call(texts)
         try:
             with texts.served():
@@ -208,12 +219,12 @@ def _call(function, corpus, folder, options, wanted, fields):
             what = str(error) if type(error) is ValueError else repr(error)
             raise ValueError(
                 f"{folder}: lhotse's {PREFIX}{corpus} cannot read it: {what}"
-                f"{texts.where(error)}"
+                f"{texts.where(error)}{texts.told()}"
             ) from error
         for warning in call.warnings:
             logger.warning("%s: lhotse: %s", folder, warning)
         if told := texts.told():
-            logger.warning("%s: left out of what is read:\n%s", folder, told)
+            logger.warning("%s%s", folder, told)
         read = {
             name: Part(
                 _Reader(call, special, given, folder, fields).segments(group)
@@ -223,12 +234,10 @@ def _call(function, corpus, folder, options, wanted, fields):
             )
             for name, group in _groups(manifests)
         }
-    for name in wanted:
-        if name in read and not read[name].segments and told:
-            raise ValueError(f"{folder}: nothing is left of {name!r}:\n{told}")
     name = next(iter(read)) if len(read) == 1 else ""
-    left_out = read.setdefault(name, Part([], Counter())).left_out
-    left_out.update(call.left_out + texts.left_out)
+    part = read.setdefault(name, Part([], Counter()))
+    part.left_out.update(call.left_out + texts.left_out)
+    part.told = told
     return read
 
 
@@ -274,7 +283,7 @@ class _Reader:
         supervisions = group.get("supervisions", group.get("segments"))
         if supervisions is None:  # untranscribed speech
             supervisions = [_all_of(recording) for recording in recordings.values()]
-        segments, spans, used = [], {}, set()
+        segments, spans, said, used = [], {}, set(), set()
         for supervision in supervisions:
             used.add(supervision.recording_id)
             segment = self.segment(
@@ -283,10 +292,12 @@ class _Reader:
             if not segment.fault:
                 span = (segment.wav, segment.channel, segment.start, segment.stop)
                 same_id = spans.setdefault(segment.id, [])
-                if span in same_id:
+                words = (*span, segment.speaker, segment.text)
+                if span in same_id or words in said:
                     segment.fault = "duplicate"
                 else:
                     same_id.append(span)
+                    said.add(words)
                     if len(same_id) > 1:
                         segment.id += f"-{len(same_id)}"
             segments.append(segment)
@@ -308,6 +319,8 @@ class _Reader:
         )
         if segment.text.casefold() == "ignore_time_segment_in_scoring":
             segment.fault = IGNORED
+        elif "\N{REPLACEMENT CHARACTER}" in segment.speaker:
+            segment.fault = "damaged speaker"
         elif recording is None:
             segment.fault = NO_AUDIO
         else:

@@ -101,10 +101,11 @@ def switchboard_speaker(supervision):
 
 def broadcast_news_patches(call, folder, options):
     """Only broadcasts with audio and transcript: the reader pairs the two listings by
-    position. A transcript that is not whole is left out, where it would stop."""
-    search, make = (
-        broadcast_news.check_and_rglob,
+    position. A transcript that is not whole is left out, where the reader would stop."""
+    search = broadcast_news.check_and_rglob
+    make, group = (
         broadcast_news.make_supervisions,
+        broadcast_news.group_lines_in_time_marker,
     )
 
     def make_or_leave_out(sgml, recording):
@@ -117,6 +118,15 @@ def broadcast_news_patches(call, folder, options):
             call.counted.add(recording.id)
             return {"sections": [], "segments": []}
 
+    def group_with_gaps(lines):
+        """A time without text is a segment without words, not the start of the next."""
+        whole = []
+        for line, after in zip(lines, [*lines[1:], "<time"]):
+            whole.append(line)
+            if line.startswith("<time") and after.startswith("<time"):
+                whole.append(" ")
+        return group(whole)
+
     audio = {p.stem.casefold(): p for p in search(folder, "*.sph")}
     texts = search(options["transcripts_dir"], "*.sgml")
     audio, texts = paired(call, audio, {p.stem.casefold(): p for p in texts})
@@ -124,19 +134,23 @@ def broadcast_news_patches(call, folder, options):
     return {
         "check_and_rglob": lambda path, pattern: files[pattern],
         "make_supervisions": make_or_leave_out,
+        "group_lines_in_time_marker": group_with_gaps,
     }
 
 
 def _sgml_fault(text):
-    """Which element of a HUB4 transcript is not closed, or "". The parser would close it
+    """What is not whole in a HUB4 transcript, or "". The parser would close an element
     where it pleases, and its words would be said elsewhere."""
     if "<episode" not in text:
         return "no <episode>"
     for tag in ("episode", "section", "turn"):
         if len(re.findall(rf"<{tag}\b", text)) != text.count(f"</{tag}>"):
             return f"a <{tag}> is not closed"
-    open_tag = re.search(r"<[^<>]*(?=<|$)", text)
-    return f"{open_tag[0][:40]!r} is not closed" if open_tag else ""
+    for tag in re.findall(r"<time[^<>]*>", text):
+        if not re.fullmatch(r'<time\s+sec="?\d+\.?\d*"?\s*>', tag):
+            return f"{tag!r} has no time"
+    rest = re.search(r"[^<>]*[<>]", re.sub(r"<[^<>]*>", "", text))
+    return f"{rest[0][-40:]!r} is part of a tag" if rest else ""
 
 
 def fisher_english_patches(call, folder, options):

@@ -9,6 +9,8 @@ corpus's folders goes through here:
 - Lines that are no utterances are withheld and counted, in files that have a check. A
   check knows what the reader needs, e.g. that two numbers come second and third. Lines
   are withheld from no other file: some corpora pair them by position.
+- A last line without its line feed may be cut: in files that have a check it ends in
+  U+FFFD, so that its words are not believed.
 - Files that systems leave behind (``.DS_Store``, ``._x``, ``Thumbs.db``) are not listed.
 - The place that is being read is remembered, so that an error can name it.
 """
@@ -46,7 +48,7 @@ class TextFiles:
     roots : sequence of str or Path
         The corpus's folders.
     checks : Mapping
-        {pattern of file names: check}. A check takes the lines of a file and yields for
+        {pattern of file names: check}. A check takes the lines of a file and gives for
         each why it is withheld: ``""`` if it is not, ``None`` if no utterance is lost.
 
     Attributes
@@ -116,7 +118,9 @@ class TextFiles:
         check = self.check(path)
         if check is None:
             return content, range(1, content.count("\n") + 2)
-        lines = OTHER_LINE_ENDS.sub(" ", content).removesuffix("\n").split("\n")
+        *lines, rest = OTHER_LINE_ENDS.sub(" ", content).split("\n")
+        if rest.strip():
+            lines.append(f"{rest} \N{REPLACEMENT CHARACTER}")
         kept, numbers, reasons, places = [], [], Counter(), []
         if not content.strip():
             self.empty.add(Path(path).stem)
@@ -135,10 +139,12 @@ class TextFiles:
         return "".join(kept), numbers
 
     def told(self):
-        """The first places in words, a line each, or ""."""
+        """The first places in words, to put behind a message; "" if there are none."""
+        if not self.places:
+            return ""
         more = sum(self.left_out.values()) - SHOWN_PLACES
         places = self.places[:SHOWN_PLACES] + [f"and {more} more"] * (more > 0)
-        return "\n".join(f"  {place}" for place in places)
+        return "\n  ".join([": left out of its text:", *places])
 
     # --------------------------------------------------------------- what is being read
 

@@ -2,12 +2,15 @@
 
 import csv
 import gzip
+import io
+import re
 import zlib
+from collections import defaultdict
 from pathlib import Path
 
 import lhotse
 from lhotse.audio import AudioSource, Recording
-from lhotse.recipes import voxpopuli
+from lhotse.recipes import edacc, voxpopuli
 
 from .pairing import count
 
@@ -74,38 +77,34 @@ def voxpopuli_folder(call, folder, scratch, options):
 
 
 EDACC_FILES = ("segments", "text", "utt2spk", "conv.list")
-
-
 EDACC_YEARS = ("What’s your year of birth", "What year did you start")
 
 
 def edacc_folder(call, folder, scratch, options):
     """A tidy copy of the small files, into whose folders the reader writes. It stops at a
-    segment whose words or speaker are lost, and at a speaker who is not in the table."""
+    segment whose words or speaker are lost."""
     corpus, copy = folder / "edacc_v1.0", scratch / "corpus/edacc_v1.0"
-    speakers = set()
     for part in ("dev", "test"):
         files = {name: _lines(corpus / part / name) for name in EDACC_FILES}
-        texts, speaker_of = (
+        texts, speakers = (
             {
                 key: rest
                 for key, *rest in (line.split(maxsplit=1) for line in files[name])
             }
             for name in ("text", "utt2spk")
         )
-        whole = {key for key in texts if speaker_of.get(key)}
+        whole = texts.keys() & speakers.keys()
         segments = [s for s in files["segments"] if s.split(maxsplit=1)[0] in whole]
         lost = len(files["segments"]) - len(segments)
         count(call, {"segment without text or speaker": lost})
         files["segments"] = segments
         files["text"] = [" ".join([key, *texts[key]]) for key in whole]
-        files["utt2spk"] = [" ".join([key, *speaker_of[key]]) for key in whole]
+        files["utt2spk"] = [" ".join([key, *speakers[key]]) for key in whole]
         (copy / part).mkdir(parents=True)
         for name, lines in files.items():
             (copy / part / name).write_text("\n".join([*lines, ""]), encoding="utf-8")
-        speakers |= {speaker_of[key][0] for key in whole}
-    _edacc_table(corpus / "linguistic_background.csv", copy, speakers)
-    (copy / "data").symlink_to((corpus / "data").absolute())
+    for name in ("data", "linguistic_background.csv"):
+        (copy / name).symlink_to((corpus / name).absolute())
     return copy.parent
 
 
@@ -115,30 +114,9 @@ def _lines(path):
         return [line.strip() for line in file if line.strip()]
 
 
-def _edacc_table(path, copy, speakers):
-    """Copies the table of speakers: years are numbers, and whoever speaks has a row."""
-    with path.open(newline="") as file:
-        rows = list(filter(None, csv.reader(file)))
-    header = rows[0] if rows else []
-    if "PARTICIPANT_ID" not in header:
-        raise ValueError(f"{path}: its header has no PARTICIPANT_ID: {header}")
-    first = header.index("PARTICIPANT_ID")
-    blank = dict.fromkeys(header, "")
-    known = {row[first]: row for row in rows[1:] if len(row) == len(header)}
-    with (copy / path.name).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, header)
-        writer.writeheader()
-        for speaker in sorted(speakers | known.keys()):
-            row = blank | dict(zip(header, known.get(speaker, ())))
-            for name in header:
-                if name.startswith(EDACC_YEARS) and not row[name].strip().isdecimal():
-                    row[name] = ""
-            writer.writerow({**row, "PARTICIPANT_ID": speaker})
-
-
 def edacc_patches(call, folder, options):
-    """Recordings of any rate and number of channels: the reader refuses the corpus for
-    one that is not as the others."""
+    """Recordings of any rate and number of channels, and speakers of whom the table says
+    nothing: the reader refuses the corpus for one that is not as the others."""
 
     class Recordings(lhotse.RecordingSet):
         @staticmethod
@@ -148,7 +126,26 @@ def edacc_patches(call, folder, options):
                 for p in sorted(path.rglob(pattern))
             )
 
-    return {"RecordingSet": Recordings}
+    parse = edacc.parse_linguistic_background
+
+    def parse_whole_rows(path):
+        whole = io.StringIO()
+        try:
+            with (folder / "edacc_v1.0" / path.name).open(newline="") as file:
+                header, *rows = csv.reader(file)
+            years = [n for n, name in enumerate(header) if name.startswith(EDACC_YEARS)]
+            csv.writer(whole).writerows(
+                row
+                for row in [header, *rows]
+                if len(row) == len(header)
+                and (row is header or all(re.fullmatch(r"\d*", row[n]) for n in years))
+            )
+            return defaultdict(dict, parse(io.StringIO(whole.getvalue())))
+        except (AttributeError, KeyError, ValueError, csv.Error) as error:
+            call.warnings.append(f"no speaker is known by {path.name}: {error!r}")
+            return defaultdict(dict)
+
+    return {"RecordingSet": Recordings, "parse_linguistic_background": parse_whole_rows}
 
 
 def edacc_faults(folder, options):

@@ -1,6 +1,6 @@
 """Which lines of a corpus's text files are utterances, as lhotse's reader needs them.
 
-A check takes the lines of a file and yields for each why it is withheld from the reader:
+A check takes the lines of a file and gives for each why it is withheld from the reader:
 ``""`` if it is not, ``None`` if it is and no utterance is lost (see ``text_files``). Only
 files in which every utterance has a line to itself have one.
 """
@@ -49,18 +49,28 @@ def _reason(line):
 
 def callhome(lines):
     """CallHome's lines are wrapped: one that opens with neither a time nor a speaker goes
-    on with the utterance before it, and is withheld with it."""
+    on with the utterance before it, and is withheld with it. After a blank line it may
+    also be one whose start is lost: then neither is certain."""
     utterance = re.compile(rf"({TIME})\s+({TIME})\s+[A-Z]\w*:?\s+\S.*")
-    reason = ODD  # of the rest of an utterance whose start is lost
+    reasons, start, parted = [], None, True
     for line in map(str.strip, lines):
-        if re.fullmatch(COMMENT, line):
-            yield ""
-            continue
         match = utterance.fullmatch(line)
+        if re.fullmatch(COMMENT, line):
+            reasons.append("")
+            parted = parted or not line
+            continue
         if match or re.match(r"\d*\.\d|[A-Z]\d?:|;;", line):
             good = match and float(match[1]) < float(match[2])
-            reason = "" if good else ODD
-        yield reason
+            start = len(reasons)
+            reasons.append("" if good else ODD)
+        elif parted or start is None:
+            if start is not None:
+                reasons[start] = ODD
+            reasons.append(ODD)
+        else:
+            reasons.append(reasons[start])
+        parted = False
+    return reasons
 
 
 def voxpopuli(lines):
@@ -85,7 +95,12 @@ def voxpopuli(lines):
 CHECKS = {
     "broadcast_news": {"*.sgml": lines_like(r"(?!;;).*")},  # ;; is NIST's comment
     "callhome_english": {"*.txt": callhome},
-    "edacc": {"segments": lines_like(rf"\S+\s+\S+\s+{TIME}\s+{TIME}")},
+    "edacc": {
+        "segments": lines_like(rf"\S+\s+\S+\s+{TIME}\s+{TIME}"),
+        # A segment without its words or speaker is counted by itself.
+        "text": lines_like(r"\S+(?:\s.*)?", lost=False),
+        "utt2spk": lines_like(r"\S+\s+\S+", lost=False),
+    },
     "fisher_english": {
         "*.txt": lines_like(rf"{TIME}\s+{TIME}\s+[AB]:(?:\s.*)?", COMMENT),
         # A call without its row is counted by itself.

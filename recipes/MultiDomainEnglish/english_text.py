@@ -114,7 +114,7 @@ def normalise(text, corpus=""):
     ('', 'unintelligible words')
     """
     if "\N{REPLACEMENT CHARACTER}" in text:
-        return "", "damaged letters"
+        return "", "damaged text"
     for pattern, reason in UNCERTAIN.get(corpus, ()):
         if re.search(pattern, text, re.IGNORECASE):
             return "", reason

@@ -119,8 +119,8 @@ def lost(pattern):
     return lambda root: first(root, pattern).unlink()
 
 
-def cut(pattern):
-    return lambda root: fixtures.cut(first(root, pattern), 2 / 3)
+def cut(pattern, share=2 / 3):
+    return lambda root: fixtures.cut(first(root, pattern), share)
 
 
 def copied(pattern, name):
@@ -145,6 +145,7 @@ NOT_XML = {"annotations not understood": 1, **UNHEARD}
 HALF = {"annotations without their other half": 1, **UNHEARD}
 PART = {"segment without text or speaker": 1}
 NO_TEXT = {"no transcript file": 1}
+DAMAGED = "damaged text"
 NO_SEGMENTS = "recording without segments"
 
 # {corpus: {what is odd: what spoils it, what is left out, how many rows are not there,
@@ -156,8 +157,9 @@ CASES = {
         "spaces": (insert(TRANS, b"  \t", 2), {BLANK: 1}),
         "comment": (insert(TRANS, COMMENT, 0), {"lhotse: No such file": 1}),
         "ID alone": (alter(TRANS, 1, words(1)), {ODD: 1}, 2),
-        "latin-1": (alter(TRANS, 1, latin), {"damaged letters": 1}, 1, 1),
+        "latin-1": (alter(TRANS, 1, latin), {DAMAGED: 1}, 1, 1),
         "BOM": (alter(TRANS, 0, lambda line: b"\xef\xbb\xbf" + line),),
+        "cut": (cut(TRANS, 0.9), {DAMAGED: 1}, 1, 1),
         "empty": (empty(TRANS), {EMPTY: 1}, 6),
         "stray": (copied(TRANS, "._{}"),),
     },
@@ -209,6 +211,10 @@ CASES = {
         "wrapped": (alter(CALLHOME, 2, lambda x: b"\n".join(x.rsplit(b" ", 1))),),
         "odd and wrapped": (alter(CALLHOME, 2, lambda x: b"1.00\nmore"), {ODD: 2}, 1),
         "no first line": (insert(CALLHOME, b"and on", 0), {ODD: 1}),
+        "empty": (empty(CALLHOME), {EMPTY: 1}, 6),
+        "no start": (alter(CALLHOME, 2, lambda line: line[-9:]), {ODD: 2}, 2),
+        "twice": (alter(CALLHOME, 2, lambda x: x + b"\n" + x), {"duplicate": 1}),
+        "cut": (cut(CALLHOME, 0.7), {}, 1, 1),
         "latin-1": (alter(CALLHOME, 2, latin), {}, 0, 1),
         "stray": (copied(CALLHOME, "._{}"),),
     },
@@ -228,6 +234,8 @@ CASES = {
         "cut": (cut(SGML), NOT_SGML, 6),
         "cut tag": (alter(SGML, 5, lambda line: line[:-3]), NOT_SGML, 6),
         "no time": (alter(SGML, 5, lambda line: b"<time>"), NOT_SGML, 6),
+        "odd tag": (alter(SGML, 5, lambda x: x[:-2] + b"\xe9" + x[-2:]), NOT_SGML, 6),
+        "rest of a tag": (alter(SGML, 5, lambda line: line[-4:]), NOT_SGML, 6),
         "lost tag": (alter(SGML, 7, lambda line: b""), NOT_SGML, 6),
         "empty": (empty(SGML), NOT_SGML, 6),
         "lost": (lost(SGML), NO_TEXT, 6),
@@ -243,12 +251,25 @@ CASES = {
         "text comment": (insert("dev/text", COMMENT, 1),),
         "tab": (replace("dev/text", 1, b" ", b"\t"),),
         "latin-1": (alter("dev/text", 1, latin), {}, 0, 1),
+        "odd speaker": (
+            alter("dev/utt2spk", 1, lambda line: line + b"\xe9"),
+            {"damaged speaker": 1},
+            1,
+        ),
         "no speaker": (alter("dev/utt2spk", 1, words(1)), PART, 1),
         "blank speaker": (insert("dev/utt2spk", b"", 1),),
         "blank gender": (insert("dev/spk2gender", b"", 1),),
         "blank call": (insert("dev/conv.list", b"", 0),),
         "cut row": (alter(SPEAKERS, 1, words(2, b",")),),
         "no row": (alter(SPEAKERS, 1, words(0, b",")),),
+        "cut text": (cut("dev/text", 0.95), {}, 0, 1),
+        "empty text": (
+            empty("dev/text"),
+            {EMPTY: 1, "segment without text or speaker": 6},
+            6,
+        ),
+        "cut table": (cut(SPEAKERS, 0.1),),
+        "empty table": (empty(SPEAKERS),),
         "odd year": (replace(SPEAKERS, 1, b"1990", b"about 1990"),),
         "row of comment": (insert(SPEAKERS, b"# a, b", 2),),
         "open quote": (replace(SPEAKERS, 1, b"Female", b'"Female'),),
@@ -257,7 +278,7 @@ CASES = {
     },
     "l2_arctic": {
         "blank line": (insert(SAID, b"", 0),),
-        "latin-1": (alter(SAID, 0, latin), {"damaged letters": 1}, 1),
+        "latin-1": (alter(SAID, 0, latin), {DAMAGED: 1}, 1),
         "empty": (empty(SAID), {"no transcript": 1}, 1),
         "lost": (lost(SAID), {NO_SEGMENTS: 1}, 1),
         "stray": (copied(SAID, "._{}"),),
@@ -309,6 +330,21 @@ def compare(whole, name, spoil, left_out=None, gone=0, wordless=0):
     changed = [after[key] for key in after if after[key] != before[key]]
     assert [text for _, text in changed] == [""] * wordless
     assert sum(summary.left_out.values(), Counter()) == (left_out or {})
+
+
+def test_a_time_of_hub4_without_text(tmp_path):
+    """It is a segment without words, and the next one starts at its own time."""
+    needs("hub4")
+    fixtures.make_hub4(tmp_path)
+    _, before = run([entry("hub4", tmp_path)], tmp_path)
+    change(first(tmp_path, SGML), lambda lines: lines.pop(4))
+    summary, after = run([entry("hub4", tmp_path)], tmp_path)
+    (wordless,) = (key for key, row in after.items() if not row["wrd"])
+    assert (
+        before[wordless]["wrd"] and {**before[wordless], "wrd": ""} == after[wordless]
+    )
+    assert {**before, wordless: after[wordless]} == after
+    assert summary.without_transcript == {("hub4", "pretrain"): {"no transcript": 1}}
 
 
 @pytest.mark.parametrize("mic", ["ihm", "sdm"])
@@ -397,26 +433,29 @@ def test_an_error_names_the_file_that_is_read_as_a_whole(tmp_path):
     cut(TSV)(tmp_path)
     with pytest.raises(ValueError, match="asr_en.tsv.gz is cut short or damaged"):
         run([entry("voxpopuli", tmp_path)], tmp_path)
-    needs("edacc")
-    fixtures.make_edacc(tmp_path)
-    empty(SPEAKERS)(tmp_path)
-    with pytest.raises(
-        ValueError, match=f"{SPEAKERS}: its header has no PARTICIPANT_ID"
-    ):
-        run([entry("edacc", tmp_path)], tmp_path)
 
 
-def test_a_part_of_which_nothing_is_left(tmp_path):
+def test_a_corpus_of_which_nothing_is_left(tmp_path, caplog):
     fixtures.make_librispeech(tmp_path)
     for at in range(3):
         alter("dev-clean/**/*.trans.txt", at, words(1))(tmp_path)
-    told = r"nothing is left of 'dev-clean':(\n  .*84-198.trans.txt, line \d: .*){3}$"
+    dev = entry("librispeech", tmp_path, splits={"dev": "dev-clean"})
+    told = (
+        r"is left of dev-clean: left out .*:(\n  .*84-198.trans.txt, line \d: .*){3}$"
+    )
     with pytest.raises(ValueError, match=told):
-        run([entry("librispeech", tmp_path)], tmp_path)
-    fixtures.make_callhome(tmp_path)
-    empty(CALLHOME)(tmp_path)
-    with pytest.raises(ValueError, match=f"'train':\n  .*en_4065.txt: {EMPTY}$"):
-        run([entry("callhome", tmp_path)], tmp_path)
+        run([dev], tmp_path)
+    summary, _ = run([entry("librispeech", tmp_path)], tmp_path)  # of it all, there is
+    assert summary.left_out == {("librispeech", "dev"): {ODD: 3}}
+    assert "nothing is left of 'dev-clean'" in caplog.text
+
+
+def test_a_table_of_no_call(tmp_path):
+    fixtures.make_fisher(tmp_path)
+    change(first(tmp_path, TABLE), lambda lines: lines.__delitem__(slice(1, None)))
+    told = r"cannot read it.*: left out .*(\n  .*: call without speakers: .*){2}$"
+    with pytest.raises(ValueError, match=told):
+        run([entry("fisher", tmp_path)], tmp_path)
 
 
 # ------------------------------------------------------------------------ the text files
