@@ -4,7 +4,7 @@ By themselves they stop at the first clip that cannot be opened, drop or trim se
 without a word, decode SPHERE files through a binary just for their headers, and some
 download, write into the corpus, or pair files by their position in a listing. Within
 ``lenient(...)`` they do none of this, and whatever they are given comes back, so that
-``lhotse_corpora`` can check and count it.
+``lhotse_corpora`` can check and count it. What they see of text is in ``text_files``.
 """
 
 import logging
@@ -23,6 +23,7 @@ import lhotse.kaldi
 from lhotse.audio import AudioSource, Recording
 
 from .headers import Header, read_header
+from .text_files import TextFiles
 
 # Longer than any recording: no reader finds a segment to be beyond its end.
 ENDLESS_SECONDS = 1e7
@@ -30,6 +31,11 @@ ENDLESS_SECONDS = 1e7
 
 class Call:
     """What one call of a reader sees and reports.
+
+    Arguments
+    ---------
+    texts : TextFiles
+        The text files that it sees; None for those of no folder.
 
     Attributes
     ----------
@@ -40,21 +46,24 @@ class Call:
         warning.
     warnings : list of str
         Of Python, which tell of the corpus as a whole.
-    placeholder_rate : int
-        Hz, of recordings that cannot be opened; some readers assert their corpus's.
+    counted : set of str
+        IDs of recordings without segments that ``left_out`` has under another reason.
     """
 
-    def __init__(self, placeholder_rate=16000):
+    def __init__(self, texts=None):
+        self.texts = texts or TextFiles()
         self.headers = {}
         self.left_out = Counter()
         self.warnings = []
-        self.placeholder_rate = placeholder_rate
+        self.counted = set()
 
     def header(self, path):
         """The header of a file, read once."""
         path = str(path)
         if path not in self.headers:
+            at = self.texts.at
             self.headers[path] = read_header(path)
+            self.texts.at = at  # it is the text that a reader may stumble over
         return self.headers[path]
 
     def recording(self, path, recording_id=None, *_, **__):
@@ -64,7 +73,7 @@ class Call:
             recording_id = recording_id(path)
         header = self.header(path)
         if header.fault:
-            header = Header(0, self.placeholder_rate, 1)
+            header = Header(0, 16000, 1)
         return Recording(
             id=path.stem if recording_id is None else recording_id,
             sources=[AudioSource("file", list(range(header.channels)), str(path))],
@@ -97,7 +106,8 @@ def lenient(module, call, patches=()):
         "validate_recordings_and_supervisions": lambda *_, **__: None,
         "validate": lambda *_, **__: None,
         # Threads, which see the patches and share the headers.
-        "ProcessPoolExecutor": ThreadPoolExecutor,
+        "ProcessPoolExecutor": call.texts.executor(),
+        "ThreadPoolExecutor": call.texts.executor(),
         **{name: _no_download for name in vars(module) if "download" in name},
     }
     names = {name: value for name, value in names.items() if hasattr(module, name)}

@@ -1,16 +1,20 @@
 """Any corpus that lhotse reads, as segments for manifests.
 
 ``lhotse.recipes.prepare_<corpus>`` knows the layout of each release; ``lenient`` lets it
-pass over what is damaged, and here every segment is checked. Nothing is downloaded, and
+pass over what is damaged, ``text_files`` withholds lines that are no utterances, and here
+every segment is checked. Nothing is downloaded, and
 nothing is written but into a temporary folder.
 
 What is wrong with a segment, ``Segment.fault``:
 
 - its file: ``no such file``, ``empty``, ``unreadable``, ``cut short`` (a file that is one
   utterance; a longer recording is good up to its end), or compressed by shorten;
-- its place: ``segment of no duration``, ``segment beyond the recording's end`` (one that
-  ends less than half a second behind it is trimmed, and noted), ``no such channel``;
-- ``duplicate``: the same ID for the same samples. The same ID elsewhere gets a number;
+- its place: ``segment without times``, ``segment of no duration``, ``segment beyond the
+  recording's end`` (one that ends less than half a second behind it is trimmed, and
+  noted), ``no such channel``;
+- ``duplicate``: the same samples under the same ID, or of the same speaker with the same
+  text. The same ID elsewhere gets a number;
+- its speaker's name has bytes that are no UTF-8: ``damaged speaker``;
 - its text says that it is not to be scored.
 
 Segments may overlap: two people talk. Both are kept, and noted.
@@ -20,6 +24,7 @@ import difflib
 import importlib.util
 import inspect
 import logging
+import math
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -31,7 +36,10 @@ import lhotse.recipes
 from lhotse.supervision import SupervisionSegment
 
 from .lenient import Call, lenient
-from .special_cases import IGNORED, NO_AUDIO, SPECIAL, Special
+from .pairing import IGNORED, NO_AUDIO
+from .special_cases import SPECIAL, Special
+from .text_files import TextFiles
+from .transcript_lines import CHECKS
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +87,13 @@ class Segment:
 
 @dataclass
 class Part:
-    """One of lhotse's splits: its segments, sorted by ID, also those with a fault; and
-    what the reader leaves out before there are segments, {reason: number}."""
+    """One of lhotse's splits: its segments, sorted by ID, also those with a fault; what
+    is left out before there are segments, {reason: number}; and the first places where
+    text was withheld, in words."""
 
     segments: list
     left_out: Counter
+    told: str = ""
 
 
 def check_corpus(corpus, folder, options):
@@ -157,7 +167,8 @@ def read_corpus(corpus, folder, parts, options, fields=()):
     Raises
     ------
     ValueError
-        If the reader fails, or a part is not there or has nothing in it.
+        If the reader fails, a part is not there or has nothing in it, or nothing is left
+        of all of them.
     """
     function = getattr(lhotse.recipes, PREFIX + corpus)
     parameters = inspect.signature(function).parameters
@@ -174,39 +185,46 @@ def read_corpus(corpus, folder, parts, options, fields=()):
                 f"{folder}: {PREFIX}{corpus} gives no part {part!r} but "
                 f"{sorted(set(read) - {''})}"
             )
-        if not read[part].segments and not read[part].left_out:
+    empty = [part for part in parts if not read[part].segments]
+    told = "".join(part.told for part in read.values())
+    if len(empty) == len(parts) and told:
+        raise ValueError(f"{folder}: nothing is left of {', '.join(parts)}{told}")
+    for part in empty:
+        if not read[part].left_out and not read.get("", read[part]).left_out:
             raise ValueError(f"{folder}: {PREFIX}{corpus} finds nothing in {part!r}")
+        logger.warning("%s: nothing is left of %r", folder, part)
     return read
 
 
 def _call(function, corpus, folder, options, wanted, fields):
     """One call of a reader: {part: Part} of the wanted parts, empty ones of others."""
     special, folder = SPECIAL.get(corpus, Special()), Path(folder)
-    call = Call(special.placeholder_rate)
-    module = sys.modules[function.__module__]
+    options = {
+        name: Path(value) if name.endswith("_dir") and isinstance(value, str) else value
+        for name, value in options.items()
+    }
+    folders = [value for value in options.values() if isinstance(value, Path)]
     with TemporaryDirectory() as scratch:
         scratch = Path(scratch)
+        texts = TextFiles([folder, *folders], CHECKS.get(corpus, {}))
+        call = Call(texts)
         try:
-            options = {
-                name: Path(value)
-                if name.endswith("_dir") and isinstance(value, str)
-                else value
-                for name, value in options.items()
-            }
-            given = special.folder(folder, scratch, options)
-            parameter = inspect.signature(function).parameters.get("output_dir")
-            required = parameter is not None and parameter.default is parameter.empty
-            output = {"output_dir": scratch} if required or special.output_dir else {}
-            with lenient(module, call, special.patches(call, folder, options)):
-                manifests = function(given, **output, **options)
+            with texts.served():
+                given = special.folder(call, folder, scratch, options)
+                patches = special.patches(call, folder, options)
+                with lenient(sys.modules[function.__module__], call, patches):
+                    output = _output(function, special, scratch)
+                    manifests = function(given, **output, **options)
         except Exception as error:
             what = str(error) if type(error) is ValueError else repr(error)
             raise ValueError(
                 f"{folder}: lhotse's {PREFIX}{corpus} cannot read it: {what}"
+                f"{texts.where(error)}{texts.told()}"
             ) from error
         for warning in call.warnings:
             logger.warning("%s: lhotse: %s", folder, warning)
-        groups = dict(_groups(manifests))
+        if told := texts.told():
+            logger.warning("%s%s", folder, told)
         read = {
             name: Part(
                 _Reader(call, special, given, folder, fields).segments(group)
@@ -214,11 +232,20 @@ def _call(function, corpus, folder, options, wanted, fields):
                 else [],
                 Counter(),
             )
-            for name, group in groups.items()
+            for name, group in _groups(manifests)
         }
     name = next(iter(read)) if len(read) == 1 else ""
-    read.setdefault(name, Part([], Counter())).left_out.update(call.left_out)
+    part = read.setdefault(name, Part([], Counter()))
+    part.left_out.update(call.left_out + texts.left_out)
+    part.told = told
     return read
+
+
+def _output(function, special, scratch):
+    """The argument of a reader that names the folder where it may write."""
+    parameter = inspect.signature(function).parameters.get("output_dir")
+    required = parameter is not None and parameter.default is parameter.empty
+    return {"output_dir": scratch} if required or special.output_dir else {}
 
 
 def _groups(node, name=()):
@@ -256,7 +283,7 @@ class _Reader:
         supervisions = group.get("supervisions", group.get("segments"))
         if supervisions is None:  # untranscribed speech
             supervisions = [_all_of(recording) for recording in recordings.values()]
-        segments, spans, used = [], {}, set()
+        segments, spans, said, used = [], {}, set(), set()
         for supervision in supervisions:
             used.add(supervision.recording_id)
             segment = self.segment(
@@ -265,14 +292,17 @@ class _Reader:
             if not segment.fault:
                 span = (segment.wav, segment.channel, segment.start, segment.stop)
                 same_id = spans.setdefault(segment.id, [])
-                if span in same_id:
+                words = (*span, segment.speaker, segment.text)
+                if span in same_id or words in said:
                     segment.fault = "duplicate"
                 else:
                     same_id.append(span)
+                    said.add(words)
                     if len(same_id) > 1:
                         segment.id += f"-{len(same_id)}"
             segments.append(segment)
-        for name in recordings.keys() - used:
+        counted = self.call.counted | self.call.texts.empty
+        for name in recordings.keys() - used - counted:
             path = recordings[name].sources[0].source
             fault = self.call.header(path).fault or "recording without segments"
             segments.append(Segment(name, "", "", fault=fault))
@@ -289,6 +319,8 @@ class _Reader:
         )
         if segment.text.casefold() == "ignore_time_segment_in_scoring":
             segment.fault = IGNORED
+        elif "\N{REPLACEMENT CHARACTER}" in segment.speaker:
+            segment.fault = "damaged speaker"
         elif recording is None:
             segment.fault = NO_AUDIO
         else:
@@ -315,6 +347,9 @@ class _Reader:
 
         whole = header.frames / header.rate
         begin, end = supervision.start, supervision.start + supervision.duration
+        if not math.isfinite(end):
+            segment.fault = "segment without times"
+            return
         if abs(begin) < WHOLE_SECONDS and abs(end - whole) < WHOLE_SECONDS:
             segment.seconds = whole
             segment.fault = "cut short" if header.cut else ""

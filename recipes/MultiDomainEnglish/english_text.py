@@ -83,7 +83,8 @@ PUNCTUATION = re.compile(r"[\"“”„«»,;:!?¡¿…()]")
 def normalise(text, corpus=""):
     """The words of a transcript, or why they are not known.
 
-    1. The corpus's own markup: ``UNCERTAIN``, then ``MARKUP``.
+    1. Bytes that were no UTF-8, U+FFFD here: no words. The corpus's own markup:
+       ``UNCERTAIN``, then ``MARKUP``.
     2. What is left in brackets, symbols that stand for words (``%``, ``$``, ``=``), and
        letters that are not Latin: no words. Accents are dropped: ``café`` is ``cafe``.
     3. Lower case. ``'`` stays in and before words (``'cause``), ``-`` within them
@@ -112,6 +113,8 @@ def normalise(text, corpus=""):
     >>> normalise("you know (( )) that", "fisher_english")
     ('', 'unintelligible words')
     """
+    if "\N{REPLACEMENT CHARACTER}" in text:
+        return "", "damaged text"
     for pattern, reason in UNCERTAIN.get(corpus, ()):
         if re.search(pattern, text, re.IGNORECASE):
             return "", reason

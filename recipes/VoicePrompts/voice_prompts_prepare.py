@@ -27,6 +27,7 @@ import hashlib
 import logging
 import re
 import unicodedata
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -228,7 +229,11 @@ def read_lines(path):
     mark is dropped, and what is not UTF-8 becomes U+FFFD."""
     content = path.read_bytes()
     if path.suffix == ".gz":
-        content = gzip.decompress(content)
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, OSError, zlib.error) as error:
+            told = f"{path} is cut short or damaged ({error}): get it again"
+            raise ValueError(told) from error
     return content.decode("utf-8-sig", errors="replace").splitlines()
 
 

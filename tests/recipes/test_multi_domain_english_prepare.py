@@ -621,10 +621,12 @@ def test_a_part_that_is_not_there(tmp_path):
 
 
 def test_a_reader_that_fails_is_named(tmp_path):
-    root = fixtures.make_librispeech(tmp_path)
-    (root / "dev-clean/84/198/84-198.trans.txt").write_text("84-198-0000\n")
-    with pytest.raises(ValueError, match="librispeech: .*prepare_librispeech cannot"):
-        run([entry("librispeech", tmp_path)], tmp_path)
+    root = fixtures.make_ami(tmp_path)
+    path = root / "ami_public_manual_1.6.2/corpusResources/meetings.xml"
+    path.write_text(path.read_text().replace("global_name", "name"))
+    told = "ami: .*prepare_ami cannot .*global_name.*; the last file .*/meetings.xml$"
+    with pytest.raises(ValueError, match=told):
+        run([entry("ami", tmp_path)], tmp_path)
 
 
 def test_nothing_is_downloaded(tmp_path):

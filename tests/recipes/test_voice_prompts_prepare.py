@@ -253,6 +253,13 @@ def test_dirty_transcript_file(tmp_path, gzipped):
     }
 
 
+def test_a_transcript_file_cut_short_is_named(tmp_path):
+    path = tmp_path / "t.txt.gz"
+    path.write_bytes(gzip.compress(b"hello-world: Hello, world.")[:-12])
+    with pytest.raises(ValueError, match=f"{path} is cut short or damaged"):
+        prepare.read_transcripts(path)
+
+
 @pytest.mark.parametrize(
     "language, text, words",
     [

@@ -1,0 +1,218 @@
+"""Audio and transcripts that belong together, and no others.
+
+By themselves some of lhotse's readers pair them by position, or refuse the whole corpus
+for one file that is lost or cut short. Each function here gives what to put in the place
+of a reader's own helpers: ``Special.patches``.
+"""
+
+import re
+from pathlib import Path
+
+import lhotse
+from lhotse.recipes import (
+    broadcast_news,
+    fisher_english,
+    l2_arctic,
+    switchboard,
+    tedlium,
+)
+
+NO_AUDIO = "no such file"
+NO_TRANSCRIPT = "no transcript file"
+IGNORED = "marked ignore_time_segment_in_scoring"
+
+
+def count(call, reasons):
+    """Adds counts that are not 0 to what a call left out."""
+    call.left_out.update({reason: n for reason, n in reasons.items() if n})
+
+
+# ---------------------------------------------------------------------------- TED-LIUM
+
+
+def tedlium_patches(call, folder, options):
+    """A talk for every STM file, and the segments not to be scored counted: the reader
+    refuses the corpus when one SPHERE file is lost."""
+
+    class Talks(lhotse.RecordingSet):
+        @staticmethod
+        def from_dir(path, pattern, **_):
+            stms = {p.stem for p in (Path(path).parent / "stm").glob("*.stm")}
+            bare = {p.stem for p in Path(path).rglob(pattern)} - stms
+            count(call, {NO_TRANSCRIPT: len(bare)})
+            return lhotse.RecordingSet.from_recordings(
+                call.recording(Path(path) / f"{stem}.sph") for stem in sorted(stms)
+            )
+
+    parse = tedlium._parse_stm_file
+
+    def parse_and_count(stm, *args, **kwargs):
+        lines = stm.read_text().splitlines()
+        ignored = sum("ignore_time_segment_in_scoring" in line for line in lines)
+        count(call, {IGNORED: ignored})
+        return parse(stm, *args, **kwargs)
+
+    return {"RecordingSet": Talks, "_parse_stm_file": parse_and_count}
+
+
+# ------------------------------------------------------- Switchboard, HUB4 and Fisher
+
+
+def paired(call, audio, texts):
+    """Files that have a partner of the same name; the others are counted.
+
+    Arguments
+    ---------
+    call : Call
+        Counts.
+    audio, texts : dict
+        {name: path}.
+
+    Returns
+    -------
+    list of Path, list of Path
+        Audio and transcripts, in the same order.
+    """
+    both = sorted(audio.keys() & texts.keys())
+    lost = {NO_TRANSCRIPT: len(audio) - len(both), NO_AUDIO: len(texts) - len(both)}
+    count(call, lost)
+    return [audio[name] for name in both], [texts[name] for name in both]
+
+
+def switchboard_patches(call, folder, options):
+    """Only conversations with both transcripts."""
+    search = switchboard.check_and_rglob
+    audio = search(folder, "*.sph")
+    texts = search(options["transcripts_dir"], "*trans.text")
+    sides = {path.stem.split("-")[0] for path in texts}
+    named = {path: path.stem.replace("sw0", "sw") for path in audio}
+    kept = [p for p, name in named.items() if {f"{name}A", f"{name}B"} <= sides]
+    lost = {side[:-1] for side in sides} - set(named.values())
+    count(call, {NO_TRANSCRIPT: len(audio) - len(kept), NO_AUDIO: len(lost)})
+    return {
+        "check_and_rglob": lambda path, pattern: kept if pattern == "*.sph" else texts
+    }
+
+
+def switchboard_speaker(supervision):
+    """The side of the conversation; lhotse calls both A."""
+    return f"{supervision.recording_id}{'AB'[supervision.channel]}"
+
+
+def broadcast_news_patches(call, folder, options):
+    """Only broadcasts with audio and transcript: the reader pairs the two listings by
+    position. A transcript that is not whole is left out, where the reader would stop."""
+    search = broadcast_news.check_and_rglob
+    make, group = (
+        broadcast_news.make_supervisions,
+        broadcast_news.group_lines_in_time_marker,
+    )
+
+    def make_or_leave_out(sgml, recording):
+        try:
+            if fault := _sgml_fault(sgml.read_text().lower()):
+                raise ValueError(fault)
+            return make(sgml, recording)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            call.texts.hide(sgml, "transcript not understood", str(error))
+            call.counted.add(recording.id)
+            return {"sections": [], "segments": []}
+
+    def group_with_gaps(lines):
+        """A time without text is a segment without words, not the start of the next."""
+        whole = []
+        for line, after in zip(lines, [*lines[1:], "<time"]):
+            whole.append(line)
+            if line.startswith("<time") and after.startswith("<time"):
+                whole.append(" ")
+        return group(whole)
+
+    audio = {p.stem.casefold(): p for p in search(folder, "*.sph")}
+    texts = search(options["transcripts_dir"], "*.sgml")
+    audio, texts = paired(call, audio, {p.stem.casefold(): p for p in texts})
+    files = {"*.sph": audio, "*.sgml": texts}
+    return {
+        "check_and_rglob": lambda path, pattern: files[pattern],
+        "make_supervisions": make_or_leave_out,
+        "group_lines_in_time_marker": group_with_gaps,
+    }
+
+
+def _sgml_fault(text):
+    """What is not whole in a HUB4 transcript, or "". The parser would close an element
+    where it pleases, and its words would be said elsewhere."""
+    if "<episode" not in text:
+        return "no <episode>"
+    for tag in ("episode", "section", "turn"):
+        if len(re.findall(rf"<{tag}\b", text)) != text.count(f"</{tag}>"):
+            return f"a <{tag}> is not closed"
+    for tag in re.findall(r"<time[^<>]*>", text):
+        if not re.fullmatch(r'<time\s+sec="?\d+\.?\d*"?\s*>', tag):
+            return f"{tag!r} has no time"
+    rest = re.search(r"[^<>]*[<>]", re.sub(r"<[^<>]*>", "", text))
+    return f"{rest[0][-40:]!r} is part of a tag" if rest else ""
+
+
+def fisher_english_patches(call, folder, options):
+    """Only conversations with audio and transcript: the reader refuses the corpus when
+    their numbers differ, or the speakers of one are not known."""
+
+    def files(key, default, below, suffix):
+        roots = [folder / name / below for name in options.get(key, default)]
+        return {p.stem: p for root in roots for p in root.rglob(f"*{suffix}")}
+
+    create = fisher_english.create_supervision
+
+    def create_or_leave_out(sessions_and_path):
+        sessions, path = sessions_and_path
+        if path.stem.split("_")[2] in sessions:
+            return create(sessions_and_path)
+        call.texts.hide(path, "call without speakers", "it has no row in the table")
+        call.counted.add(path.stem)
+        return []
+
+    audio, texts = paired(
+        call,
+        files("audio_dirs", fisher_english.FISHER_AUDIO_DIRS, "", ".sph"),
+        files(
+            "transcript_dirs",
+            fisher_english.FISHER_TRANSCRIPT_DIRS,
+            "data/trans",
+            ".txt",
+        ),
+    )
+    found = {"*.sph": audio, "*.txt": texts}
+    return {
+        "walk_dirs_parallel": lambda dirs, pattern, *_: found[pattern],
+        "create_supervision": create_or_leave_out,
+    }
+
+
+# --------------------------------------------------------------------------- L2-ARCTIC
+
+
+def l2_arctic_patches(call, folder, options):
+    """Recordings found by ID at once, and also where a transcript's audio is lost. Text
+    that is no transcript of a known speaker is not read."""
+    speakers = l2_arctic._parse_speaker_description()
+    for path in folder.rglob("*.txt"):
+        suitcase = "suitcase_corpus" in path.parts
+        speaker = path.stem if suitcase else path.parents[1].name.lower()
+        if path.parent.name != "transcript":
+            call.texts.hide(path)
+        elif speaker not in speakers:
+            call.texts.hide(path, "unknown speaker")
+
+    class ById(lhotse.RecordingSet):
+        @staticmethod
+        def from_recordings(recordings):
+            self = ById(list(recordings))
+            self.by_id = {recording.id: recording for recording in self.recordings}
+            return self
+
+        def __getitem__(self, key):
+            if isinstance(key, str):
+                return self.by_id.get(key) or call.recording(f"{key}.wav")
+            return super().__getitem__(key)
+
+    return {"RecordingSet": ById}
