@@ -10,6 +10,7 @@ from hyperpyyaml import load_hyperpyyaml
 from ruamel.yaml import YAMLError
 
 from . import preemption
+from .faults import reported
 
 if torch.distributed.is_available():
     # Before there is a group: default arguments of its functions are the group that there
@@ -31,7 +32,8 @@ def run(main):
         Takes the list of arguments behind the script's name.
     """
     try:
-        main(sys.argv[1:])
+        with reported():
+            main(sys.argv[1:])
     except preemption.Leaving as leaving:
         if leaving.saved:  # so do all ranks
             part()
