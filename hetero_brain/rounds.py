@@ -145,7 +145,7 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     Arguments
     ---------
     hparams : dict
-        ``phases``, ``only_phases`` (None for all), ``modules``, ``opt_class`` and
+        ``phases``, ``only_phases`` (none for all), ``modules``, ``opt_class`` and
         ``local_optimizer`` (without ``lr``), ``output_folder``, ``seed``, and what the
         Brain reads.
     run_opts : RunOptions or dict

@@ -66,7 +66,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import run_on_main
 
 from hetero_brain import manifest
@@ -82,6 +81,7 @@ from hetero_brain.corpora.summary import (
     without_speakers,
 )
 from hetero_brain.faults import InputError, reported
+from hetero_brain.yaml_files import Text, load_tree, read_tree
 
 sys.path.append(str(Path(__file__).resolve().parent))
 from english_text import normalise  # noqa: E402
@@ -96,8 +96,8 @@ OPTIONAL = ("max_hours", "options", "where")  # mappings
 APART = "keep_speakers_apart"
 KEYS = (*ENTRY, *OPTIONAL, APART)
 HOW_TO_KEEP = """\
-Name other parts for dev and test; or, if these have the same speakers, train on them, too,
-by keep_speakers_apart: False in the entry. Percents are then of utterances, and
+Name other parts for dev and test; or, if these have the same speakers, train on them,
+too, by keep_speakers_apart: False in the entry. Percents are then of utterances, and
 error rates of voices heard in training."""
 NOT_COMMONVOICE = "corpus: commonvoice takes one option, language"
 PSEUDO_SPLIT = re.compile(r"(.+)\[(\d+):(\d+)\]")
@@ -539,15 +539,22 @@ def load_domains(path, data_root):
     path : str, Path or None
         The file; None for ``domains.yaml`` of this recipe.
     data_root : str
-        For its ``data_root``, if that is not empty.
+        For its ``data_root``, if it has one and that is not empty.
 
     Returns
     -------
     list of dict
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or has no ``domains``.
     """
     path = path or Path(__file__).resolve().parent / "domains.yaml"
-    with open(path, encoding="utf-8") as file:
-        domains = load_hyperpyyaml(file, {"data_root": data_root} if data_root else {})
+    tree = read_tree(path)
+    if data_root and "data_root" in tree:
+        tree["data_root"] = Text(data_root)
+    domains, _ = load_tree(path, tree)
     return domains["domains"]
 
 
