@@ -27,7 +27,7 @@ from .rounds import chains
 
 
 def overrides(settings):
-    """Command-line words for a dict of overrides: strings as they stand (``yaml_files``
+    """Command-line words for a dict of overrides: strings as they stand (``overrides.py``
     says what becomes of them), all else as JSON, which is YAML."""
     words = []
     for key, value in settings.items():

@@ -11,7 +11,8 @@ from speechbrain.utils.run_opts import RunOptions
 
 from . import preemption
 from .faults import InputError, reported
-from .yaml_files import load_tree, override, read_tree
+from .overrides import override
+from .yaml_files import load_tree, read_tree
 
 if torch.distributed.is_available():
     # Before there is a group: default arguments of its functions are the group that there
@@ -119,8 +120,8 @@ def read_recipe(argv):
     Raises
     ------
     SystemExit
-        As :mod:`yaml_files` has it, of the file and the overrides; the message names all
-        wrong overrides at once.
+        What :mod:`yaml_files` and :mod:`overrides` refuse; the message names all wrong
+        overrides at once.
     """
     hparams_file, run_opts, _ = sb.parse_arguments(argv)
     # SpeechBrain joins the overrides to one YAML text, which changes what they say.

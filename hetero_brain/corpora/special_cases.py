@@ -11,6 +11,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import lhotse
@@ -113,6 +114,24 @@ def ami_patches(call, folder, options):
 
 
 # ---------------------------------------------------------------------------- TED-LIUM
+
+
+def tedlium_faults(folder, options, corpus="tedlium"):
+    """What the reader of release 3 (``tedlium``), or of releases 1 and 2 (``tedlium2``),
+    would miss in a folder, in words; what to do about it."""
+    below = {"tedlium": "legacy/", "tedlium2": ""}  # where a release has its parts
+    readers = [name for name in below if any(folder.glob(f"{below[name]}*/stm"))]
+    if corpus in readers:
+        return []
+    if folder.resolve().name == "legacy" and readers:
+        return [f"{folder}: give the folder above it, which is that of release 3"]
+    if readers:
+        other = f"{folder / below[readers[0]]}/<part>/stm"
+        return [f"another release, with {other}: corpus: {readers[0]} reads it"]
+    if within := sorted(folder.glob(f"*/{below[corpus]}*/stm")):
+        release = folder / within[0].relative_to(folder).parts[0]
+        return [f"{folder}: give the folder of the release, {release}"]
+    return [f"{folder} has no {below[corpus]}<part>/stm: is it {corpus}'s release?"]
 
 
 def tedlium_patches(call, folder, options):
@@ -320,7 +339,10 @@ SPECIAL = {
         patches=switchboard_patches,
         speaker=switchboard_speaker,
     ),
-    "tedlium": Special(patches=tedlium_patches),
+    "tedlium": Special(patches=tedlium_patches, faults=tedlium_faults),
+    "tedlium2": Special(
+        patches=tedlium_patches, faults=partial(tedlium_faults, corpus="tedlium2")
+    ),
     "voxpopuli": Special(
         faults=voxpopuli_faults,
         patches=voxpopuli_patches,

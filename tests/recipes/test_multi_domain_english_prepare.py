@@ -266,6 +266,43 @@ def test_dirt_of_tedlium(tmp_path):
         assert line in summary.table()
 
 
+def test_tedlium_of_release_2(tmp_path):
+    root = fixtures.make_tedlium(tmp_path)
+    release_2 = (root / "legacy").rename(tmp_path / "TEDLIUM_release2")
+    domain = entry("tedlium", tmp_path, folder=str(release_2)) | {"corpus": "tedlium2"}
+    summary, rows = run([domain], tmp_path)
+    assert len(rows) == 12 and not summary.left_out
+    assert min(map(likeness, rows.values())) > 0.9
+    next(release_2.glob("train/sph/*")).unlink()
+    summary, _ = run([domain], tmp_path)
+    assert summary.left_out == {("tedlium", "pretrain"): {"no such file": 3}}
+
+
+@pytest.mark.parametrize(
+    "corpus, folder, told",
+    [
+        ("tedlium", "3/legacy", "3/legacy: give the folder above it"),
+        ("tedlium", "2", "2/<part>/stm: corpus: tedlium2 reads it"),
+        ("tedlium2", "3", "3/legacy/<part>/stm: corpus: tedlium reads it"),
+        ("tedlium", "above3", "give the folder of the release, .*/above3/TEDLIUM"),
+        ("tedlium2", "above2", "give the folder of the release, .*/above2/TEDLIUM"),
+        ("tedlium", "empty", "empty has no legacy/<part>/stm: is it tedlium's"),
+        ("tedlium2", "empty", "empty has no <part>/stm: is it tedlium2's"),
+        ("tedlium3", "3", "lhotse has no corpus 'tedlium3'; the nearest are .*tedlium"),
+    ],
+)
+def test_near_misses_of_tedlium_are_named(tmp_path, corpus, folder, told):
+    for path in ("3/legacy/train/stm", "2/train/stm", "empty"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "above3/TEDLIUM_release-3/legacy/train/stm").mkdir(parents=True)
+    (tmp_path / "above2/TEDLIUM_release2/train/stm").mkdir(parents=True)
+    domain = entry("tedlium", tmp_path, folder=f"{tmp_path}/{folder}")
+    domain["corpus"] = corpus
+    with pytest.raises(InputError, match=f"tedlium: .*{told}") as fault:
+        run([domain], tmp_path)
+    assert len(str(fault.value).splitlines()) == 2
+
+
 def test_dirt_of_ami(tmp_path):
     summary, rows = made("ami", tmp_path, dirt=True)
     assert summary.left_out == {

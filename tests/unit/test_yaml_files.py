@@ -4,8 +4,9 @@ import pytest
 
 from hetero_brain.experiment import overrides
 from hetero_brain.faults import InputError
+from hetero_brain.overrides import override
 from hetero_brain.recipe import read_recipe
-from hetero_brain.yaml_files import load_tree, override, read_tree
+from hetero_brain.yaml_files import load_tree, read_tree
 
 RECIPE = """
 data_folder: !PLACEHOLDER
