@@ -54,7 +54,7 @@ class AudioFile(soundfile.SoundFile):
         container, view = read_container(path), None
         if container.foreign:
             view = io.BytesIO(_converted(path))
-        elif container.patches:
+        elif container.patches or _has_fork(path):
             view = _View(path, container)
         self._show(path, view)
         if self.format == "MP3":
@@ -119,6 +119,13 @@ class AudioFile(soundfile.SoundFile):
         super().close()
         if self._view:
             self._view.close()
+
+
+def _has_fork(path):
+    """Whether there is a file like those that macOS keeps on disks of others, which
+    libsndfile would read in the place of an mp3 that it opens itself."""
+    folder, name = os.path.split(path)
+    return os.path.exists(os.path.join(folder, f"._{name}"))
 
 
 def _converted(path):

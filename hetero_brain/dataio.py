@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .audio import BadAudio, read_audio
 from .brain import DomainBatch, Share
+from .faults import InputError
 from .parallel import rank_and_size, share_out
 from .plan import Plan
 from .rng import generator
@@ -182,7 +183,8 @@ class DevBatches(Dataset):
                 self.cuts.append(rows)
                 rows = []
             rows.append(row)
-        self.cuts.append(rows)
+        if rows:
+            self.cuts.append(rows)
         self.cuts = self.cuts[rank::size]
 
     def __len__(self):
@@ -384,7 +386,7 @@ def labelled(manifest, seed, max_seconds_per_domain=None):
 
     Raises
     ------
-    ValueError
+    InputError
         A domain without any transcript, or not one within its seconds.
     """
     limit = np.inf if max_seconds_per_domain is None else max_seconds_per_domain
@@ -398,7 +400,7 @@ def labelled(manifest, seed, max_seconds_per_domain=None):
                 kept.append(row)
     found = set(manifest.domain[kept])
     if bare := [d for i, d in enumerate(manifest.domains) if i not in found]:
-        raise ValueError(
+        raise InputError(
             f"{manifest.path}: no transcripts in domains {bare} "
             f"(max_seconds_per_domain: {max_seconds_per_domain})"
         )

@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from . import preemption
+from .faults import InputError, reported
 from .recipe import load_recipe, read_recipe
 from .report import gather, plot_phases, table
 from .rounds import chains
@@ -34,7 +35,8 @@ def abandon():
 
 
 def overrides(settings):
-    """Command-line words for a dict of overrides; JSON is YAML."""
+    """Command-line words for a dict of overrides: strings as they stand (``overrides.py``
+    says what becomes of them), all else as JSON, which is YAML."""
     words = []
     for key, value in settings.items():
         words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
@@ -98,15 +100,9 @@ def pretraining_commands(spec, recipe, folder, options=()):
             sys.executable,
             str(recipe / "pretrain/train.py"),
             str(recipe / spec["pretrain"]["hparams"]),
-            *shlex.split(spec["pretrain"]["options"]),
+            *_words(spec, spec["pretrain"]),
             *options,
-            *overrides(
-                {
-                    "data_folder": spec["data_folder"],
-                    "output_folder": str(out),
-                    "seed": seed,
-                }
-            ),
+            *overrides({"output_folder": str(out), "seed": seed}),
         ]
         hparams, _, _ = read_recipe(command[2:])
         wave = {}
@@ -123,6 +119,7 @@ def finetuning_commands(spec, recipe, folder, options=()):
     ``options`` are further words of each command."""
     commands = {}
     for judge, settings in spec["judges"].items():
+        read_recipe([str(recipe / settings["hparams"]), *_words(spec, settings)])
         for seed, model, domain in product(
             settings["seeds"], spec["models"], settings["domains"]
         ):
@@ -132,11 +129,10 @@ def finetuning_commands(spec, recipe, folder, options=()):
                 sys.executable,
                 str(recipe / "finetune/train.py"),
                 str(recipe / settings["hparams"]),
-                *shlex.split(settings["options"]),
+                *_words(spec, settings),
                 *options,
                 *overrides(
                     {
-                        "data_folder": spec["data_folder"],
                         "output_folder": str(out),
                         "domains": [domain],
                         "pretrained": None if model == "scratch" else phase,
@@ -148,9 +144,36 @@ def finetuning_commands(spec, recipe, folder, options=()):
     return commands
 
 
+def _words(spec, settings):
+    """The overrides of a step that its YAML entry and the experiment give."""
+    try:
+        words = shlex.split(settings["options"])
+    except ValueError as fault:  # a quotation mark without its other one
+        raise InputError(f"options: {settings['options']!r}: {fault}") from fault
+    return [*words, *overrides({"data_folder": spec["data_folder"]})]
+
+
+def check(spec):
+    """Raise InputError naming every key that a step of an experiment lacks."""
+    keys = {"pretrain": ("hparams", "options")}
+    steps = {"pretrain": spec["pretrain"]}
+    for name, judge in spec["judges"].items():
+        keys[f"judges: {name}"] = ("hparams", "seeds", "domains", "options")
+        steps[f"judges: {name}"] = judge
+    faults = [
+        f"  {step}: no {key}"
+        for step, needed in keys.items()
+        for key in needed
+        if key not in (steps[step] or {})
+    ]
+    if faults:
+        raise InputError("\n".join([f"{spec.path}:", *faults]))
+
+
 def main(argv):
     """Run the experiment and print its tables."""
     spec, run_opts = load_recipe(argv)
+    check(spec)
     options = debug_options(run_opts)
     recipe, folder = Path(argv[0]).resolve().parent, Path(spec["output_folder"])
     pretraining = pretraining_commands(spec, recipe, folder, options)
@@ -207,4 +230,5 @@ def write_tables(spec, folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with reported():
+        main(sys.argv[1:])

@@ -21,7 +21,8 @@ def finetune(hparams, run_opts, splits):
     """Fine-tune with CTC, or CTC and attention, and evaluate the best epoch.
 
     Utterances that CTC cannot spell are named, and trained on by a ``decoder`` only.
-    Writes ``<output_folder>/<split>.json`` for every split in ``eval_splits``.
+    Writes ``<output_folder>/<split>.json`` for every split in ``eval_splits`` that has
+    rows.
 
     Arguments
     ---------
@@ -32,7 +33,8 @@ def finetune(hparams, run_opts, splits):
     run_opts : RunOptions or dict
         SpeechBrain's.
     splits : dict
-        ``train``, ``dev`` and those in ``eval_splits`` → Manifest of transcribed speech.
+        ``train``, ``dev`` and those of ``eval_splits`` that have rows → Manifest of
+        transcribed speech; see :func:`splits.finetuning_splits`.
 
     Returns
     -------
@@ -97,6 +99,7 @@ def finetune(hparams, run_opts, splits):
     return {
         split: brain.evaluate_to(folder / f"{split}.json", dev[split])
         for split in hparams["eval_splits"]
+        if split in dev
     }
 
 

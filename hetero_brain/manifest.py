@@ -30,16 +30,19 @@ import os
 import re
 from array import array
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+
+from .faults import InputError
 
 COLUMNS = ("ID", "duration", "wav", "start", "stop", "domain", "spk_id", "wrd")
 OPTIONAL_COLUMNS = ("channel",)
 MAX_FAULTS_SHOWN = 20
 
 
-class ManifestError(ValueError):
+class ManifestError(InputError):
     """A manifest that cannot be used; the message lists every fault."""
 
 
@@ -255,6 +258,16 @@ def write(path, rows, columns=COLUMNS):
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_if_any(path, rows, columns=COLUMNS):
+    """As :func:`write`; without any row there is no manifest, also no older one."""
+    rows = iter(rows)
+    first = next(rows, None)
+    if first is None:
+        Path(path).unlink(missing_ok=True)
+    else:
+        write(path, chain([first], rows), columns)
 
 
 def _text(key, value):

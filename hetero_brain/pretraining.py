@@ -19,11 +19,12 @@ def pretrain(hparams, run_opts, train, dev):
     run_opts : RunOptions or dict
         SpeechBrain's.
     train, dev : Manifest
-        Every domain of ``train`` takes part; those of ``dev`` are validated on.
+        Every domain of ``train`` takes part; those of ``dev`` are validated on, and dev
+        may be None.
     """
     seed, seconds = hparams["seed"], hparams["plan"]["max_utterance_seconds"]
     train, dev = (
-        Utterances(rows, hparams["sample_rate"], None, seconds, seed)
+        rows and Utterances(rows, hparams["sample_rate"], None, seconds, seed)
         for rows in (train, dev)
     )
     fit_quantizer(
@@ -39,5 +40,5 @@ def pretrain(hparams, run_opts, train, dev):
         run_opts,
         hparams["brain_class"],
         train_loader(train, plan, **hparams["loader"], fixed_owners=fixed),
-        dev_loader(dev, hparams["global_batch_seconds"], **hparams["loader"]),
+        dev and dev_loader(dev, hparams["global_batch_seconds"], **hparams["loader"]),
     )

@@ -4,15 +4,18 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml
-from ruamel.yaml import YAMLError
-from speechbrain.utils.distributed import run_on_main
+from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.run_opts import RunOptions
 
 from . import preemption
+from .faults import InputError, reported
+from .overrides import override
 from .workers import use_short_socket_paths
+from .yaml_files import Text, load_tree, read_tree
 
 if torch.distributed.is_available():
     # Before there is a group: default arguments of its functions are the group that there
@@ -34,7 +37,8 @@ def run(main):
         Takes the list of arguments behind the script's name.
     """
     try:
-        main(sys.argv[1:])
+        with reported():
+            main(sys.argv[1:])
     except preemption.Leaving as leaving:
         if leaving.saved:  # so do all ranks
             part()
@@ -65,7 +69,7 @@ def load_recipe(argv):
 
     Returns
     -------
-    hparams : dict
+    hparams : Hparams
         The YAML with overrides.
     run_opts : RunOptions
         SpeechBrain's.
@@ -81,17 +85,20 @@ def load_recipe(argv):
     preemption.listen()
     refuse_used_store()
     use_short_socket_paths()
-    hparams, run_opts, (hparams_file, overrides) = read_recipe(argv)
+    hparams, run_opts, resolved = read_recipe(argv)
     on_cpu = not torch.cuda.is_available() or run_opts["device"] == "cpu"
     if on_cpu and run_opts["distributed_backend"] == "nccl":
         run_opts = replace(run_opts, distributed_backend="gloo")
     sb.utils.distributed.ddp_init_group(run_opts)
+    folder = hparams["output_folder"]
     if run_opts["debug"] and not run_opts["debug_persistently"]:
-        folder = hparams["output_folder"] = f"{hparams['output_folder']}/debug"
         given = {*run_opts.overridden_args, "debug_persistently"}
         run_opts = replace(run_opts, debug_persistently=True, overridden_args=given)
         run_on_main(shutil.rmtree, args=[folder], kwargs={"ignore_errors": True})
-    sb.create_experiment_directory(hparams["output_folder"], hparams_file, overrides)
+    sb.create_experiment_directory(folder)
+    if if_main_process():
+        source = f"# {os.path.abspath(hparams.path)} with its overrides\n"
+        Path(folder, "hyperparams.yaml").write_text(source + resolved, "utf-8")
     return hparams, run_opts
 
 
@@ -122,21 +129,28 @@ def read_recipe(argv):
     -------
     hparams, run_opts
         As of :func:`load_recipe`.
-    source : tuple
-        The YAML's file, and the overrides.
+    resolved : str
+        The YAML with overrides, its references resolved.
 
     Raises
     ------
     SystemExit
-        An override that the YAML does not have or that is given twice, or a value still
-        to be given.
+        What :mod:`yaml_files` and :mod:`overrides` refuse; the message names all wrong
+        overrides at once.
     """
-    hparams_file, run_opts, overrides = sb.parse_arguments(argv)
+    hparams_file, run_opts, _ = sb.parse_arguments(argv)
+    # SpeechBrain joins the overrides to one YAML text, which changes what they say.
+    _, words = RunOptions._create_parser().parse_known_args(argv)
     try:
-        with open(hparams_file, encoding="utf-8") as file:
-            hparams = load_hyperpyyaml(file, overrides)
-    except YAMLError as fault:  # an override given twice, a bracket not closed
-        sys.exit(f"{hparams_file} with {overrides!r}: {fault}")
-    except (KeyError, ValueError) as fault:
-        sys.exit(f"{hparams_file}: {fault.args[0] if fault.args else fault}")
-    return hparams, run_opts, (hparams_file, overrides)
+        tree = read_tree(hparams_file)
+        try:
+            override(tree, words)
+        except InputError as fault:
+            raise InputError(f"{hparams_file}: {fault}") from fault
+        hparams, resolved = load_tree(hparams_file, tree)
+        if run_opts["debug"] and not run_opts["debug_persistently"]:
+            tree["output_folder"] = Text(f"{hparams['output_folder']}/debug")
+            hparams, resolved = load_tree(hparams_file, tree)
+    except InputError as fault:
+        sys.exit(str(fault))
+    return hparams, run_opts, resolved

@@ -145,7 +145,7 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     Arguments
     ---------
     hparams : dict
-        ``phases``, ``only_phases`` (None for all), ``modules``, ``opt_class`` and
+        ``phases``, ``only_phases`` (none for all), ``modules``, ``opt_class`` and
         ``local_optimizer`` (without ``lr``), ``output_folder``, ``seed``, and what the
         Brain reads.
     run_opts : RunOptions or dict
@@ -153,7 +153,7 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     brain_class : type
         A HeteroBrain.
     train_loader, dev_loader : DataLoader
-        Of global batches, and of single domain batches.
+        Of global batches, and of single domain batches to validate on, if any.
     """
     folder = Path(hparams["output_folder"])
     names = [phase.name for phase in hparams["phases"]]

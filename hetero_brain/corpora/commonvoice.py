@@ -53,6 +53,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..faults import InputError, MissingData
 from .headers import read_header
 
 logger = logging.getLogger(__name__)
@@ -121,11 +122,11 @@ def missing(folder, language, splits):
 
     Raises
     ------
-    ValueError
+    InputError
         A split that no release has.
     """
     if unknown := sorted(set(splits) - set(SPLITS)):
-        raise ValueError(f"splits {unknown} are unknown; known: {list(SPLITS)}")
+        raise InputError(f"splits {unknown} are unknown; known: {list(SPLITS)}")
     found = find_languages(folder, language)
     if not found:
         return [f"{language}: no folder {Path(folder) / language}"]
@@ -166,13 +167,13 @@ def read_release(folder, language, splits, summary, domain, where=None):
 
     Raises
     ------
-    FileNotFoundError
+    MissingData
         Naming all that is missing.
-    ValueError
+    InputError
         A split is unknown, or a table has not the columns needed.
     """
     if lines := missing(folder, language, splits):
-        raise FileNotFoundError("\n".join(lines))
+        raise MissingData("\n".join(lines))
     called = splits if isinstance(splits, Mapping) else {name: name for name in splits}
     root = find_languages(folder, language)[0]
     tables, place = {}, {}  # place: file name → its index among all that are named
@@ -264,7 +265,7 @@ def _column(header, name, path):
     for known in (name, ALIASES.get(name)):
         if known in header:
             return header.index(known)
-    raise ValueError(f"{path}: no column {name!r}; the first line has {header}")
+    raise InputError(f"{path}: no column {name!r}; the first line has {header}")
 
 
 def _matcher(values):

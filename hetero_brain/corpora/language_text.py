@@ -1,54 +1,33 @@
-"""The words of a sentence, in any language."""
+"""The words of a sentence, in any language.
+
+Which scripts a language is written in is taken from CLDR's likely subtags (``babel``),
+which script a letter is of from Unicode (``fontTools``).
+"""
 
 import re
 import unicodedata
 from functools import cache, lru_cache
 
-# The scripts of Common Voice's languages, by the first word of their letters' Unicode
-# names. In a language that is not here a sentence may be in any script, but in one.
-_LANGUAGES = {
-    "LATIN": "af an ast az bas br bs ca cak cnh co cs cy da de dyu ee en eo es et eu ff "
-    "fi fo fr fy ga gl gn gv ha hr hsb hu ia id ig is it kab kln kmr la lb lg lij ln lt "
-    "ltg luo lv mos ms mt nb nhe nhi nl nn nso nr oc om pap pl pt quy rm ro rw sc sk sl "
-    "sn so sq st su sv sw tk tl tn to tok tr ts tw uz ve vec vi vot wo xh yo zu zza",
-    "CYRILLIC": "ab ba be bg ce cv kbd kk kv ky mdf mhr mk mn mrj myv os ru sah tg tt "
-    "tyv udm uk",
-    "ARABIC": "ar bal ckb fa ks ps sd skr ug ur",
-    "DEVANAGARI": "brx doi hi kok mai mr ne sa",
-    "BENGALI": "as bn",
-    "ETHIOPIC": "am ti tig",
-    "HEBREW": "he yi",
-    "ARMENIAN": "hy hyw",
-    "GEORGIAN": "ka",
-    "GREEK": "el",
-    "GUJARATI": "gu",
-    "GURMUKHI": "pa",
-    "HANGUL": "ko",
-    "KANNADA": "kn",
-    "KHMER": "km",
-    "LAO": "lo",
-    "MALAYALAM": "ml",
-    "MYANMAR": "my",
-    "OL": "sat",
-    "ORIYA": "or",
-    "SINHALA": "si",
-    "TAMIL": "ta",
-    "TELUGU": "te",
-    "THAANA": "dv",
-    "THAI": "th",
-    "TIBETAN": "bo dz",
-    "TIFINAGH": "zgh",
-    "CJK": "ja yue zh",
-    "HIRAGANA": "ja",
-    "KATAKANA": "ja",
-}
-SCRIPTS = {}  # {language: set of scripts}
-for _script, _codes in _LANGUAGES.items():
-    for _code in _codes.split():
-        SCRIPTS.setdefault(_code, set()).add(_script)
+from babel.core import get_global
+from fontTools.unicodedata import script, script_extension
 
-WITHOUT_SPACES = {"ja", "km", "lo", "my", "th", "yue", "zh"}
-DOTLESS_I = {"az", "crh", "tr"}  # I is the capital of ı, İ of i
+# Several scripts in one: ISO 15924's aliases. Words of Korean are in Hangul alone, as
+# how a Chinese character in them is read is not known.
+COMPOUND = {
+    "Hanb": {"Hani", "Bopo"},
+    "Hans": {"Hani"},
+    "Hant": {"Hani"},
+    "Jpan": {"Hani", "Hira", "Kana"},
+    "Kore": {"Hang"},
+}
+# Unicode's line breaking (UAX #14) finds words of these in a dictionary (class SA), or
+# breaks a line between any two letters (class ID): there are no spaces between words.
+WITHOUT_SPACES = {
+    *("Ahom", "Khmr", "Lana", "Laoo", "Mymr", "Tale", "Talu", "Tavt", "Thai"),
+    *("Bopo", "Hani", "Hira", "Kana"),
+}
+# I is the capital of ı, İ of i. CLDR has Crimean Tatar in Cyrillic only.
+DOTLESS_I = {"az", "crh", "tr"}
 ICH = "i\N{COMBINING DOT ABOVE}"  # what Unicode makes of İ in all other languages
 
 APOSTROPHES = "'’‘‛′´`\N{FULLWIDTH APOSTROPHE}"
@@ -70,16 +49,16 @@ _FAULT = {reason: mark for mark, reason in _FAULTS.items()}
 
 
 def scored_by_characters(language):
-    """Whether a language is written without spaces, so that it has a character error
-    rate and no word error rate: Japanese, Chinese (all of ``zh-CN``, ``zh-HK``,
-    ``zh-TW``, ``yue``), Thai, Lao, Burmese, Khmer.
+    """Whether the script that a language is usually written in has no spaces between
+    words, so that it has a character error rate and no word error rate: Japanese,
+    Chinese (``zh-TW``, ``yue``, ``nan-tw``, …), Thai, Lao, Burmese, Shan, Khmer, ….
 
     Example
     -------
     >>> scored_by_characters("zh-TW"), scored_by_characters("ta")
     (True, False)
     """
-    return _base(language) in WITHOUT_SPACES
+    return _table(language).without_spaces
 
 
 def normalise(sentence, language):
@@ -91,8 +70,8 @@ def normalise(sentence, language):
     3. Digits, symbols (Unicode's, and ``% & @ # * / §``), letters of another script
        than the language's (half- and full-width forms too), characters that are none
        (U+FFFD, private use, unassigned): no words, since how these are read is not
-       known. A language that ``SCRIPTS`` does not have may be in any script, but a
-       sentence in only one.
+       known. A language may have several scripts, and one that CLDR does not have is
+       in any, but a sentence is in only one (see :func:`writing_systems`).
     4. Every apostrophe is ``'`` and is kept inside a word (``l'eau``, ``c'h``,
        ``п'ять``), as U+02BC and U+02BB, which are letters, are everywhere; so is the
        point of the Catalan ``l·l``. All other punctuation becomes a space, hyphens
@@ -135,15 +114,15 @@ def normalise(sentence, language):
     >>> normalise("தமிழ் Windows", "ta")
     ('', 'foreign letters')
     """
-    code = _base(language)
+    table = _table(language)
     text = unicodedata.normalize("NFC", sentence)
-    if code in DOTLESS_I:
+    if table.code in DOTLESS_I:
         text = text.replace("I", "ı").replace("İ", "i")
-    text = text.lower().replace(ICH, "i").translate(_table(code))
+    text = text.lower().replace(ICH, "i").translate(table)
     for mark, reason in _FAULTS.items():
         if mark in text:
             return "", reason
-    if code not in SCRIPTS and len({_script_of(c) for c in set(text)} - {None}) > 1:
+    if len(table.systems) != 1 and not _in_one_of(text, table.systems):
         return "", "foreign letters"
     if "'" in text:
         text = re.sub(r"''+|(?<![^ ])'|'(?![^ ])", " ", text)
@@ -152,33 +131,80 @@ def normalise(sentence, language):
     for apostrophe in LETTER_APOSTROPHES:
         text = text.replace(apostrophe, "'")
     text = " ".join(text.split())
-    if code in WITHOUT_SPACES:
+    if table.without_spaces:
         text = text.replace(" ", "").replace("'", "")
     if not text:
         return "", "no words"
     return unicodedata.normalize("NFC", text), None  # marks may have come together
 
 
-def _base(language):
-    """``sv`` of ``sv-SE``."""
-    return language.partition("-")[0].partition("_")[0].lower()
+def writing_systems(language):
+    """The scripts that a language is written in.
+
+    Arguments
+    ---------
+    language : str
+        A code, e.g. ``sr``, ``zh-TW``; what follows its first part does not matter.
+
+    Returns
+    -------
+    code : str
+        The language as CLDR calls it: ``ku`` for ``kmr``.
+    systems : list of set of str
+        ISO 15924's codes. Each set is one way to write the language; the usual one is
+        first, and others are those of a single country, e.g. of Azeri in Iran. Empty if
+        CLDR does not have the language.
+
+    Example
+    -------
+    >>> writing_systems("sr")
+    ('sr', [{'Cyrl'}, {'Latn'}])
+    """
+    code = re.split("[-_]", language.lower())[0]
+    code = get_global("language_aliases").get(code, code).split("_")[0]
+    likely = get_global("likely_subtags")
+    found = dict.fromkeys(
+        tag.split("_")[1]
+        for key, tag in sorted(likely.items())  # the language before its countries
+        if re.fullmatch(rf"{re.escape(code)}(_[A-Z]{{2}}|_\d{{3}})?", key)
+    )
+    if found and code in DOTLESS_I:
+        found["Latn"] = None
+    systems = []
+    for system in (COMPOUND.get(name, {name}) for name in found):
+        if system not in systems:  # as Hans and Hant
+            systems.append(system)
+    return code, systems
+
+
+def _in_one_of(text, systems):
+    """Whether the letters of a text are all of one script, and of which systems."""
+    scripts = list(filter(None, map(_scripts_of, set(text))))
+    if systems:
+        return any(all(its & system for its in scripts) for system in systems)
+    return not scripts or bool(frozenset.intersection(*scripts))
 
 
 @lru_cache(maxsize=4096)
-def _script_of(character):
-    """The script of a letter or mark, as ``SCRIPTS`` names it; None if it has none."""
-    if unicodedata.category(character)[0] not in "LM":
-        return None
-    words = unicodedata.name(character, "UNNAMED").replace("-", " ").split()
-    if words[0] in ("MODIFIER", "COMBINING"):
-        return None
-    return "CJK" if words[0] == "IDEOGRAPHIC" else words[0]
+def _scripts_of(character):
+    """The scripts that a letter or mark is used in; empty if it may be in any."""
+    category = unicodedata.category(character)
+    if category[0] not in "LM":
+        return frozenset()
+    form = unicodedata.decomposition(character).partition(">")[0]
+    if form in ("<wide", "<narrow") or (form, category) == ("<super", "Lo"):
+        return frozenset({"Zyyy"})  # of none: how it is read is not known, as in nº
+    scripts = frozenset(script_extension(character))
+    if category in ("Lm", "Mn", "Mc", "Me") and script(character) in ("Zyyy", "Zinh"):
+        # Unicode lists where these are known to be used, which is not everywhere.
+        return frozenset() if scripts & {"Latn", "Zyyy", "Zinh"} else scripts
+    return scripts
 
 
 @cache
-def _table(code):
+def _table(language):
     """The characters of one language."""
-    return _Characters(code)
+    return _Characters(*writing_systems(language))
 
 
 class _Characters(dict):
@@ -186,19 +212,21 @@ class _Characters(dict):
 
     Arguments
     ---------
-    code : str
-        The language, without its region.
+    code, systems
+        As :func:`writing_systems` gives them.
     """
 
-    def __init__(self, code):
-        self.scripts = SCRIPTS.get(code)
+    def __init__(self, code, systems):
+        self.code, self.systems = code, systems
+        self.scripts = set().union(*systems)
+        self.without_spaces = bool(systems) and systems[0] <= WITHOUT_SPACES
         special = dict.fromkeys(APOSTROPHES, "'")
         special |= dict.fromkeys(SPOKEN, _FAULT["symbols"])
         special |= dict.fromkeys(INSIDE_WORDS, "")
         special["ـ"] = ""  # tatweel
         if code == "ca":
             special |= {"·": "·", "ŀ": "l·"}
-        if code in ("ja", "yue", "zh"):
+        if "Hani" in self.scripts:
             special["〇"] = "〇"  # zero to Unicode, but a letter as 一 is
         super().__init__({ord(key): value for key, value in special.items()})
         self.optional = [range(0x064B, 0x0653), [0x0670], range(0x06D6, 0x06EE)]
@@ -227,7 +255,7 @@ class _Characters(dict):
             return ""
         if unicodedata.name(character, "").startswith("VARIATION SELECTOR"):
             return ""
-        script = _script_of(character)
-        if self.scripts is None or script is None or script in self.scripts:
+        scripts = _scripts_of(character)
+        if not self.systems or not scripts or scripts & self.scripts:
             return character
         return _FAULT["foreign letters"]

@@ -30,6 +30,24 @@ def count(call, reasons):
 # ---------------------------------------------------------------------------- TED-LIUM
 
 
+def tedlium_faults(folder, options, corpus="tedlium"):
+    """What the reader of release 3 (``tedlium``), or of releases 1 and 2 (``tedlium2``),
+    would miss in a folder, in words; what to do about it."""
+    below = {"tedlium": "legacy/", "tedlium2": ""}  # where a release has its parts
+    readers = [name for name in below if any(folder.glob(f"{below[name]}*/stm"))]
+    if corpus in readers:
+        return []
+    if folder.resolve().name == "legacy" and readers:
+        return [f"{folder}: give the folder above it, which is that of release 3"]
+    if readers:
+        other = f"{folder / below[readers[0]]}/<part>/stm"
+        return [f"another release, with {other}: corpus: {readers[0]} reads it"]
+    if within := sorted(folder.glob(f"*/{below[corpus]}*/stm")):
+        release = folder / within[0].relative_to(folder).parts[0]
+        return [f"{folder}: give the folder of the release, {release}"]
+    return [f"{folder} has no {below[corpus]}<part>/stm: is it {corpus}'s release?"]
+
+
 def tedlium_patches(call, folder, options):
     """A talk for every STM file, and the segments not to be scored counted: the reader
     refuses the corpus when one SPHERE file is lost."""

@@ -6,6 +6,7 @@ Each case says what to check before, what to put in the place of the reader's ow
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from lhotse.recipes import switchboard
 
@@ -16,6 +17,7 @@ from .pairing import (
     l2_arctic_patches,
     switchboard_patches,
     switchboard_speaker,
+    tedlium_faults,
     tedlium_patches,
 )
 from .tidy_copies import (
@@ -83,7 +85,10 @@ SPECIAL = {
         patches=switchboard_patches,
         speaker=switchboard_speaker,
     ),
-    "tedlium": Special(patches=tedlium_patches),
+    "tedlium": Special(patches=tedlium_patches, faults=tedlium_faults),
+    "tedlium2": Special(
+        patches=tedlium_patches, faults=partial(tedlium_faults, corpus="tedlium2")
+    ),
     "voxpopuli": Special(
         faults=voxpopuli_faults,
         patches=voxpopuli_patches,

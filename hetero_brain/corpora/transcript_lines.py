@@ -92,6 +92,7 @@ def voxpopuli(lines):
         yield "" if good else _reason(row)
 
 
+TEDLIUM = {"*.stm": lines_like(rf"(?:\S+\s+){{3}}{TIME}\s+{TIME}\s+<\S*>(?:\s.*)?")}
 CHECKS = {
     "broadcast_news": {"*.sgml": lines_like(r"(?!;;).*")},  # ;; is NIST's comment
     "callhome_english": {"*.txt": callhome},
@@ -114,8 +115,7 @@ CHECKS = {
     },
     "ljspeech": {"metadata.csv": lines_like(r"[^|]+\|[^|]*\|[^|]*")},
     "switchboard": {"*trans.text": lines_like(rf"\S+\s+{TIME}\s+{TIME}\s+\S.*")},
-    "tedlium": {
-        "*.stm": lines_like(rf"(?:\S+\s+){{3}}{TIME}\s+{TIME}\s+<\S*>(?:\s.*)?")
-    },
+    "tedlium": TEDLIUM,
+    "tedlium2": TEDLIUM,
     "voxpopuli": {"asr_*.tsv.gz": voxpopuli},
 }

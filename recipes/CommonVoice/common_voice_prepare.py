@@ -16,10 +16,14 @@ dev.csv       both                                dev, with or without transcrip
 test.csv      both                                test, with transcript
 ============  ==================================  ===============================
 
+A language may have no rows in dev or test, or no such table, as many small ones do; a
+manifest without any row is not written.
+
 No speaker and no clip of a language's dev and test is in its pretrain and train rows:
 ``validated`` has all of dev and test, and ``other`` and ``invalidated`` some of their
-speakers. Sentences of ``other`` and ``invalidated`` are no transcripts, since nobody or
-not enough listeners agreed that they were read.
+speakers. Where that leaves nothing, ``keep_speakers_apart`` is to be set. Sentences of
+``other`` and ``invalidated`` are no transcripts, since nobody or not enough listeners
+agreed that they were read.
 
 Run it by itself:
 > python common_voice_prepare.py DATA_FOLDER SAVE_FOLDER \\
@@ -44,12 +48,14 @@ from hetero_brain.corpora.commonvoice import (
 )
 from hetero_brain.corpora.language_text import normalise
 from hetero_brain.corpora.summary import (
+    HEARD,
     SPEAKER_HELD_OUT,
     Summary,
     hours_cap,
     markdown,
     without_speakers,
 )
+from hetero_brain.faults import InputError, MissingData, reported
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +68,10 @@ MAX_LANGUAGES_IN_FULL = 12  # of the table
 HOW_TO_GET = """\
 Download the languages of a release from https://commonvoice.mozilla.org/datasets and
 unpack them in the data folder; each has its TSVs and a folder clips."""
+HOW_TO_KEEP = """\
+Leave these languages out, or have them trained on voices of dev and test, too, by
+keep_speakers_apart: False, or of a single language {xx: False} (--same_speakers of this
+script). Error rates are then of voices heard in training."""
 
 
 def prepare_common_voice(
@@ -73,6 +83,7 @@ def prepare_common_voice(
     max_pretrain_hours=None,
     max_finetune_hours=None,
     max_test_hours=None,
+    keep_speakers_apart=True,
     seed=1,
 ):
     """Writes ``pretrain.csv``, ``train.csv``, ``dev.csv`` and ``test.csv``, nothing else.
@@ -98,6 +109,11 @@ def prepare_common_voice(
         A dict gives it by language, and none to those that it does not name; it may name
         others, with a warning, since an override changes the languages alone. Clips are
         drawn at random, by their names: fewer hours are part of more.
+    keep_speakers_apart : bool or dict
+        Whether speakers of dev and test are kept out of pretrain and train; a dict gives
+        it by language. False is for languages of so few speakers that nothing would be
+        left; its clips are noted in the table, since error rates are then of voices that
+        were heard in training.
     seed : int
         Of that draw.
 
@@ -108,9 +124,10 @@ def prepare_common_voice(
 
     Raises
     ------
-    ValueError
-        A split or cap that cannot be, or no languages at all.
-    FileNotFoundError
+    InputError
+        A split or cap that cannot be, no languages at all, or a language of which
+        ``keep_speakers_apart`` leaves nothing to train on.
+    MissingData
         Folders or tables are missing; the message lists all, before any is read.
     ManifestError
         A manifest would have no rows; the table, logged as always, says why.
@@ -125,24 +142,29 @@ def prepare_common_voice(
         "dev": max_test_hours,
         "test": max_test_hours,
     }
-    _check_settings(languages, pretrain_splits, caps)
+    _check_settings(languages, pretrain_splits, caps, keep_speakers_apart)
     _check_data(data_folder, languages, pretrain_languages, pretrain_splits)
 
     summary = Summary()
     rows = {"train": [], "dev": [], "test": []}
+    emptied = []
 
     def pretrain_rows():
         """Yields those of one language after the other, and files the other rows."""
         for language in languages:
-            source = _Language(data_folder, language, summary, seed)
+            apart = _of(keep_speakers_apart, language, default=True)
+            source = _Language(data_folder, language, summary, seed, apart)
             labelled = source.labelled(language in finetune_languages)
             for split, clips in labelled.items():
-                rows[split] += source.rows(split, clips, _cap(caps[split], language))
+                rows[split] += source.rows(split, clips, _of(caps[split], language))
             if language in pretrain_languages:
                 held = labelled["dev"] + labelled["test"]
                 clips = source.unlabelled(pretrain_splits, held)
-                cap = _cap(caps["pretrain"], language)
+                cap = _of(caps["pretrain"], language)
                 yield from source.rows("pretrain", clips, cap)
+            emptied.extend(source.emptied)
+        if emptied:
+            raise InputError("\n".join(["Common Voice:", *emptied, HOW_TO_KEEP]))
 
     save_folder = Path(save_folder)
     try:
@@ -151,15 +173,17 @@ def prepare_common_voice(
         else:
             list(pretrain_rows())
         for split in rows:
-            if split != "train" or finetune_languages:
+            if split != "train":
+                manifest.write_if_any(save_folder / f"{split}.csv", rows[split])
+            elif finetune_languages:
                 manifest.write(save_folder / f"{split}.csv", rows[split])
     finally:  # a manifest without rows is an error that the table explains
         logger.info("Common Voice in %s\n%s", save_folder, table(summary))
     return summary
 
 
-def _check_settings(languages, pretrain_splits, caps):
-    """Raises ValueError with every setting that cannot be."""
+def _check_settings(languages, pretrain_splits, caps, keep_speakers_apart):
+    """Raises InputError with every setting that cannot be."""
     faults = []
     if not languages:
         faults.append("neither pretrain_languages nor finetune_languages")
@@ -170,33 +194,36 @@ def _check_settings(languages, pretrain_splits, caps):
         "max_pretrain_hours": caps["pretrain"],
         "max_finetune_hours": caps["train"],
         "max_test_hours": caps["test"],
+        "keep_speakers_apart": keep_speakers_apart,
     }
-    for key, cap in keys.items():
-        by_language = cap if isinstance(cap, Mapping) else {"every language": cap}
-        for language, hours in by_language.items():
-            if isinstance(cap, Mapping) and language not in languages:
+    for key, value in keys.items():
+        by_language = value if isinstance(value, Mapping) else {"every language": value}
+        for language, its in by_language.items():
+            if isinstance(value, Mapping) and language not in languages:
                 logger.warning("%s names %s, which is not used", key, language)
-            if hours is not None and not hours > 0:
-                faults.append(f"{key} of {language}: {hours} is not more than 0")
+            if key == "keep_speakers_apart":
+                if not isinstance(its, bool):
+                    faults.append(f"{key} of {language}: {its!r} is not True or False")
+            elif its is not None and not its > 0:
+                faults.append(f"{key} of {language}: {its} is not more than 0")
     if faults:
-        raise ValueError("\n".join(["Common Voice:", *faults]))
+        raise InputError("\n".join(["Common Voice:", *faults]))
 
 
 def _check_data(data_folder, languages, pretrain_languages, pretrain_splits):
-    """Raises FileNotFoundError with everything that is missing."""
+    """Raises MissingData with everything that is missing."""
     lines = []
     for language in languages:
         used = pretrain_splits if language in pretrain_languages else ("train",)
-        splits = dict.fromkeys((*used, "dev", "test"))
-        lines += [f"  {line}" for line in missing(data_folder, language, splits)]
+        lines += [f"  {line}" for line in missing(data_folder, language, used)]
     if lines:
         heading = f"Common Voice is not whole in {data_folder}:"
-        raise FileNotFoundError("\n".join([heading, *lines, HOW_TO_GET]))
+        raise MissingData("\n".join([heading, *lines, HOW_TO_GET]))
 
 
-def _cap(hours, language):
-    """The cap of a language."""
-    return hours.get(language) if isinstance(hours, Mapping) else hours
+def _of(setting, language, default=None):
+    """The value of a setting for a language."""
+    return setting.get(language, default) if isinstance(setting, Mapping) else setting
 
 
 class _Language:
@@ -212,19 +239,33 @@ class _Language:
         Counts.
     seed : int
         Of the caps.
+    apart : bool
+        Whether speakers of dev and test are left out of the other rows.
     """
 
-    def __init__(self, data_folder, language, summary, seed):
+    def __init__(self, data_folder, language, summary, seed, apart):
         self.data_folder, self.language = data_folder, language
-        self.summary, self.seed = summary, seed
+        self.summary, self.seed, self.apart = summary, seed, apart
+        self.heard = set()  # speakers of dev and test who are in training, too
+        self.emptied = []  # lines on splits of which leaving them out leaves nothing
         clips = clips_folder(data_folder, language).relative_to(data_folder)
         self.wav = f"{{data_root}}/{clips.as_posix()}"
 
     def labelled(self, with_train):
         """{split: list of Clip} of dev, test and, if wanted, train without their
         speakers."""
-        splits = ["dev", "test", "train"] if with_train else ["dev", "test"]
-        clips = read_release(
+        folder = clips_folder(self.data_folder, self.language).parent
+        tables = [folder / f"{split}.tsv" for split in ("dev", "test")]
+        there = [path.stem for path in tables if path.is_file() and path.stat().st_size]
+        for path in tables:
+            if path.stem not in there:
+                logger.warning(
+                    "%s: no table %s, so that no clip of it is kept out of training",
+                    self.language,
+                    path,
+                )
+        splits = [*there, "train"] if with_train else there
+        clips = {"dev": [], "test": []} | read_release(
             self.data_folder, self.language, splits, self.summary, self.language
         )
         if with_train:
@@ -268,6 +309,9 @@ class _Language:
             clips = [clip for clip, fault in zip(clips, faults) if not fault]
         names, durations = [c.name for c in clips], [c.seconds for c in clips]
         kept = hours_cap(names, durations, hours, self.seed)
+        if split in ("pretrain", "train"):
+            heard = sum(clip.speaker in self.heard for clip in compress(clips, kept))
+            self.summary.note(self.language, split, HEARD, heard)
         self._leave_out(split, CAPPED, np.count_nonzero(~kept))
         seconds, transcribed = 0.0, 0
         for clip in compress(clips, kept):
@@ -297,7 +341,16 @@ class _Language:
         names = {clip.name for clip in held}
         others = [clip for clip in clips if clip.name not in names]
         self._leave_out(split, CLIP_HELD_OUT, len(clips) - len(others))
-        kept = without_speakers((c.speaker for c in others), {c.speaker for c in held})
+        speakers = {clip.speaker for clip in held}
+        if not self.apart:
+            self.heard = speakers
+            return others
+        kept = without_speakers((clip.speaker for clip in others), speakers)
+        if others and not kept.any():
+            self.emptied.append(
+                f"{self.language}: nothing is left of {split}, as the speakers of all "
+                f"its {len(others)} clips are in dev or test, too"
+            )
         self._leave_out(split, SPEAKER_HELD_OUT, np.count_nonzero(~kept))
         return list(compress(others, kept))
 
@@ -326,6 +379,7 @@ def table(summary):
     for what, counters in (
         ("left out", summary.left_out),
         ("without transcript", summary.without_transcript),
+        ("noted", summary.notes),
     ):
         by_reason = {}
         for (_, split), counter in counters.items():
@@ -345,9 +399,19 @@ def main():
     parser.add_argument("--pretrain_splits", nargs="+", default=["train"])
     for cap in ("max_pretrain_hours", "max_finetune_hours", "max_test_hours"):
         parser.add_argument(f"--{cap}", type=float, help="of each language")
+    parser.add_argument(
+        "--same_speakers",
+        nargs="*",
+        default=[],
+        metavar="LANGUAGE",
+        help="train on the speakers of dev and test of these, too",
+    )
     parser.add_argument("--seed", type=int, default=1)
+    settings = vars(parser.parse_args())
+    apart = dict.fromkeys(settings.pop("same_speakers"), False)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    prepare_common_voice(**vars(parser.parse_args()))
+    with reported():
+        prepare_common_voice(**settings, keep_speakers_apart=apart or True)
 
 
 if __name__ == "__main__":

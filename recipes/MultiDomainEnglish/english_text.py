@@ -50,6 +50,7 @@ UNCERTAIN = {
     "switchboard": [],
     "tedlium": [(r"<unk>", "unknown words")],
 }
+UNCERTAIN["tedlium2"] = UNCERTAIN["tedlium"]
 # What is said by each mark, applied in order: (pattern, replacement).
 MARKUP = {
     "broadcast_news": [*LDC_NOISE, TAGS, *LDC_WORDS],
@@ -74,6 +75,7 @@ MARKUP = {
         (r"(?<!\S)' (?=\w)", "'"),  # ' cause
     ],
 }
+MARKUP["tedlium2"] = MARKUP["tedlium"]
 QUOTES = str.maketrans(
     {**dict.fromkeys("‘’ʼ`´′", "'"), **dict.fromkeys("‐‑–—−", "-"), "_": " "}
 )

@@ -34,15 +34,21 @@ for:
         folder: !ref <data_root>/l2arctic_release_v5.0
         where: {accent: [Hindi]}     # a field of lhotse's supervisions, or CommonVoice's
         splits: {test: [read]}       # columns
+      - name: ljspeech               # one speaker, who would be kept out of training
+        corpus: ljspeech
+        folder: !ref <data_root>/LJSpeech-1.1
+        keep_speakers_apart: False   # percent of utterances, then
+        splits: {finetune: ["all[0:98]"], dev: ["all[98:99]"], test: ["all[99:100]"]}
 
 Manifests: ``pretrain.csv``, ``train.csv`` (``finetune``), ``dev.csv`` and ``test.csv``,
 those that have rows. ``train.csv`` and ``test.csv`` have only utterances with words.
 
 What is left out, and counted in the table: all that ``lhotse_corpora`` and
 ``commonvoice`` find to be of no use; from ``pretrain`` and ``finetune`` the speakers who
-are in ``dev`` or ``test`` of the same corpus folder, whatever the entry; what is over
-``max_hours``, drawn at random by the seed, so that a smaller cap is part of a larger one.
-What is kept without words: utterances of which ``english_text`` cannot tell them.
+are in ``dev`` or ``test`` of the same corpus folder, whatever the entry, unless it has
+``keep_speakers_apart: False``; what is over ``max_hours``, drawn at random by the seed,
+so that a smaller cap is part of a larger one. What is kept without words: utterances of
+which ``english_text`` cannot tell them.
 
 Run it by itself on a YAML with ``domains``:
 > python multi_domain_english_prepare.py DOMAINS.yaml SAVE_FOLDER --data_root DATA_ROOT
@@ -56,11 +62,10 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils.distributed import run_on_main
 
 from hetero_brain import manifest
@@ -68,12 +73,15 @@ from hetero_brain.corpora import commonvoice
 from hetero_brain.corpora.lhotse_corpora import Part, Segment, check_corpus, read_corpus
 from hetero_brain.corpora.summary import (
     ALL_SPLITS,
+    HEARD,
     SPEAKER_HELD_OUT,
     Summary,
     hours_cap,
     keyed_hash,
     without_speakers,
 )
+from hetero_brain.faults import InputError, reported
+from hetero_brain.yaml_files import Text, load_tree, read_tree
 
 sys.path.append(str(Path(__file__).resolve().parent))
 from english_text import normalise  # noqa: E402
@@ -84,7 +92,13 @@ USES = {"pretrain": "pretrain", "finetune": "train", "dev": "dev", "test": "test
 HELD_OUT = ("dev", "test")
 LABELLED = ("finetune", "test")
 ENTRY = ("name", "corpus", "folder", "splits")
-OPTIONAL = ("max_hours", "options", "where")
+OPTIONAL = ("max_hours", "options", "where")  # mappings
+APART = "keep_speakers_apart"
+KEYS = (*ENTRY, *OPTIONAL, APART)
+HOW_TO_KEEP = """\
+Name other parts for dev and test; or, if these have the same speakers, train on them,
+too, by keep_speakers_apart: False in the entry. Percents are then of utterances, and
+error rates of voices heard in training."""
 NOT_COMMONVOICE = "corpus: commonvoice takes one option, language"
 PSEUDO_SPLIT = re.compile(r"(.+)\[(\d+):(\d+)\]")
 
@@ -113,9 +127,10 @@ def prepare_multi_domain_english(domains, save_folder, data_root="", seed=0):
 
     Raises
     ------
-    ValueError
+    InputError
         Naming all that is wrong in all entries, as far as it can be told without reading
-        them, and what to do; else what is wrong with the first that cannot be read.
+        them, and what to do; else what is wrong with the first that cannot be read, or
+        of which entries nothing is left to train on.
     """
     entries = check_entries(domains)
     summary = Summary()
@@ -128,9 +143,12 @@ def prepare_multi_domain_english(domains, save_folder, data_root="", seed=0):
     for row in (row for use in HELD_OUT for row in rows[use]):
         held_out[row.folder].add(row.segment.speaker)
     caps = {(e["name"], u): h for e in entries for u, h in e["max_hours"].items()}
+    mixed = {entry["name"] for entry in entries if not entry[APART]}
+    trained = [use for use in USES if use not in HELD_OUT]
+    for use in trained:
+        rows[use] = keep_apart(rows[use], held_out, mixed, summary, USES[use])
+    check_rest(entries, rows, summary)
     for use, name in USES.items():
-        if use not in HELD_OUT:
-            rows[use] = keep_apart(rows[use], held_out, summary, name)
         for row in rows[use]:
             row.words, row.fault = normalise(row.segment.text, row.corpus)
         if use in LABELLED:
@@ -178,23 +196,22 @@ def check_entries(domains):
     Returns
     -------
     list of dict
-        All keys of ``ENTRY`` and ``OPTIONAL``; ``splits`` as
-        {use: [(part, first percent, last percent)]}.
+        All of ``KEYS``; ``splits`` as {use: [(part, first percent, last percent)]}.
 
     Raises
     ------
-    ValueError
+    InputError
         Every fault of every entry, by the name of its domain.
     """
     faults, entries, names = [], [], Counter()
     if not isinstance(domains, list) or not domains:
-        raise ValueError("domains: a list of entries is needed")
+        raise InputError("domains: a list of entries is needed")
     for number, entry in enumerate(domains, 1):
         label = entry.get("name") if isinstance(entry, Mapping) else None
         label = label or f"entry {number}"
         its = _entry_faults(entry)
         if not its:
-            entry = {key: None for key in OPTIONAL} | dict(entry)
+            entry = {key: None for key in OPTIONAL} | {APART: True} | dict(entry)
             entry |= {key: dict(entry[key] or {}) for key in OPTIONAL}
             entry["where"] = {k: _list(v) for k, v in entry["where"].items()}
             entry["splits"], its = _splits(entry["splits"])
@@ -205,7 +222,7 @@ def check_entries(domains):
             its.append("this name is taken; every domain needs its own")
         faults += [f"  {label}: {fault}" for fault in its]
     if faults:
-        raise ValueError("\n".join([f"domains: {len(faults)} fault(s)", *faults]))
+        raise InputError("\n".join([f"domains: {len(faults)} fault(s)", *faults]))
     return entries
 
 
@@ -214,8 +231,10 @@ def _entry_faults(entry):
     if not isinstance(entry, Mapping):
         return [f"not a mapping but {entry!r}"]
     faults = [f"no {key}" for key in ENTRY if not entry.get(key)]
-    if unknown := sorted(set(entry) - {*ENTRY, *OPTIONAL}):
-        faults.append(f"unknown keys {unknown}; known: {[*ENTRY, *OPTIONAL]}")
+    if unknown := sorted(set(entry) - set(KEYS)):
+        faults.append(f"unknown keys {unknown}; known: {[*KEYS]}")
+    if not isinstance(entry.get(APART, True), bool):
+        faults.append(f"{APART}: {entry[APART]!r} is not True or False")
     for key in ("splits", *OPTIONAL):
         if entry.get(key) and not isinstance(entry[key], Mapping):
             faults.append(f"{key}: not a mapping but {entry[key]!r}")
@@ -304,7 +323,7 @@ def read_entries(entries):
                     first["corpus"], folder, parts, first["options"], fields
                 )
         except ValueError as error:
-            raise ValueError(f"domains: {names}: {error}") from error
+            raise InputError(f"domains: {names}: {error}") from error
         for entry in group:
             yield entry, read
 
@@ -361,7 +380,7 @@ def select(entry, parts, summary):
             several = use == "test" and len(wanted) > 1
             domain = f"{entry['name']}/{part}" if several else entry["name"]
             users[part].append((domain, USES[use]))
-            for segment in _between(parts[part].segments, low, high):
+            for segment in _between(parts[part].segments, low, high, entry[APART]):
                 other = [n for n, v in where.items() if segment.fields.get(n) not in v]
                 fault = f"other {other[0]}" if other else segment.fault
                 if fault:
@@ -379,12 +398,12 @@ def select(entry, parts, summary):
             summary.leave_out(domain, split, reason, number)
 
 
-def _between(segments, low, high):
-    """The segments of some percent of the speakers; one without a name is a speaker by
-    the ID of the segment."""
+def _between(segments, low, high, apart):
+    """The segments of some percent of the speakers, or of the segments where speakers are
+    not kept apart; one without a name is a speaker by the ID of the segment."""
     if (low, high) == (0, 100):
         return segments
-    names = [segment.speaker or segment.id for segment in segments]
+    names = [apart and segment.speaker or segment.id for segment in segments]
     percent = keyed_hash(0, "speaker", names) % 100
     kept = np.flatnonzero((percent >= low) & (percent < high))
     return [segments[index] for index in kept]
@@ -398,7 +417,7 @@ def _check_where(entry, where, parts):
         there.discard(None)
         if absent := sorted(set(map(str, values)) - set(map(str, there))):
             shown = sorted(map(str, there))[:50] or f"no field {name!r}"
-            raise ValueError(
+            raise InputError(
                 f"domains: {entry['name']}: where: no {name} {absent}; there is {shown}"
             )
 
@@ -406,18 +425,53 @@ def _check_where(entry, where, parts):
 # ------------------------------------------------------------------- 3. what is taken
 
 
-def keep_apart(rows, held_out, summary, split):
-    """The rows of speakers who are not in dev or test of the same corpus folder."""
+def keep_apart(rows, held_out, mixed, summary, split):
+    """The rows of speakers who are not in dev or test of the same corpus folder, and of
+    all speakers in the entries ``mixed``, where those of dev and test are noted."""
     kept = []
     for folder, of_folder in _grouped(rows, lambda row: row.folder).items():
         speakers = [row.segment.speaker for row in of_folder]
         mask = without_speakers(speakers, held_out[folder])
         for row, keep in zip(of_folder, mask):
-            if keep:
+            if not keep and row.entry in mixed:
+                row.segment = replace(row.segment, note=row.segment.note or HEARD)
+            if keep or row.entry in mixed:
                 kept.append(row)
             else:
                 summary.leave_out(row.domain, split, SPEAKER_HELD_OUT)
     return kept
+
+
+def check_rest(entries, rows, summary):
+    """That every entry has something left to train on.
+
+    Arguments
+    ---------
+    entries : list of dict
+        From ``check_entries``.
+    rows : dict
+        {use: list of Row}, once speakers are kept apart.
+    summary : Summary
+        What was left out.
+
+    Raises
+    ------
+    InputError
+        Naming the entries that have nothing left, and why.
+    """
+    faults = []
+    for use in (use for use in USES if use not in HELD_OUT):
+        found = {row.entry for row in rows[use]}
+        for entry in entries:
+            name = entry["name"]
+            if use in entry["splits"] and name not in found:
+                reasons = summary.left_out.get((name, USES[use]), {})
+                why = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+                why = why or "no speaker is in its percent"
+                faults.append(f"  {name}: nothing is left for {use}: {why}")
+    if faults:
+        logger.info("English domains\n%s", summary.table())
+        raise InputError("\n".join(["domains:", *faults, HOW_TO_KEEP]))
 
 
 def cap(rows, caps, use, seed, summary):
@@ -453,10 +507,7 @@ def count(rows, summary, split):
 
 
 def write(path, rows, data_root):
-    """Writes one manifest; one of no rows is no manifest, also no older one."""
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
+    """Writes one manifest, if there are rows for it."""
     root = os.path.join(os.path.abspath(data_root), "") if data_root else None
     several = any(row.segment.channel is not None for row in rows)
     columns = (*manifest.COLUMNS, "channel") if several else manifest.COLUMNS
@@ -477,7 +528,7 @@ def write(path, rows, data_root):
         }
         return {**its, "channel": segment.channel} if several else its
 
-    manifest.write(path, map(fields, rows), columns)
+    manifest.write_if_any(path, map(fields, rows), columns)
 
 
 def load_domains(path, data_root):
@@ -488,15 +539,22 @@ def load_domains(path, data_root):
     path : str, Path or None
         The file; None for ``domains.yaml`` of this recipe.
     data_root : str
-        For its ``data_root``, if that is not empty.
+        For its ``data_root``, if it has one and that is not empty.
 
     Returns
     -------
     list of dict
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or has no ``domains``.
     """
     path = path or Path(__file__).resolve().parent / "domains.yaml"
-    with open(path, encoding="utf-8") as file:
-        domains = load_hyperpyyaml(file, {"data_root": data_root} if data_root else {})
+    tree = read_tree(path)
+    if data_root and "data_root" in tree:
+        tree["data_root"] = Text(data_root)
+    domains, _ = load_tree(path, tree)
     return domains["domains"]
 
 
@@ -533,10 +591,11 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    domains = load_domains(arguments.domains, arguments.data_root)
-    prepare_multi_domain_english(
-        domains, arguments.save_folder, arguments.data_root, arguments.seed
-    )
+    with reported():
+        domains = load_domains(arguments.domains, arguments.data_root)
+        prepare_multi_domain_english(
+            domains, arguments.save_folder, arguments.data_root, arguments.seed
+        )
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from hetero_brain import manifest
 from hetero_brain.audio import AudioFile
 from hetero_brain.corpora.headers import read_header
 from hetero_brain.corpora.summary import Summary
+from hetero_brain.faults import InputError, MissingData, reported
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,8 @@ ONE_SPELLING = {
 
 
 def prepare_voice_prompts(data_folder, save_folder, languages=tuple(VOICES)):
-    """Writes ``train.csv``, ``dev.csv`` and ``test.csv``, nothing else.
+    """Writes ``train.csv``, ``dev.csv`` and ``test.csv``, nothing else; the last two
+    only if there are rows for them.
 
     Call it on the main process only (``run_on_main``). It always looks at all
     of the data, which takes seconds, and leaves a manifest that would not change
@@ -121,9 +123,9 @@ def prepare_voice_prompts(data_folder, save_folder, languages=tuple(VOICES)):
 
     Raises
     ------
-    ValueError
+    InputError
         If a language is unknown.
-    FileNotFoundError
+    MissingData
         If audio or transcripts are missing; the message lists all of them.
     """
     data_folder = Path(data_folder)
@@ -156,7 +158,8 @@ def prepare_voice_prompts(data_folder, save_folder, languages=tuple(VOICES)):
                 }
             )
     for split in SPLITS:
-        manifest.write(Path(save_folder) / f"{split}.csv", rows[split])
+        write = manifest.write if split == "train" else manifest.write_if_any
+        write(Path(save_folder) / f"{split}.csv", rows[split])
     logger.info("Voice prompts in %s\n%s", save_folder, summary.table())
     return summary
 
@@ -178,12 +181,12 @@ def find_sources(data_folder, languages):
 
     Raises
     ------
-    ValueError, FileNotFoundError
+    InputError, MissingData
         As ``prepare_voice_prompts``.
     """
     unknown = [language for language in languages if language not in VOICES]
     if unknown or not languages:
-        raise ValueError(f"languages {unknown} are unknown; known: {list(VOICES)}")
+        raise InputError(f"languages {unknown} are unknown; known: {list(VOICES)}")
     sources, missing = {}, []
     for language in languages:
         name = f"core-sounds-{language}.txt"
@@ -210,7 +213,7 @@ def find_sources(data_folder, languages):
             sources[language] = (found_audio[0], found_text[0])
     if missing:
         heading = f"Asterisk's voice prompts are not whole in {data_folder}:"
-        raise FileNotFoundError("\n".join([heading, *missing, HOW_TO_GET]))
+        raise MissingData("\n".join([heading, *missing, HOW_TO_GET]))
     return sources
 
 
@@ -412,7 +415,8 @@ def main():
     parser.add_argument("save_folder")
     parser.add_argument("--languages", nargs="+", default=list(VOICES))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    prepare_voice_prompts(**vars(parser.parse_args()))
+    with reported():
+        prepare_voice_prompts(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

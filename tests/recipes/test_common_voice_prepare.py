@@ -17,7 +17,8 @@ from hetero_brain import manifest
 from hetero_brain.audio import read_audio
 from hetero_brain.corpora import commonvoice
 from hetero_brain.corpora.commonvoice import read_release
-from hetero_brain.corpora.summary import SPEAKER_HELD_OUT, Summary
+from hetero_brain.corpora.summary import HEARD, SPEAKER_HELD_OUT, Summary
+from hetero_brain.faults import InputError
 from tests.benchmarks import data_path
 from tests.recipes.common_voice_fixture import (
     CLIPS,
@@ -266,6 +267,76 @@ def test_speakers_of_dev_and_test_are_never_trained_on(release, tmp_path):
     assert (capped["pretrain"], capped["train"]) == (rows["pretrain"], rows["train"])
 
 
+@pytest.fixture
+def one_speaker(tmp_path):
+    """A release whose second language is read by one speaker."""
+    data = make_release(tmp_path / "data", ["en", "es"])
+    for path in data.glob("es/*.tsv"):
+        if path.stem != "clip_durations":
+            header, *lines = path.read_text("utf-8").splitlines()
+            at = header.split("\t").index("client_id")
+            fields = [line.split("\t") for line in lines]
+            lines = ["\t".join([*f[:at], "her", *f[at + 1 :]]) for f in fields]
+            path.write_text("\n".join([header, *lines, ""]), "utf-8")
+    return data
+
+
+@pytest.mark.parametrize("key", ["pretrain_languages", "finetune_languages"])
+def test_one_speaker_in_all_splits(one_speaker, tmp_path, caplog, key):
+    split = {"pretrain_languages": "pretrain", "finetune_languages": "train"}[key]
+    settings = {key: ["en", "es"]}
+    told = rf"es: nothing is left of {split}, .* all its 4 clips.*keep_speakers_apart"
+    with (
+        caplog.at_level(logging.INFO),
+        pytest.raises(InputError, match=f"(?s){told}: False"),
+    ):
+        run(one_speaker, tmp_path / "save", **settings)
+    assert f"4 {SPEAKER_HELD_OUT}" in caplog.text  # the table explains it
+    assert not list(tmp_path.glob("save/*.csv"))
+
+    for apart in (False, {"es": False}):
+        settings["keep_speakers_apart"] = apart
+        summary, rows = run(one_speaker, tmp_path / "save", **settings)
+        assert len([id_ for id_ in rows[split] if id_.startswith("es/")]) == 4
+        assert summary.notes == {("es", split): {HEARD: 4}}
+        assert f"4 {HEARD}" in prepare.table(summary)
+
+
+def test_speakers_are_kept_apart_in_the_other_languages(one_speaker, tmp_path):
+    of_dev = client("common_voice_en_4")
+    Table(one_speaker / "en/train.tsv").add_speech("of-dev", client_id=of_dev)
+    settings = {"pretrain_languages": ["en", "es"]}
+    for apart, n_english in [({"es": False}, 4), (False, 5)]:
+        settings["keep_speakers_apart"] = apart
+        _, rows = run(one_speaker, tmp_path / "save", **settings)
+        assert sum(id_.startswith("en/") for id_ in rows["pretrain"]) == n_english
+
+
+@pytest.mark.parametrize("content", [None, "", "header"])
+def test_languages_without_dev_and_test(tmp_path, caplog, content):
+    data = make_release(tmp_path / "data", ["en", "es"])
+    for split in ("dev", "test"):
+        path = data / f"es/{split}.tsv"
+        if content == "header":
+            path.write_text(path.read_text("utf-8").splitlines()[0] + "\n")
+        elif content == "":
+            path.write_text("")
+        else:
+            path.unlink()
+    both = {"pretrain_languages": ["en", "es"], "finetune_languages": ["es"]}
+    summary, rows = run(data, tmp_path / "save", **both)
+    for split in ("dev", "test"):
+        assert {row["domain"] for row in rows[split].values()} == {"en"}
+        assert summary.totals["es", split].utterances == 0
+        told = f"es: no table {data}/es/{split}.tsv" in caplog.text
+        assert told == (content != "header")
+    assert len(rows["train"]) == 4 and len(rows["pretrain"]) == 8
+    # None at all: no manifest, and none of an earlier run.
+    prepare.prepare_common_voice(data, tmp_path / "save", pretrain_languages=["es"])
+    left = sorted(path.name for path in (tmp_path / "save").iterdir())
+    assert left == ["pretrain.csv", "train.csv"]
+
+
 def test_a_clip_of_test_under_another_speaker(release, tmp_path):
     Table(release / "en/other.tsv").add("common_voice_en_6", client_id="another")
     settings = {"pretrain_languages": ["en"], "pretrain_splits": ["other", "other"]}
@@ -358,7 +429,6 @@ def test_everything_missing_is_listed_before_anything_is_read(tmp_path, monkeypa
     lines = [line for line in str(error.value).splitlines() if line.startswith("  ")]
     assert lines == [
         f"  fr: no {data}/fr/validated.tsv",
-        f"  fr: no {data}/fr/dev.tsv",
         f"  xx: no folder {data}/xx",
         f"  ta: no folder {data}/ta/clips",
         f"  tr: no folder {data}/tr",
@@ -376,12 +446,14 @@ def test_settings_that_cannot_be(release, tmp_path, caplog):
             pretrain_splits=["train", "test", "trane"],
             max_pretrain_hours={"en": 0, "fr": 1},
             max_test_hours=-1,
+            keep_speakers_apart="no",
         )
     assert str(error.value).splitlines()[1:] == [
         "pretrain_splits ['test', 'trane'] are unknown; known: "
         "['train', 'validated', 'other', 'invalidated']",
         "max_pretrain_hours of en: 0 is not more than 0",
         "max_test_hours of every language: -1 is not more than 0",
+        "keep_speakers_apart of every language: 'no' is not True or False",
     ]
     assert "max_pretrain_hours names fr, which is not used" in caplog.text
     with pytest.raises(ValueError, match="neither pretrain_languages nor finetune"):
@@ -512,6 +584,7 @@ def test_second_run_follows_the_data(release, tmp_path):
 def test_command_line_prints_the_table(release, tmp_path, monkeypatch, caplog):
     words = ["common_voice_prepare.py", str(release), str(tmp_path / "save")]
     words += ["--pretrain_languages", "en", "--pretrain_splits", "train", "other"]
+    words += ["--same_speakers", "en"]
     monkeypatch.setattr("sys.argv", [*words, "--max_pretrain_hours", "1"])
     with caplog.at_level(logging.INFO):
         prepare.main()
@@ -523,7 +596,7 @@ def test_benchmark(monkeypatch):
     monkeypatch.setattr(data_path, "HELD_OUT", 30)
     assert min(data_path.prepare_figures(100)[:2]) > 0
     monkeypatch.setattr(data_path, "CLIPS_PER_SPEAKER", 1000)  # of train, dev and test
-    with pytest.raises(manifest.ManifestError, match="no rows"):
+    with pytest.raises(InputError, match="nothing is left of pretrain"):
         data_path.prepare_figures(100)
 
 

@@ -21,8 +21,9 @@ from hetero_brain.corpora import special_cases
 from hetero_brain.corpora.headers import SHORTEN, read_header
 from hetero_brain.corpora.lenient import Call, lenient
 from hetero_brain.corpora.lhotse_corpora import OVERLAPS, TRIMMED
-from hetero_brain.corpora.summary import SPEAKER_HELD_OUT
+from hetero_brain.corpora.summary import HEARD, SPEAKER_HELD_OUT
 from hetero_brain.dataio import read_audio
+from hetero_brain.faults import InputError
 
 
 def load(path, name):
@@ -265,6 +266,43 @@ def test_dirt_of_tedlium(tmp_path):
         assert line in summary.table()
 
 
+def test_tedlium_of_release_2(tmp_path):
+    root = fixtures.make_tedlium(tmp_path)
+    release_2 = (root / "legacy").rename(tmp_path / "TEDLIUM_release2")
+    domain = entry("tedlium", tmp_path, folder=str(release_2)) | {"corpus": "tedlium2"}
+    summary, rows = run([domain], tmp_path)
+    assert len(rows) == 12 and not summary.left_out
+    assert min(map(likeness, rows.values())) > 0.9
+    next(release_2.glob("train/sph/*")).unlink()
+    summary, _ = run([domain], tmp_path)
+    assert summary.left_out == {("tedlium", "pretrain"): {"no such file": 3}}
+
+
+@pytest.mark.parametrize(
+    "corpus, folder, told",
+    [
+        ("tedlium", "3/legacy", "3/legacy: give the folder above it"),
+        ("tedlium", "2", "2/<part>/stm: corpus: tedlium2 reads it"),
+        ("tedlium2", "3", "3/legacy/<part>/stm: corpus: tedlium reads it"),
+        ("tedlium", "above3", "give the folder of the release, .*/above3/TEDLIUM"),
+        ("tedlium2", "above2", "give the folder of the release, .*/above2/TEDLIUM"),
+        ("tedlium", "empty", "empty has no legacy/<part>/stm: is it tedlium's"),
+        ("tedlium2", "empty", "empty has no <part>/stm: is it tedlium2's"),
+        ("tedlium3", "3", "lhotse has no corpus 'tedlium3'; the nearest are .*tedlium"),
+    ],
+)
+def test_near_misses_of_tedlium_are_named(tmp_path, corpus, folder, told):
+    for path in ("3/legacy/train/stm", "2/train/stm", "empty"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "above3/TEDLIUM_release-3/legacy/train/stm").mkdir(parents=True)
+    (tmp_path / "above2/TEDLIUM_release2/train/stm").mkdir(parents=True)
+    domain = entry("tedlium", tmp_path, folder=f"{tmp_path}/{folder}")
+    domain["corpus"] = corpus
+    with pytest.raises(InputError, match=f"tedlium: .*{told}") as fault:
+        run([domain], tmp_path)
+    assert len(str(fault.value).splitlines()) == 2
+
+
 def test_dirt_of_ami(tmp_path):
     summary, rows = made("ami", tmp_path, dirt=True)
     assert summary.left_out == {
@@ -417,17 +455,20 @@ def test_domains_carved_out_of_one_corpus(tmp_path):
         for name, accents, splits in [
             ("hindi", ["Hindi"], {"test": "read"}),
             ("others", ["Arabic", "Korean"], {"pretrain": "read"}),
-            ("women", ["Hindi"], {"pretrain": "read"}),
+            ("asian", ["Hindi", "Chinese"], {"pretrain": "read"}),
         ]
     ]
-    domains[2]["where"]["gender"] = "F"
     summary, rows = run(domains, tmp_path)
     speakers = {}
     for row in rows.values():
         speakers.setdefault(row["domain"], set()).add(row["spk_id"])
-    assert speakers == {"hindi": {"rrbi", "tni"}, "others": {"aba", "hkk"}}
+    assert speakers == {
+        "hindi": {"rrbi", "tni"},
+        "others": {"aba", "hkk"},
+        "asian": {"bwc"},
+    }
     # Held out, though they are of another entry.
-    assert summary.left_out["women", "pretrain"][SPEAKER_HELD_OUT] == 3
+    assert summary.left_out["asian", "pretrain"][SPEAKER_HELD_OUT] == 6
     assert summary.left_out["hindi", "test"] == {"other accent": 15}
 
     domains[0]["where"] = {"accent": ["Hindi", "Hindy"]}
@@ -435,6 +476,50 @@ def test_domains_carved_out_of_one_corpus(tmp_path):
         ValueError, match=r"hindi: where: no accent \['Hindy'\]; .*Arab"
     ):
         run(domains, tmp_path)
+
+
+def test_an_entry_whose_speakers_are_all_held_out(tmp_path, caplog):
+    fixtures.make_l2_arctic(tmp_path)
+    women = {"name": "women", "where": {"accent": "Hindi", "gender": "F"}}
+    domains = [
+        entry("l2_arctic", tmp_path, splits={"test": "read"}),
+        entry("l2_arctic", tmp_path, splits={"pretrain": "read"}, **women),
+    ]
+    told = "women: nothing is left for pretrain: .*3 speaker also in dev or test"
+    with pytest.raises(InputError, match=f"(?s){told}.*keep_speakers_apart: False"):
+        run(domains, tmp_path)
+    assert not list(tmp_path.glob("save/*.csv"))
+
+    domains[1]["keep_speakers_apart"] = False
+    summary, rows = run(domains, tmp_path)
+    assert {row["spk_id"] for row in rows.values() if row["domain"] == "women"} == {
+        "tni"
+    }
+    assert summary.notes == {("women", "pretrain"): {HEARD: 3}}
+    assert f"3 {HEARD}" in summary.table()
+
+    domains[1]["keep_speakers_apart"] = "no"
+    with pytest.raises(
+        InputError, match="women: keep_speakers_apart: 'no' is not True"
+    ):
+        run(domains, tmp_path)
+
+
+def test_a_corpus_of_one_speaker(tmp_path):
+    fixtures.make_l2_arctic(tmp_path, number=20)
+    splits = {"finetune": "read[0:60]", "dev": "read[60:80]", "test": "read[80:100]"}
+    one = entry("l2_arctic", tmp_path, where={"accent": ["Arabic"]}, splits=splits)
+    splits = {"finetune": "read[99:100]", "dev": "read[0:99]"}  # nobody by their hashes
+    with pytest.raises(InputError, match="l2_arctic: nothing is left for finetune"):
+        run([{**one, "splits": splits}], tmp_path)
+
+    one["keep_speakers_apart"] = False
+    summary, rows = run([one], tmp_path)
+    split_of = {row["ID"]: row["split"] for row in rows.values()}
+    assert len(split_of) == 20  # each utterance in one split only
+    assert set(split_of.values()) == {"train", "dev", "test"}
+    n_train = list(split_of.values()).count("train")
+    assert summary.notes == {("l2_arctic", "train"): {HEARD: n_train}}
 
 
 def test_splits_by_speaker(tmp_path):

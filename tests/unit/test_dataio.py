@@ -452,6 +452,11 @@ def ids(rows):
     return {row["ID"] for row in rows}
 
 
+def test_a_dev_set_without_rows(corpus):
+    rows = manifest.read(corpus / "train.csv", corpus)
+    assert list(dev_loader(Utterances(rows.subset([]), RATE), 60)) == []
+
+
 def test_labelled_skips_the_untranscribed(corpus):
     rows = manifest.read(corpus / "train.csv", corpus)
     assert ids(labelled(rows, seed=1)) == {f"u{i}" for i in range(60) if i % 4}

@@ -59,6 +59,22 @@ ZWNJ, ZWJ = "\N{ZERO WIDTH NON-JOINER}", "\N{ZERO WIDTH JOINER}"
         ("zh-TW", "我們‘好’", "我們好"),
         ("th", "สวัสดี ครับ", "สวัสดีครับ"),
         ("ko", "안녕하세요, 여러분!", "안녕하세요 여러분"),
+        ("nan-tw", "我 愛 你", "我愛你"),
+        ("wuu", "侬 好！", "侬好"),
+        ("shn", "မႂ်ႇ သုင်", "မႂ်ႇသုင်"),
+        ("mya", "မင်္ဂလာ ပါ", "မင်္ဂလာပါ"),
+        # Written in several scripts, a sentence in one of them.
+        ("sr", "Љубав и мир", "љубав и мир"),
+        ("sr", "Ljubav i mir", "ljubav i mir"),
+        ("uz", "Ўзбек тили", "ўзбек тили"),
+        ("kk", "قازاق تىلى", "قازاق تىلى"),
+        ("pa-IN", "پنجابی", "پنجابی"),
+        ("kmr", "Kurmancî", "kurmancî"),
+        ("kmr", "کورمانجی", "کورمانجی"),
+        ("sd", "सिन्धी", "सिन्धी"),
+        ("crh", "QIRIM tili", "qırım tili"),
+        ("crh", "Къырым тили", "къырым тили"),
+        ("mhr", "Марий йылме", "марий йылме"),
         # A language that is not known here.
         ("xx", "Слово, и\u00a0ещё", "слово и ещё"),
         ("xx", "A word", "a word"),
@@ -97,6 +113,14 @@ def test_words(language, sentence, words):
         ("sv-SE", "bokstaven π", "foreign letters"),
         ("ta", "தमि", "foreign letters"),  # a Devanagari letter and its sign
         ("xx", "Слово word", "foreign letters"),
+        ("sr", "Љубав i мир", "foreign letters"),
+        ("kk", "қазақ تىلى", "foreign letters"),
+        ("sr", "ᲒᲐᲛᲐᲠᲯᲝᲑᲐ", "foreign letters"),
+        ("ady", "a word", "foreign letters"),  # Adyghe
+        ("mg", "слово", "foreign letters"),
+        ("nan-tw", "我 love 你", "foreign letters"),
+        ("es", "nº", "foreign letters"),
+        ("en", "𝐛old", "foreign letters"),
         ("fr", "« … ! »", "no words"),
         ("fr", " ' ", "no words"),
         ("en", "", "no words"),
@@ -107,8 +131,14 @@ def test_no_words(language, sentence, reason):
     assert normalise(sentence, language) == ("", reason)
 
 
-def test_languages_without_spaces():
-    without = ["ja", "zh-CN", "zh-TW", "zh-HK", "yue", "th", "lo", "my", "km"]
-    assert all(map(scored_by_characters, without))
-    for language in ("ko", "vi", "ta", "sv-SE", "en", "za", "mya"):
-        assert not scored_by_characters(language)
+@pytest.mark.parametrize("language", "ko vi ta sv-SE en za bo sr-Latn xx".split())
+def test_languages_with_spaces(language):
+    assert not scored_by_characters(language)
+
+
+@pytest.mark.parametrize(
+    "language",
+    "ja zh-CN zh-TW zh-HK yue nan-tw wuu hak lzh cmn th lo my mya km shn khb nod".split(),
+)
+def test_languages_without_spaces(language):
+    assert scored_by_characters(language)

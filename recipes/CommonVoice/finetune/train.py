@@ -10,11 +10,10 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 
-from hetero_brain import manifest
 from hetero_brain.corpora.language_text import scored_by_characters
-from hetero_brain.dataio import labelled
 from hetero_brain.finetuning import finetune
 from hetero_brain.recipe import load_recipe, run
+from hetero_brain.splits import finetuning_splits
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from common_voice_prepare import prepare_common_voice  # noqa: E402
@@ -32,17 +31,14 @@ def main(argv):
             "finetune_languages": languages,
             "max_finetune_hours": hparams["max_finetune_hours"],
             "max_test_hours": hparams["max_test_hours"],
+            "keep_speakers_apart": hparams["keep_speakers_apart"],
             "seed": hparams["data_seed"],
         },
     )
     hparams["character_domains"] = [*filter(scored_by_characters, languages)]
-    splits = {
-        split: labelled(
-            manifest.read(save_folder / f"{split}.csv", data_folder, languages),
-            hparams["seed"],
-        )
-        for split in {"train", "dev", *hparams["eval_splits"]}
-    }
+    splits = finetuning_splits(
+        save_folder, data_folder, languages, hparams["eval_splits"], hparams["seed"]
+    )
     finetune(hparams, run_opts, splits)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 
-from hetero_brain import manifest
 from hetero_brain.pretraining import pretrain
 from hetero_brain.recipe import load_recipe, run
+from hetero_brain.splits import pretraining_splits
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from common_voice_prepare import prepare_common_voice  # noqa: E402
@@ -22,19 +22,19 @@ def main(argv):
     hparams, run_opts = load_recipe(argv)
     data_folder = hparams["data_folder"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
-    keys = ("pretrain_languages", "pretrain_splits", "max_pretrain_hours")
+    languages = hparams["pretrain_languages"]
+    keys = ("pretrain_splits", "max_pretrain_hours", "keep_speakers_apart")
     run_on_main(
         prepare_common_voice,
         args=[data_folder, save_folder],
-        kwargs={"seed": hparams["data_seed"], **{key: hparams[key] for key in keys}},
+        kwargs={
+            "pretrain_languages": languages,
+            "seed": hparams["data_seed"],
+            **{key: hparams[key] for key in keys},
+        },
     )
-    train, dev = (
-        manifest.read(
-            save_folder / f"{split}.csv", data_folder, hparams["pretrain_languages"]
-        )
-        for split in ("pretrain", "dev")
-    )
-    pretrain(hparams, run_opts, train, dev)
+    splits = pretraining_splits(save_folder / "pretrain.csv", data_folder, languages)
+    pretrain(hparams, run_opts, *splits)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,9 @@
 import sys
 from pathlib import Path
 
-from hetero_brain import manifest
-from hetero_brain.dataio import labelled
 from hetero_brain.finetuning import finetune
 from hetero_brain.recipe import load_recipe, run
+from hetero_brain.splits import finetuning_splits
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from multi_domain_english_prepare import prepared  # noqa: E402
@@ -21,17 +20,21 @@ def main(argv):
     """Prepare, fine-tune, evaluate."""
     hparams, run_opts = load_recipe(argv)
     entries, folder = prepared(hparams)
-    root, seed, domains = (hparams[k] for k in ("data_folder", "seed", "domains"))
-    splits = {
-        split: labelled(manifest.read(folder / f"{split}.csv", root, domains), seed)
-        for split in ("train", "dev")
-    }
-    if "test" in hparams["eval_splits"]:
-        # Test sets of these domains, and of all that are only for testing.
-        unseen = [e["name"] for e in entries if "finetune" not in e["splits"]]
-        test = manifest.read(folder / "test.csv", root)
-        names = [d for d in test.domains if d.split("/")[0] in {*domains, *unseen}]
-        splits["test"] = labelled(manifest.read(test.path, root, names), seed)
+    domains = hparams["domains"]
+    # Test sets of these domains, and of all that are only for testing.
+    unseen = [
+        entry["name"]
+        for entry in entries
+        if "test" in entry["splits"] and "finetune" not in entry["splits"]
+    ]
+    splits = finetuning_splits(
+        folder,
+        hparams["data_folder"],
+        domains,
+        hparams["eval_splits"],
+        hparams["seed"],
+        test_domains=dict.fromkeys((*domains, *unseen)),
+    )
     finetune(hparams, run_opts, splits)
 
 

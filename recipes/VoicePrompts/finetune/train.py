@@ -10,10 +10,9 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 
-from hetero_brain import manifest
-from hetero_brain.dataio import labelled
 from hetero_brain.finetuning import finetune
 from hetero_brain.recipe import load_recipe, run
+from hetero_brain.splits import finetuning_splits
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from voice_prompts_prepare import prepare_voice_prompts  # noqa: E402
@@ -25,14 +24,14 @@ def main(argv):
     data_folder, domains = hparams["data_folder"], hparams["domains"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
     run_on_main(prepare_voice_prompts, args=[data_folder, save_folder, domains])
-    splits = {
-        split: labelled(
-            manifest.read(save_folder / f"{split}.csv", data_folder, domains),
-            hparams["seed"],
-            hparams["label_seconds"] if split == "train" else None,
-        )
-        for split in {"train", "dev", *hparams["eval_splits"]}
-    }
+    splits = finetuning_splits(
+        save_folder,
+        data_folder,
+        domains,
+        hparams["eval_splits"],
+        hparams["seed"],
+        hparams["label_seconds"],
+    )
     finetune(hparams, run_opts, splits)
 
 

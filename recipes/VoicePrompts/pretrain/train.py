@@ -9,9 +9,9 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 
-from hetero_brain import manifest
 from hetero_brain.pretraining import pretrain
 from hetero_brain.recipe import load_recipe, run
+from hetero_brain.splits import pretraining_splits
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from voice_prompts_prepare import prepare_voice_prompts  # noqa: E402
@@ -23,11 +23,8 @@ def main(argv):
     data_folder, domains = hparams["data_folder"], hparams["domains"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
     run_on_main(prepare_voice_prompts, args=[data_folder, save_folder, domains])
-    train, dev = (
-        manifest.read(save_folder / f"{split}.csv", data_folder, domains)
-        for split in ("train", "dev")
-    )
-    pretrain(hparams, run_opts, train, dev)
+    splits = pretraining_splits(save_folder / "train.csv", data_folder, domains)
+    pretrain(hparams, run_opts, *splits)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,204 @@
+"""What the command line puts in the place of a YAML's values.
+
+A word on the command line means what its key holds in the YAML:
+
+==================================  ====================================================
+in the YAML                         on the command line
+==================================  ====================================================
+a string, ``!PLACEHOLDER``          the word as it stands: ``/x/run #1``, ``2024-11-05``
+null, of a path (``PATHS``)         the same, but for ``null``
+a list                              YAML in brackets, ``[es, no]``; or its elements:
+                                    ``es``, ``es no``, ``es,no``. Strings stay strings.
+a number, ``True``, a mapping       YAML; a mapping changes the keys that it has
+null, or a tag such as ``!new:``    YAML; what is no number, ``True``, list, mapping or
+                                    tag is a string
+==================================  ====================================================
+
+Whatever the YAML holds, HyperPyYAML's tags are heeded: ``'!ref <seed>'``.
+"""
+
+import difflib
+import logging
+import re
+from collections.abc import Mapping
+from numbers import Number
+
+from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.scalarstring import ScalarString
+
+from .faults import InputError
+from .yaml_files import Text, in_a_line, round_trip
+
+logger = logging.getLogger(__name__)
+
+PATHS = ("domains_file", "init", "manifest_folder", "pretrained")
+NULL = ("null", "Null", "NULL", "~")
+TUPLE = re.compile(r"\(.*\)")
+TAG = re.compile(r"!(ref|copy|tuple) .|!(new|name|module|apply|applyref|include):.")
+
+
+class _Unresolved(VersionedResolver):
+    """Takes every plain scalar for a string, so that none loses its spelling."""
+
+    versioned_resolver = property(lambda self: {})
+
+
+def override(tree, words):
+    """Put words of the command line in the place of values.
+
+    Arguments
+    ---------
+    tree : CommentedMap
+        From :func:`yaml_files.read_tree`; changed.
+    words : list of str
+        ``--key value`` and ``--key=value``. A value may have several words.
+
+    Raises
+    ------
+    InputError
+        Naming each key that the YAML does not have, that is given twice or without a
+        value, and each value of the wrong kind.
+    """
+    faults, given = [], {}
+    for word in words:
+        if word.startswith("--"):
+            key, equals, first = word[2:].partition("=")
+            if key in given:
+                faults.append(f"--{key} is given twice")
+            given[key] = [first] if equals else []
+        elif given:
+            given[key].append(word)
+        else:
+            faults.append(f"{word!r} belongs to no --key")
+    for key, values in given.items():
+        if key not in tree:
+            near = difflib.get_close_matches(key, tree, n=1)
+            hint = f"; did you mean --{near[0]}?" if near else ""
+            faults.append(f"--{key}: there is no such key{hint}")
+        elif not " ".join(values):
+            faults.append(f"--{key} has no value; for none write null")
+        else:
+            try:
+                value = _value(values, _kind(key, tree[key]))
+                _put(tree, key, None if key in PATHS and value == "null" else value)
+            except (ValueError, YAMLError) as fault:
+                faults.append(f"--{key} {' '.join(values)}: {in_a_line(fault)}")
+    if faults:
+        raise InputError("\n".join(faults))
+
+
+def _kind(key, node):
+    """What the YAML has: a str, list, bool, number or mapping, or None if it may be
+    anything."""
+    tag = _tag(node)
+    if key in PATHS or tag == "!PLACEHOLDER":
+        return ""
+    if tag == "!ref":  # text around references is a string, calculations are not
+        return "" if re.search(r"[^\W\d_]", re.sub("<.*?>", "", node.value)) else None
+    return None if tag or isinstance(node, str) and TUPLE.fullmatch(node) else node
+
+
+def _tag(node):
+    """The tag of a node, or None."""
+    return getattr(getattr(node, "tag", None), "value", None)
+
+
+def _value(words, kind):
+    """The value of some words, where the YAML has ``kind``."""
+    text = " ".join(words)
+    if isinstance(kind, str) and not TAG.match(text):
+        return Text(text)
+    if isinstance(kind, list) and text[0] not in "[{!" and text not in NULL:
+        parts = [part.strip() for word in words for part in word.split(",")]
+        value = [_typed(part, _first(kind)) for part in parts if part]
+        logger.warning(
+            f"{text}: a list is wanted; taken as [{', '.join(map(str, value))}]"
+        )
+    elif kind is None and text[0] not in "[{!\"'":
+        value = _scalar(text, None)
+    else:
+        tree = round_trip(preserve_quotes=True, Resolver=_Unresolved).load(text)
+        value = _typed(tree, kind)
+    _check(value, kind)
+    return value
+
+
+def _check(value, kind):
+    """Raise ValueError if a value is not of the kind that the YAML has."""
+    if value is None or kind is None or _tag(value):
+        return
+    if isinstance(kind, bool):
+        fits, wanted = isinstance(value, (bool, Mapping)), "True or False"
+    elif isinstance(kind, Number):
+        fits, wanted = not isinstance(value, (bool, str, list)), "a number"
+    elif isinstance(kind, list):
+        example = f"[{', '.join(map(str, kind))}]"
+        fits, wanted = isinstance(value, list), f"a list such as {example}"
+    elif isinstance(kind, Mapping):
+        fits = not isinstance(value, (str, list))
+        wanted = "a mapping such as {key: value}"
+    else:
+        fits, wanted = isinstance(value, str), "a string"
+    if not fits:
+        raise ValueError(f"{value!r} is not {wanted}")
+    if isinstance(value, list):
+        for child in value:
+            _check(child, _first(kind))
+    elif isinstance(value, Mapping) and isinstance(kind, Mapping):
+        for key, child in value.items():
+            _check(child, kind.get(key))
+
+
+def _first(kind):
+    """The kind of a list's elements: that of the first."""
+    return kind[0] if isinstance(kind, list) and kind else ""
+
+
+def _typed(node, kind):
+    """A node of an unresolved tree with its scalars as numbers, booleans or strings."""
+    if isinstance(node, Mapping):
+        for key, child in node.items():
+            node[key] = _typed(child, kind.get(key) if _is_plain(kind) else None)
+    elif isinstance(node, list):
+        for i, child in enumerate(node):
+            node[i] = _typed(child, _first(kind) if isinstance(kind, list) else None)
+    elif isinstance(node, str):
+        quoted = isinstance(node, ScalarString)
+        return Text(node) if quoted else _scalar(node, kind)
+    return node
+
+
+def _scalar(text, kind):
+    """A plain scalar where the YAML has ``kind``."""
+    if text in NULL or not text:
+        return None
+    if isinstance(kind, list):
+        return [_scalar(text, _first(kind))]
+    if isinstance(kind, str):
+        return Text(text)
+    if kind is None and TUPLE.fullmatch(text):
+        return round_trip().load(f"!tuple {text}")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError):
+        return Text(text)
+    if isinstance(value, bool):
+        return value
+    # 007 is a name where the YAML does not say that it is a number.
+    named = kind is None and re.match(r"[-+]?0\d", text)
+    return value if isinstance(value, Number) and not named else Text(text)
+
+
+def _is_plain(node):
+    """Whether a node is a mapping without a tag."""
+    return isinstance(node, Mapping) and not _tag(node)
+
+
+def _put(tree, key, value):
+    """Replace a value, or change the keys of a mapping that the new mapping has."""
+    if _is_plain(value) and _is_plain(tree.get(key)):
+        for name, child in value.items():
+            _put(tree[key], name, child)
+    else:
+        tree[key] = value

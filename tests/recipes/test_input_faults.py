@@ -1,0 +1,149 @@
+"""A file that a user names and that cannot be used: one message, no traceback."""
+
+import csv
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hetero_brain import manifest
+from tests.recipes.common_voice_fixture import make_release
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGLISH = ROOT / "recipes/MultiDomainEnglish"
+PREPARE = ENGLISH / "multi_domain_english_prepare.py"
+EXPERIMENT = "hetero_brain.experiment"
+TRAIN = sorted(ROOT.glob("recipes/*/*/train.py"))
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """refused(script or module, word, …) → what a command says that is refused.
+
+    Python prints what ``sys.exit`` is given on standard error, and exits with code 1.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+
+    def refused(script, *words):
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
+        run = runpy.run_path if isinstance(script, Path) else runpy.run_module
+        with pytest.raises(SystemExit) as end:
+            run(str(script), run_name="__main__")
+        assert isinstance(end.value.code, str)
+        return end.value.code
+
+    return refused
+
+
+def test_a_refusal_is_printed_without_a_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, PREPARE, "nowhere.yaml", "manifests"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr == "nowhere.yaml: No such file or directory\n"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """{kind of fault: path}."""
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "latin.yaml").write_bytes("domains: [grüße]".encode("latin-1"))
+    (tmp_path / "broken.yaml").write_text("domains: [a\nb: c")
+    (tmp_path / "other.yaml").write_text("domain: []")
+    (tmp_path / "list.yaml").write_text("- name: a\n")
+    told = {
+        "missing": "No such file or directory",
+        "folder": "Is a directory",
+        "latin": "not a text in UTF-8",
+        "broken": "not YAML: line 2",
+        "other": "no key 'domains'; is this YAML for this command?",
+        "list": "a CommentedSeq in place of a mapping",
+    }
+    return {tmp_path / f"{kind}.yaml": text for kind, text in told.items()}
+
+
+@pytest.mark.parametrize("script", TRAIN, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_recipe_whose_yaml_cannot_be_used(refused, files, script):
+    for path, told in [*files.items()][:4]:
+        assert refused(script, path, "--data_folder", "d").startswith(f"{path}: {told}")
+    words = ["--data_folder", "data", "--output_folder", "out"]
+    told = refused(script, ENGLISH / "experiment.yaml", *words)
+    assert "no key " in told or "no such key" in told
+
+
+def test_an_experiment_whose_yaml_is_of_something_else(refused, tmp_path):
+    assert refused(EXPERIMENT, tmp_path) == f"{tmp_path}: Is a directory"
+    domains = ENGLISH / "domains.yaml"
+    told = refused(EXPERIMENT, domains, "--data_root", "/data")
+    assert told == f"{domains}: no key 'output_folder'; is this YAML for this command?"
+
+
+def test_an_experiment_names_what_its_steps_lack(refused, tmp_path):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(
+        "output_folder: out\ndata_folder: data\npretrain: {hparams: a.yaml}\n"
+        "judges: {ctc: {hparams: b.yaml, seeds: [1], options: ''}, attention: null}\n"
+    )
+    assert refused(EXPERIMENT, path).splitlines() == [
+        f"{path}:",
+        "  pretrain: no options",
+        "  judges: ctc: no domains",
+        "  judges: attention: no hparams",
+        "  judges: attention: no seeds",
+        "  judges: attention: no domains",
+        "  judges: attention: no options",
+    ]
+
+
+def test_an_experiment_whose_finetuning_yaml_is_missing(refused, tmp_path):
+    recipe = ROOT / "recipes/VoicePrompts/experiment.yaml"
+    judges = "{full: {hparams: finetune/nowhere.yaml}}"
+    told = refused(EXPERIMENT, recipe, "--judges", judges, "--data_folder", "data")
+    assert told.endswith("finetune/nowhere.yaml: No such file or directory")
+    assert not list(tmp_path.rglob("CSSL.1"))  # before anything is trained
+
+
+def test_a_list_of_domains(refused, files):
+    for path, told in files.items():
+        assert refused(PREPARE, path, "manifests").startswith(f"{path}: {told}")
+
+
+@pytest.mark.parametrize("step, yaml", [("pretrain", "tiny"), ("finetune", "ctc")])
+def test_a_list_of_domains_of_a_run(refused, files, tmp_path, step, yaml):
+    words = [ENGLISH / step / "train.py", ENGLISH / step / f"hparams/{yaml}.yaml"]
+    words += ["--data_folder", "data", "--size", "tiny"]
+    path, told = list(files.items())[-2]
+    assert refused(*words, "--domains_file", path).startswith(f"{path}: {told}")
+    log = next(tmp_path.rglob("log.txt")).read_text("utf-8")
+    assert "Traceback" in log  # for whoever wants to know where
+
+
+def test_manifests_that_cannot_be_used(refused, tmp_path):
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    words = [ENGLISH / "pretrain/train.py", ENGLISH / "pretrain/hparams/tiny.yaml"]
+    words += ["--data_folder", "data", "--manifest_folder", folder]
+    path = folder / "pretrain.csv"
+    assert refused(*words) == f"{path}: no such file"
+    with path.open("w") as file:
+        csv.writer(file).writerows([manifest.COLUMNS, ["a", 1, "no.wav"] + [""] * 5])
+    assert "row 2: " in refused(*words)
+
+
+def test_languages_that_are_not_there(refused, tmp_path):
+    data = make_release(tmp_path / "data", ["en"])
+    prepare = ROOT / "recipes/CommonVoice/common_voice_prepare.py"
+    told = refused(prepare, data, "save", "--pretrain_languages", "en", "fr")
+    assert f"fr: no folder {data}/fr" in told
+    prompts = ROOT / "recipes/VoicePrompts/voice_prompts_prepare.py"
+    told = refused(prompts, data, "save", "--languages", "xx")
+    assert told.startswith("languages ['xx'] are unknown; known: ['en',")

@@ -1,0 +1,120 @@
+"""Domains without rows for dev or test: trained on, named, and left out of the rest."""
+
+import logging
+
+import pytest
+
+from hetero_brain import manifest
+from hetero_brain.faults import InputError
+from hetero_brain.splits import finetuning_splits, pretraining_splits
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(split, domain=words, …) → a manifest with two rows of each domain."""
+    (tmp_path / "a.wav").touch()
+
+    def write(split, /, **domains):
+        domains = {name.replace("__", "/"): words for name, words in domains.items()}
+        rows = [
+            {"ID": f"{domain}{i}", "duration": 1, "wav": "{data_root}/a.wav"}
+            | {"domain": domain, "wrd": words}
+            for domain, words in domains.items()
+            for i in range(2)
+        ]
+        manifest.write_if_any(tmp_path / f"{split}.csv", rows)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def warnings(caplog):
+    """warnings() → what has been warned of since it was last asked for."""
+
+    def take():
+        told = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        caplog.clear()
+        return told
+
+    return take
+
+
+def domains_of(splits):
+    return {split: list(rows.domains) for split, rows in splits.items()}
+
+
+def test_pretraining_validates_the_domains_that_it_can(write, warnings):
+    folder = write("pretrain", en="", es="")
+    write("dev", en="", fr="")  # of fr there is nothing to pre-train on
+    train, dev = pretraining_splits(folder / "pretrain.csv", folder)
+    assert train.domains == ("en", "es") and dev.domains == ("en",) and len(dev) == 2
+    (told,) = warnings()
+    assert told.endswith("dev.csv: no rows of es: pre-trained on, but not validated")
+
+
+@pytest.mark.parametrize("others", [{}, {"fr": ""}])
+def test_pretraining_without_any_validation(write, warnings, others):
+    folder = write("pretrain", en="", es="")
+    write("dev", **others)
+    train, dev = pretraining_splits(folder / "pretrain.csv", folder, ["en", "es"])
+    assert len(train) == 4 and dev is None
+    (told,) = warnings()
+    assert "no rows of en, es: pre-trained on, but not validated" in told
+
+
+def test_a_domain_to_pretrain_on_has_rows(write):
+    folder = write("pretrain", en="")
+    with pytest.raises(InputError, match=r"no rows of domain \['es'\]"):
+        pretraining_splits(folder / "pretrain.csv", folder, ["en", "es"])
+
+
+def test_finetuning_evaluates_the_domains_that_it_can(write, warnings):
+    folder = write("train", cy="a", tr="b", sv="c")
+    write("dev", cy="a", tr="")  # rows without words are as good as none
+    write("test", tr="b", sv="c")
+    splits = finetuning_splits(folder, folder, ["cy", "tr", "sv"], ["dev", "test"], 1)
+    assert domains_of(splits) == {
+        "train": ["cy", "sv", "tr"],
+        "dev": ["cy"],
+        "test": ["sv", "tr"],
+    }
+    dev, test = warnings()
+    assert dev.endswith("dev.csv: no transcribed rows of tr, sv: not validated")
+    assert test.endswith("test.csv: no transcribed rows of cy: not evaluated on test")
+
+
+def test_finetuning_without_test_rows(write, warnings):
+    folder = write("train", cy="a", tr="b")
+    write("dev", cy="a", tr="b")
+    splits = finetuning_splits(folder, folder, ["cy"], ["test"], 1)
+    assert domains_of(splits) == {"train": ["cy"], "dev": ["cy"]}
+    (told,) = warnings()
+    assert "test.csv: no transcribed rows of cy: not evaluated on test" in told
+
+
+@pytest.mark.parametrize("dev", [{}, {"cy": ""}, {"tr": "b"}])
+def test_finetuning_without_dev_rows_says_what_to_do(write, dev):
+    folder = write("train", cy="a")
+    write("dev", **dev)
+    told = r"dev.csv: no transcribed rows of cy. .*best epoch.* give one of the domains"
+    with pytest.raises(InputError, match=told):
+        finetuning_splits(folder, folder, ["cy"], ["test"], 1)
+
+
+def test_test_sets_are_found_by_the_entrys_name(write, warnings):
+    folder = write("train", libri="a")
+    write("dev", libri="a")
+    write("test", libri__clean="a", libri__other="b", hindi="c", ted="d")
+    splits = finetuning_splits(
+        folder, folder, ["libri"], ["test"], 1, test_domains=["libri", "hindi"]
+    )
+    test = domains_of(splits)["test"]
+    assert test == ["hindi", "libri/clean", "libri/other"] and not warnings()
+
+
+def test_a_split_that_does_not_exist(write):
+    folder = write("train", cy="a")
+    write("dev", cy="a")
+    with pytest.raises(InputError, match=r"eval_splits: \['tset'\] unknown; known: "):
+        finetuning_splits(folder, folder, ["cy"], ["dev", "tset"], 1)

@@ -1,0 +1,269 @@
+"""What a word on the command line means, by what the YAML has in its place."""
+
+import pytest
+
+from hetero_brain.experiment import overrides
+from hetero_brain.faults import InputError
+from hetero_brain.overrides import override
+from hetero_brain.recipe import read_recipe
+from hetero_brain.yaml_files import load_tree, read_tree
+
+RECIPE = """
+data_folder: !PLACEHOLDER
+output_folder: !ref results/<seed>
+save_folder: !ref <output_folder>/save
+seed: 1
+size: tiny
+pretrained: null
+beam_size: null
+causal: True
+lr: 0.1
+languages: [en, fr]
+only_phases: []
+milestones: [1, 2]
+hours: {en: 357, fr: 180}
+max_hours: 2
+window: (1, 2)
+readout: !new:collections.Counter
+    layers: 3
+outputs: !ref <seed> * <max_hours>
+pretrain:
+    hparams: a.yaml
+    options: ""
+    languages: [en]
+    epochs: 3
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    """load(word, …) → the values of the recipe with these overrides."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE, encoding="utf-8")
+
+    def load(*words, data="data"):
+        tree = read_tree(path)
+        override(tree, [*words, "--data_folder", data])
+        return load_tree(path, tree)[0]
+
+    return load
+
+
+AS_THEY_STAND = [
+    "/x/run #1",
+    "2024-11-05",
+    "2024-11-05 10:00:00",
+    "1e-4",
+    "007",
+    "1_000",
+    "12:30",
+    "0x1f",
+    "no",
+    "on",
+    "True",
+    ".inf",
+    " a: b ",
+    'it\'s "a" dätä',
+    "a\\nb\\",
+    "[old] run",
+    "{a}",
+    "(old)",
+    "!important",
+    "!",
+    "@home",
+    "&x *y",
+    "%TAG",
+    "- a",
+    "? a",
+    "| a",
+    "> a",
+    "`a`",
+    "a\tb",
+    "a, b",
+    "中文 é",
+    "--",
+    "~",
+    "/x/a=b",
+    "a  b " * 40 + "c",
+]
+
+
+@pytest.mark.parametrize("word", AS_THEY_STAND)
+def test_a_string_is_taken_as_it_stands(load, word):
+    joined = load(f"--output_folder={word}", f"--size={word}", data=f"/{word}")
+    assert joined["output_folder"] == joined["size"] == word
+    assert joined["data_folder"] == f"/{word}"
+    for key in ("output_folder", "size", "pretrained"):
+        if not word.startswith("--"):  # a key of its own
+            assert load(f"--{key}", word)[key] == word
+
+
+def test_a_reference_to_an_overridden_string(load):
+    assert load("--output_folder", "/x/run #1")["save_folder"] == "/x/run #1/save"
+
+
+def test_tags_are_heeded(load):
+    assert load("--output_folder", "!ref runs/<seed>")["output_folder"] == "runs/1"
+    assert load("--size", "!ref <seed>")["size"] == 1
+    found = load("--readout", "!new:fractions.Fraction [3, 4]")["readout"]
+    assert (found.numerator, found.denominator) == (3, 4)
+    # A new object in place of the old one, not its arguments for the old one.
+    assert load("--readout", "!new:builtins.dict {a: 1e-4}")["readout"] == {"a": 1e-4}
+    assert load("--lr", "!ref <seed> / 4")["lr"] == 0.25
+
+
+def test_null(load):
+    for key in ("pretrained", "beam_size", "lr", "languages", "hours", "readout"):
+        assert load(f"--{key}", "null")[key] is None
+    assert load("--size", "null")["size"] == "null"
+
+
+@pytest.mark.parametrize(
+    "key, words, value",
+    [
+        ("languages", ["es"], ["es"]),
+        ("languages", ["no"], ["no"]),
+        ("languages", ["es", "no"], ["es", "no"]),
+        ("languages", ["es,no"], ["es", "no"]),
+        ("languages", ["[es,", "no]"], ["es", "no"]),
+        ("languages", ["[no, 2024-11-05, 007, 1e-4, on]"],
+         ["no", "2024-11-05", "007", "1e-4", "on"]),
+        ("languages", ["[\"a, b\", 'c # d']"], ["a, b", "c # d"]),
+        ("languages", ["[]"], []),
+        ("only_phases", ["PTLOC.1"], ["PTLOC.1"]),
+        ("milestones", ["3"], [3]),
+        ("milestones", ["[3, 4]"], [3, 4]),
+        ("lr", ["1e-4"], 1e-4),
+        ("lr", ["-5"], -5),
+        ("seed", ["007"], 7),
+        ("causal", ["false"], False),
+        ("hours", ["5"], 5),
+        ("hours", ["{es: 1.5, no: 2}"], {"en": 357, "fr": 180, "es": 1.5, "no": 2}),
+        ("max_hours", ["{no: 1}"], {"no": 1}),
+        ("causal", ["{es: False}"], {"es": False}),
+        ("beam_size", ["5"], 5),
+        ("beam_size", ["007"], "007"),
+        ("beam_size", ["2024-11-05"], "2024-11-05"),
+        ("beam_size", ["a: b"], "a: b"),
+        ("beam_size", ["'5'"], "5"),
+        ("beam_size", ["[no, 3]"], ["no", 3]),
+        ("outputs", ["7"], 7),
+        ("window", ["(3, 4)"], (3, 4)),
+        ("pretrain", ["{options: '--size tiny # 1', languages: [no, 007]}"],
+         {"hparams": "a.yaml", "options": "--size tiny # 1",
+          "languages": ["no", "007"], "epochs": 3}),
+        ("pretrain", ["{hparams: 2024-11-05, languages: es, epochs: 7}"],
+         {"hparams": "2024-11-05", "options": "", "languages": ["es"], "epochs": 7}),
+    ],
+)  # fmt: skip
+def test_values_of_the_kind_that_the_yaml_has(load, key, words, value):
+    found = load(f"--{key}", *words)[key]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--causal", "no"], "--causal no: 'no' is not True or False"),
+        (["--lr", "1e-4x"], "--lr 1e-4x: '1e-4x' is not a number"),
+        (["--lr", "True"], "True is not a number"),
+        (["--milestones", "[1, x]"], "'x' is not a number"),
+        (["--hours", "es"], "'es' is not a mapping such as {key: value}"),
+        (["--languages", "{a: 1}"], "is not a list such as [en, fr]"),
+        (["--languages", "[es"], "--languages [es: line 1: expected ',' or ']'"),
+        (["--pretrain", "{epochs: x}"], "'x' is not a number"),
+        (["--pretrain", "{hparams: [x]}"], "is not a string"),
+        (["--sead", "3"], "--sead: there is no such key; did you mean --seed?"),
+        (["--seed", "1", "--seed=2"], "--seed is given twice"),
+        (["--seed", "--size", "tiny"], "--seed has no value; for none write null"),
+        (["--pretrained", ""], "--pretrained has no value; for none write null"),
+        (["--pretrained="], "--pretrained has no value; for none write null"),
+        (["tiny", "--seed", "1"], "'tiny' belongs to no --key"),
+    ],
+)
+def test_wrong_overrides_are_named(load, words, told):
+    with pytest.raises(InputError) as fault:
+        load(*words)
+    assert told in str(fault.value) and len(str(fault.value).splitlines()) == 1
+
+
+def test_all_wrong_overrides_at_once(load):
+    with pytest.raises(InputError) as fault:
+        load("--lr", "x", "--causal", "no", "--sead", "1")
+    assert len(str(fault.value).splitlines()) == 3
+
+
+def test_the_experiments_overrides_go_the_same_way(load, tmp_path):
+    settings = {
+        "output_folder": "/x/run #1: (a)",
+        "pretrained": None,
+        "languages": ["no", "2024-11-05", "a, b"],
+        "hours": {"no": 1},
+        "seed": 3,
+        "beam_size": 5,
+        "causal": False,
+    }
+    found = load(*overrides(settings))
+    settings["hours"] = {"en": 357, "fr": 180, "no": 1}
+    assert {key: found[key] for key in settings} == settings
+    # Through the parser of SpeechBrain's own options, which may stand between.
+    words = overrides(settings | {"data_folder": "-x y=z"})
+    recipe = str(tmp_path / "recipe.yaml")
+    found, run_opts, _ = read_recipe([recipe, "--device", "cpu", *words, "--debug"])
+    assert {key: found[key] for key in settings} == settings
+    assert found["data_folder"] == "-x y=z"
+    assert run_opts["device"] == "cpu" and run_opts["debug"]
+
+
+FAULTS = {
+    "missing": (None, "No such file or directory"),
+    "folder": ("folder", "Is a directory"),
+    "latin": ("grüße: 1".encode("latin-1"), "not a text in UTF-8"),
+    "binary": (bytes(range(256)), "not a text in UTF-8"),
+    "bracket": (b"a: [1, 2\nb: 3\n", "not YAML: line 2: expected ',' or ']'"),
+    "control": (b"a: \x07\n", "not YAML"),
+    "twice": (b"a: 1\na: 2\n", "not YAML: line 2: found duplicate key"),
+    "list": (b"- a\n- b\n", "a CommentedSeq in place of a mapping"),
+    "text": (b"some words\n", "a str in place of a mapping"),
+    "empty": (b"", "empty in place of a mapping"),
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_a_file_that_cannot_be_read(tmp_path, kind):
+    content, told = FAULTS[kind]
+    path = tmp_path / "a file.yaml"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as fault:
+        read_tree(path)
+    assert str(fault.value).startswith(f"{path}: {told}")
+    assert len(str(fault.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ("a: !PLACEHOLDER", "'a' is a !PLACEHOLDER and must be replaced."),
+        ("a: !ref <b>", 'The reference "b" is not valid'),
+        ("a: !new:no.such.Thing", "There is no such class as no.such.Thing"),
+        ("a: !new:collections.OrderedDict [1]", "Invalid argument to class"),
+        ("a: !include:nowhere.yaml", "No such file or directory"),
+        ("a: !unknown x", "unknown"),
+    ],
+)
+def test_a_tree_that_cannot_be_made(tmp_path, content, told):
+    path = tmp_path / "a.yaml"
+    path.write_text(content)
+    with pytest.raises(InputError) as fault:
+        load_tree(path, read_tree(path))
+    assert str(fault.value).startswith(f"{path}: ") and told in str(fault.value)
+    assert len(str(fault.value).splitlines()) == 1
+
+
+def test_a_key_that_the_yaml_lacks(load):
+    with pytest.raises(InputError, match="recipe.yaml: no key 'phases'; is this YAML"):
+        load()["phases"]
+    assert load().get("phases") is None and "phases" not in load()
