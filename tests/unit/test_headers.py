@@ -114,6 +114,13 @@ def test_an_mp3_whose_table_fits_is_not_decoded(mp3, tmp_path, monkeypatch):
     assert header.frames == SECONDS * RATE and not header.cut
 
 
+@pytest.mark.parametrize("content", [b"", b"\0\5\26\7" + bytes(4000)])
+def test_an_mp3_beside_a_file_that_macos_left(mp3, tmp_path, content):
+    (tmp_path / "a.mp3").write_bytes(mp3)
+    (tmp_path / "._a.mp3").write_bytes(content)
+    assert seconds_of(tmp_path / "a.mp3") == pytest.approx(SECONDS, abs=0.1)
+
+
 def test_an_mp3_that_is_cut(mp3, tmp_path):
     (tmp_path / "a.mp3").write_bytes(mp3[: len(mp3) // 2])
     header = read_header(tmp_path / "a.mp3")
