@@ -31,7 +31,8 @@ logger = get_logger(__name__)
 
 QUIET_SECONDS = 120  # without a batch, before a loader says so
 SOCKET_PATH_BYTES = 107  # longest path of a UNIX socket on Linux
-SOCKET_NAME_BYTES = len("/pymp-abcdefgh/listener-abcdefgh")  # of multiprocessing's
+# Of the folder that multiprocessing makes for its sockets, and of the name of one.
+FOLDER_BYTES, NAME_BYTES = len("/pymp-abcdefgh"), len("/listener-abcdefgh")
 SERVER_GONE = 255  # exit code of workers whose server has ended, to Python
 NOT_SENT = 70  # exit code of a worker that cannot hand over its batch
 
@@ -92,23 +93,22 @@ def use_short_socket_paths():
     OSError
         Neither ``TMPDIR`` nor any of the usual folders will do.
     """
-    usual = tempfile.gettempdir()
+    usual, longest = tempfile.gettempdir(), SOCKET_PATH_BYTES - NAME_BYTES
     for folder in (usual, "/tmp", "/var/tmp", "/dev/shm"):
-        if len(os.fsencode(folder)) + SOCKET_NAME_BYTES > SOCKET_PATH_BYTES:
+        if len(os.fsencode(folder)) + FOLDER_BYTES > longest:
             continue
         before, tempfile.tempdir = tempfile.tempdir, folder
         try:
-            made = multiprocessing.util.get_temp_dir()  # and remembered there
-            if len(os.fsencode(made)) < SOCKET_PATH_BYTES - SOCKET_NAME_BYTES / 2:
-                return
+            made = multiprocessing.util.get_temp_dir()  # once, and remembered there
         except OSError:
             continue
         finally:
             tempfile.tempdir = before
+        if len(os.fsencode(made)) <= longest:
+            return
     raise OSError(
         f"TMPDIR: the path {usual} is too long for the sockets of loader workers; set "
-        "TMPDIR to a folder with a path of at most "
-        f"{SOCKET_PATH_BYTES - SOCKET_NAME_BYTES} bytes, or num_workers to 0"
+        f"TMPDIR to a folder whose path has at most {longest - FOLDER_BYTES} bytes"
     )
 
 
