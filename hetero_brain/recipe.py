@@ -79,7 +79,7 @@ def load_recipe(argv):
     SystemExit
         As :func:`read_recipe`; or torchrun has started the ranks again, and gives them
         the store of those before.
-    OSError
+    InputError
         As :func:`~hetero_brain.workers.use_short_socket_paths`.
     """
     preemption.listen()

@@ -25,6 +25,7 @@ from multiprocessing import forkserver, resource_tracker
 import torch
 from speechbrain.utils.logger import get_logger
 
+from .faults import InputError
 from .preemption import SIGNALS
 
 logger = get_logger(__name__)
@@ -67,7 +68,7 @@ def worker_options():
 
     Raises
     ------
-    OSError
+    InputError
         As :func:`use_short_socket_paths`.
     """
     use_short_socket_paths()
@@ -90,7 +91,7 @@ def use_short_socket_paths():
 
     Raises
     ------
-    OSError
+    InputError
         Neither ``TMPDIR`` nor any of the usual folders will do.
     """
     usual, longest = tempfile.gettempdir(), SOCKET_PATH_BYTES - NAME_BYTES
@@ -106,7 +107,7 @@ def use_short_socket_paths():
             tempfile.tempdir = before
         if len(os.fsencode(made)) <= longest:
             return
-    raise OSError(
+    raise InputError(
         f"TMPDIR: the path {usual} is too long for the sockets of loader workers; set "
         f"TMPDIR to a folder whose path has at most {longest - FOLDER_BYTES} bytes"
     )
