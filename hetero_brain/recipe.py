@@ -58,7 +58,7 @@ def load_recipe(argv):
     Ranks on CPUs talk by gloo; others as SpeechBrain does, by NCCL if not told otherwise.
 
     With ``--debug`` all that a run writes is in ``<output_folder>/debug``, which begins
-    empty: nothing there is mistaken for a result, and phases find those before them. (By
+    empty: nothing there passes for a result, and a phase finds the one before it. (By
     itself SpeechBrain puts checkpoints into a temporary folder for each Brain.) With
     ``--debug_persistently``, too, it is in ``<output_folder>``.
 
@@ -80,7 +80,8 @@ def load_recipe(argv):
         As :func:`read_recipe`; or torchrun has started the ranks again, and gives them
         the store of those before.
     InputError
-        As :func:`~hetero_brain.workers.use_short_socket_paths`.
+        As :func:`~hetero_brain.workers.use_short_socket_paths` and
+        :func:`empty_debug_folder`.
     """
     preemption.listen()
     refuse_used_store()
@@ -94,12 +95,32 @@ def load_recipe(argv):
     if run_opts["debug"] and not run_opts["debug_persistently"]:
         given = {*run_opts.overridden_args, "debug_persistently"}
         run_opts = replace(run_opts, debug_persistently=True, overridden_args=given)
-        run_on_main(shutil.rmtree, args=[folder], kwargs={"ignore_errors": True})
+        run_on_main(empty_debug_folder, args=[Path(folder)])
     sb.create_experiment_directory(folder)
     if if_main_process():
         source = f"# {os.path.abspath(hparams.path)} with its overrides\n"
         Path(folder, "hyperparams.yaml").write_text(source + resolved, "utf-8")
     return hparams, run_opts
+
+
+def empty_debug_folder(folder):
+    """Make a folder for a run in debug mode, without what an earlier one left there.
+
+    Raises
+    ------
+    InputError
+        There is such a folder, and no run in debug mode has made it.
+    """
+    mark = folder / "made_by_debug"
+    if folder.exists():
+        if not mark.exists():
+            raise InputError(
+                f"{folder}: --debug deletes this folder, but no such run has made "
+                "it; rename it, or give another output_folder"
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    mark.touch()
 
 
 def refuse_used_store():

@@ -132,13 +132,25 @@ def test_row_runs_in_debug_mode(row, tmp_path, data):
     """What a user tries first; it leaves nothing that looks like a result, and begins
     anew each time."""
     (tmp_path / "out/debug").mkdir(parents=True)
-    (tmp_path / "out/debug/older").touch()
+    for name in ("older", "made_by_debug"):
+        (tmp_path / "out/debug" / name).touch()
     words = f"{command_of(row)} {row['test_debug_flags']} --output_folder out --debug"
     run(words, tmp_path, data(row["Dataset"]))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["debug"]
     new = files_in(tmp_path / "out")
     check(row, new)
     assert tmp_path / "out/debug/older" not in new
+
+
+def test_debug_mode_deletes_nothing_that_it_has_not_made(tmp_path):
+    (tmp_path / "out/debug").mkdir(parents=True)
+    (tmp_path / "out/debug/results").touch()
+    with pytest.raises(
+        AssertionError, match="out/debug: --debug deletes this"
+    ) as error:
+        run(f"{command_of(ROWS[-1])} --output_folder out --debug", tmp_path)
+    assert "Traceback" not in str(error.value)
+    assert (tmp_path / "out/debug/results").exists()
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
