@@ -443,7 +443,8 @@ def keep_apart(rows, held_out, mixed, summary, split):
 
 
 def check_rest(entries, rows, summary):
-    """That every entry has something left to train on.
+    """That speakers are not the reason why an entry has nothing left to train on; of what
+    is of no use altogether a warning tells.
 
     Arguments
     ---------
@@ -457,7 +458,7 @@ def check_rest(entries, rows, summary):
     Raises
     ------
     InputError
-        Naming the entries that have nothing left, and why.
+        Naming the entries that have nothing left since speakers are kept apart.
     """
     faults = []
     for use in (use for use in USES if use not in HELD_OUT):
@@ -465,10 +466,15 @@ def check_rest(entries, rows, summary):
         for entry in entries:
             name = entry["name"]
             if use in entry["splits"] and name not in found:
-                reasons = summary.left_out.get((name, USES[use]), {})
+                reasons = summary.left_out.get((name, USES[use]), Counter())
+                reasons = reasons + summary.left_out.get((name, ALL_SPLITS), Counter())
                 why = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
                 why = why or "no speaker is in its percent"
-                faults.append(f"  {name}: nothing is left for {use}: {why}")
+                line = f"{name}: nothing is left for {use}: {why}"
+                if reasons and SPEAKER_HELD_OUT not in reasons:
+                    logger.warning(line)
+                else:
+                    faults.append(f"  {line}")
     if faults:
         logger.info("English domains\n%s", summary.table())
         raise InputError("\n".join(["domains:", *faults, HOW_TO_KEEP]))
