@@ -17,8 +17,12 @@ from torch.utils.data import Dataset, get_worker_info
 from hetero_brain import DomainBatch, preemption
 from hetero_brain.dataio import AuditedLoader
 
-HOW, NUM_WORKERS, PERSISTENT = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
 N_ITEMS = 12
+
+
+def how():
+    """The way to end; workers have the command line of their run."""
+    return sys.argv[1]
 
 
 def no_descriptor(number):
@@ -34,37 +38,38 @@ class Items(Dataset):
 
     def __getitem__(self, index):
         if index == 5:
-            if HOW == "error in a worker":
+            if how() == "error in a worker":
                 raise FileNotFoundError("the fifth")
-            if HOW == "a worker is killed" and get_worker_info():
+            if how() == "a worker is killed" and get_worker_info():
                 os.kill(os.getpid(), signal.SIGKILL)
-            if HOW == "shared memory runs out":
+            if how() == "shared memory runs out":
                 os.kill(os.getpid(), signal.SIGBUS)
-            if HOW == "a batch cannot be sent":
+            if how() == "a batch cannot be sent":
                 reduction.DupFd = no_descriptor
         return [DomainBatch("en", (torch.full((100_000,), index),))], [], 1
 
 
-def main():
+def main(num_workers, persistent):
+    """Two passes, if they come to it."""
     loader = AuditedLoader(
         Items(),
-        num_workers=NUM_WORKERS,
-        persistent_workers=PERSISTENT,
-        prefetch_factor=1 if NUM_WORKERS else None,
+        num_workers=num_workers,
+        persistent_workers=persistent,
+        prefetch_factor=1 if num_workers else None,
     )
-    if HOW == "signal":
+    if how() == "signal":
         preemption.listen()
         threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     for _ in range(2):
         for n, (part,) in enumerate(loader):
             assert part.batches[0].unique().item() == n
-            if n == 3 and HOW == "error":
+            if n == 3 and how() == "error":
                 raise RuntimeError("in the run")
-            if n == 3 and HOW == "stop":
+            if n == 3 and how() == "stop":
                 sys.exit(3)
-    while HOW == "signal":
+    while how() == "signal":
         time.sleep(0.1)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[2]), sys.argv[3] == "True")
