@@ -209,10 +209,14 @@ def test_the_experiments_overrides_go_the_same_way(load, tmp_path):
     # Through the parser of SpeechBrain's own options, which may stand between.
     words = overrides(settings | {"data_folder": "-x y=z"})
     recipe = str(tmp_path / "recipe.yaml")
-    found, run_opts, _ = read_recipe([recipe, "--device", "cpu", *words, "--debug"])
+    words = [recipe, "--device", "cpu", *words, "--debug"]
+    found, run_opts, _ = read_recipe([*words, "--debug_persistently"])
     assert {key: found[key] for key in settings} == settings
     assert found["data_folder"] == "-x y=z"
     assert run_opts["device"] == "cpu" and run_opts["debug"]
+    found, _, resolved = read_recipe(words)
+    assert found["output_folder"] == f"{settings['output_folder']}/debug"
+    assert found["output_folder"] in resolved
 
 
 FAULTS = {
