@@ -17,8 +17,8 @@ from speechbrain.utils.checkpoints import (
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
-from .layout import laid_out
-from .parallel import gathered, rank_and_size
+from .training.layout import laid_out
+from .training.parallel import gathered, rank_and_size
 
 
 @partial(register_checkpoint_hooks, save_on_main_only=False)

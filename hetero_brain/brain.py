@@ -7,7 +7,6 @@ Acoustic Pre-Training with Local Constraints", arXiv:2508.19990, Algorithm 1.
 import math
 from collections import Counter
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
 
 import speechbrain as sb
@@ -21,66 +20,21 @@ from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from . import preemption
 from .bilevel import LocalSolver
-from .layout import laid_out
-from .monitor import DomainMonitor
-from .parallel import broadcast_module, gathered, rank_and_size, reduce_gradients
-from .rng import derive_seed
-from .settings import BRAIN_SETTINGS, check_settings
+from .domain_batch import DomainBatch
+from .training import preemption
+from .training.layout import laid_out
+from .training.monitor import DomainMonitor
+from .training.parallel import (
+    broadcast_module,
+    gathered,
+    rank_and_size,
+    reduce_gradients,
+)
+from .training.rng import derive_seed
+from .training.settings import BRAIN_SETTINGS, check_settings
 
 logger = get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class DomainBatch:
-    """What one domain contributes to a global batch.
-
-    Attributes
-    ----------
-    domain : str
-        Name of the domain D_i.
-    batches : tuple
-        One batch, used at both levels (the paper), or K+1 fresh ones: local step k
-        takes ``batches[k % len(batches)]``, the hypergradient ``batches[-1]``.
-    """
-
-    domain: str
-    batches: tuple
-    replica: int = 0
-
-    def pin_memory(self):
-        """The same in pinned memory; what a ``DataLoader`` asks for."""
-        pinned = (
-            b.pin_memory() if hasattr(b, "pin_memory") else b for b in self.batches
-        )
-        return DomainBatch(self.domain, tuple(pinned), self.replica)
-
-    @property
-    def unit(self):
-        """Name of the local solve: the domain, and which replica if not the first."""
-        return f"{self.domain}#{self.replica}" if self.replica else self.domain
-
-
-class Share(list):
-    """A rank's part of a global batch: its own :class:`DomainBatch` items.
-
-    Arguments
-    ---------
-    domains : iterable of str
-        The domain of every unit of the global batch, also of those of other ranks, over
-        which the hypergradient is averaged.
-    """
-
-    def __init__(self, domains):
-        super().__init__()
-        self.domains = tuple(domains)
-
-    def pin_memory(self):
-        """The same in pinned memory; what a ``DataLoader`` asks for."""
-        pinned = Share(self.domains)
-        pinned.extend(part.pin_memory() for part in self)
-        return pinned
 
 
 class NothingToLearn(ValueError):

@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-REQUEUE = 75  # as in hetero_brain.preemption, and the name of the file there
+REQUEUE = 75  # as in hetero_brain.training.preemption, and the name of the file there
 MARKER = "HETERO_BRAIN_REQUEUE_FILE"
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 SAME_WISH = 0.5  # seconds

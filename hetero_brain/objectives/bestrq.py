@@ -7,8 +7,8 @@ import speechbrain as sb
 import torch
 
 from ..brain import HeteroBrain
-from ..parallel import gathered
-from ..rng import generator
+from ..training.parallel import gathered
+from ..training.rng import generator
 from .cross_entropy import linear_cross_entropy
 from .masking import mask_batch
 

@@ -3,7 +3,7 @@
 What the paper of PTLOC leaves open in its second experiment was read as follows.
 
 - "Context 256 samples": raw audio is cut into windows of 256 samples, the channels of the
-  1-D convolution of kernel 3 (``encoder.RawFrames``, ``encoder.Conv1dFrontEnd``).
+  1-D convolution of kernel 3 (``models/features.py``, ``models/front_ends.py``).
 - Its stride, i.e. the frame rate: two windows a frame by default (``stack: 2``), 94
   frames/s at 48 kHz and 31 at 16 kHz.
 - "12 positives and 12 negatives per instance": an instance is a frame t. Its positives
@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..brain import HeteroBrain
-from ..layers import Linear, widened
-from ..rng import generator
+from ..models.layers import Linear, widened
+from ..training.rng import generator
 
 
 class FuturePredictor(nn.Module):
@@ -94,7 +94,7 @@ class CPCBrain(HeteroBrain):
     """Tells the next frames of an utterance from others of it (InfoNCE).
 
     Modules: ``features`` (waveforms → frames), ``encoder`` (a causal
-    :class:`~hetero_brain.encoder.Conformer`) and ``predictor``
+    :class:`~hetero_brain.models.conformer.Conformer`) and ``predictor``
     (:class:`FuturePredictor`). Of ``hparams`` it reads ``n_negatives``.
 
     With latents z = front end(x), contexts c = blocks(z) and the matrices W_k, instance t

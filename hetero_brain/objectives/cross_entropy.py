@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ..layers import PaddedLinear, widened
+from ..models.layers import PaddedLinear, widened
 from .quantizers import argmax
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from speechbrain.utils.distributed import run_on_main
 from torch import nn
 
-from ..checkpoints import write_atomically
-from ..rng import generator
+from ..training.files import write_atomically
+from ..training.rng import generator
 
 
 class RandomProjectionQuantizer(nn.Module):

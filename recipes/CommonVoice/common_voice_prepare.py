@@ -2,8 +2,8 @@
 fine-tune on, with few hours of labels.
 
 The data are releases as they unpack, ``cv-corpus-17.0-2024-03-15/sv-SE/train.tsv`` and
-so on; ``hetero_brain/corpora/commonvoice.py`` says what of them is left out, and
-``hetero_brain/corpora/language_text.py`` what becomes of a sentence. A language is a
+so on; ``hetero_brain/data/corpora/commonvoice.py`` says what of them is left out, and
+``hetero_brain/data/corpora/language_text.py`` what becomes of a sentence. A language is a
 domain.
 
 ============  ==================================  ===============================
@@ -39,15 +39,15 @@ from pathlib import Path
 
 import numpy as np
 
-from hetero_brain import manifest
-from hetero_brain.corpora.commonvoice import (
+from hetero_brain.data import manifest
+from hetero_brain.data.corpora.commonvoice import (
     SPLITS,
     clips_folder,
     missing,
     read_release,
 )
-from hetero_brain.corpora.language_text import normalise
-from hetero_brain.corpora.summary import (
+from hetero_brain.data.corpora.language_text import normalise
+from hetero_brain.data.corpora.summary import (
     HEARD,
     SPEAKER_HELD_OUT,
     Summary,
@@ -55,7 +55,7 @@ from hetero_brain.corpora.summary import (
     markdown,
     without_speakers,
 )
-from hetero_brain.faults import InputError, MissingData, reported
+from hetero_brain.errors import InputError, MissingData, reported
 
 logger = logging.getLogger(__name__)
 

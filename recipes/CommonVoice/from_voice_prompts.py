@@ -27,8 +27,8 @@ from pathlib import Path
 import soundfile
 import torchaudio
 
-from hetero_brain import manifest
-from hetero_brain.audio import read_audio
+from hetero_brain.data import manifest
+from hetero_brain.data.audio import read_audio
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "VoicePrompts"))
 from voice_prompts_prepare import (  # noqa: E402

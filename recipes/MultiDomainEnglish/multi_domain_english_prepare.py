@@ -1,5 +1,5 @@
-"""Prepares any English corpora that lhotse or ``hetero_brain.corpora.commonvoice`` reads,
-each in the layout of its release, as the domains of one experiment.
+"""Prepares English corpora, each in the layout of its release, as the domains of one
+experiment: any that lhotse reads, and CommonVoice.
 
 A domain is an entry of the list ``domains`` in the YAML; only what is listed is looked
 for:
@@ -68,10 +68,15 @@ from pathlib import Path
 import numpy as np
 from speechbrain.utils.distributed import run_on_main
 
-from hetero_brain import manifest
-from hetero_brain.corpora import commonvoice
-from hetero_brain.corpora.lhotse_corpora import Part, Segment, check_corpus, read_corpus
-from hetero_brain.corpora.summary import (
+from hetero_brain.data import manifest
+from hetero_brain.data.corpora import commonvoice
+from hetero_brain.data.corpora.lhotse_corpora import (
+    Part,
+    Segment,
+    check_corpus,
+    read_corpus,
+)
+from hetero_brain.data.corpora.summary import (
     ALL_SPLITS,
     HEARD,
     SPEAKER_HELD_OUT,
@@ -80,8 +85,8 @@ from hetero_brain.corpora.summary import (
     keyed_hash,
     without_speakers,
 )
-from hetero_brain.faults import InputError, reported
-from hetero_brain.yaml_files import Text, load_tree, read_tree
+from hetero_brain.errors import InputError, reported
+from hetero_brain.pipelines.yaml_files import Text, load_tree, read_tree
 
 sys.path.append(str(Path(__file__).resolve().parent))
 from english_text import normalise  # noqa: E402
@@ -122,7 +127,7 @@ def prepare_multi_domain_english(domains, save_folder, data_root="", seed=0):
 
     Returns
     -------
-    hetero_brain.corpora.summary.Summary
+    hetero_brain.data.corpora.summary.Summary
         Logged as a table, too.
 
     Raises

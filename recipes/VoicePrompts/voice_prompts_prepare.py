@@ -32,11 +32,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hetero_brain import manifest
-from hetero_brain.audio import AudioFile
-from hetero_brain.corpora.headers import read_header
-from hetero_brain.corpora.summary import Summary
-from hetero_brain.faults import InputError, MissingData, reported
+from hetero_brain.data import manifest
+from hetero_brain.data.audio import AudioFile
+from hetero_brain.data.corpora.headers import read_header
+from hetero_brain.data.corpora.summary import Summary
+from hetero_brain.errors import InputError, MissingData, reported
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def prepare_voice_prompts(data_folder, save_folder, languages=tuple(VOICES)):
 
     Returns
     -------
-    hetero_brain.corpora.summary.Summary
+    hetero_brain.data.corpora.summary.Summary
         Logged as a table, too.
 
     Raises

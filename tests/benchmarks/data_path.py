@@ -13,10 +13,10 @@ import numpy as np
 import soundfile
 import torchaudio
 
-from hetero_brain import manifest
-from hetero_brain.audio import read_audio
-from hetero_brain.dataio import Utterances, train_loader
-from hetero_brain.plan import Plan
+from hetero_brain.data import manifest
+from hetero_brain.data.audio import read_audio
+from hetero_brain.data.loaders import Utterances, train_loader
+from hetero_brain.data.plan import Plan
 
 from . import models, speech
 from .measure import Table, alternate, in_new_process, peak_bytes, ratios, spread

@@ -17,7 +17,9 @@ from speechbrain.nnet.linear import Linear
 from speechbrain.nnet.quantisers import RandomProjectionQuantizer as SlowQuantizer
 from speechbrain.processing.features import InputNormalization
 
-from hetero_brain.encoder import SIZES, Conformer, ConvFrontEnd, StackedFbank, make_head
+from hetero_brain.models.conformer import SIZES, Conformer, make_head
+from hetero_brain.models.features import StackedFbank
+from hetero_brain.models.front_ends import ConvFrontEnd
 from hetero_brain.objectives.bestrq import BestRQBrain
 from hetero_brain.objectives.quantizers import RandomProjectionQuantizer
 

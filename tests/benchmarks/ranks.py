@@ -13,10 +13,10 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 
 import hetero_brain.brain
-import hetero_brain.parallel
-from hetero_brain.dataio import GlobalBatches
-from hetero_brain.parallel import rank_and_size, reduce_gradients
-from hetero_brain.plan import Plan
+import hetero_brain.training.parallel
+from hetero_brain.data.loaders import GlobalBatches
+from hetero_brain.data.plan import Plan
+from hetero_brain.training.parallel import rank_and_size, reduce_gradients
 
 from .measure import Table, alternate, ratios, spread
 from .models import ours
@@ -157,7 +157,7 @@ def timed_iterations(replicas, global_batch_seconds, rounds):
 
 def in_one(params, figures):
     """Add up gradients over ranks in a single all-reduce."""
-    with patch.object(hetero_brain.parallel, "BUCKET_BYTES", float("inf")):
+    with patch.object(hetero_brain.training.parallel, "BUCKET_BYTES", float("inf")):
         return reduce_gradients(params, figures)
 
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from hetero_brain import manifest
-from hetero_brain.audio import read_audio
-from hetero_brain.corpora import commonvoice
-from hetero_brain.corpora.commonvoice import read_release
-from hetero_brain.corpora.summary import HEARD, SPEAKER_HELD_OUT, Summary
-from hetero_brain.faults import InputError
+from hetero_brain.data import manifest
+from hetero_brain.data.audio import read_audio
+from hetero_brain.data.corpora import commonvoice
+from hetero_brain.data.corpora.commonvoice import read_release
+from hetero_brain.data.corpora.summary import HEARD, SPEAKER_HELD_OUT, Summary
+from hetero_brain.errors import InputError
 from tests.benchmarks import data_path
 from tests.recipes.common_voice_fixture import (
     CLIPS,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hetero_brain import manifest
+from hetero_brain.data import manifest
 from tests.recipes.common_voice_fixture import make_release
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from hetero_brain.corpora import lhotse_corpora
-from hetero_brain.corpora.text_files import EMPTY, TextFiles
-from hetero_brain.corpora.transcript_lines import BLANK, ODD
+from hetero_brain.data.corpora import lhotse_corpora
+from hetero_brain.data.corpora.text_files import EMPTY, TextFiles
+from hetero_brain.data.corpora.transcript_lines import BLANK, ODD
 from tests.recipes.test_multi_domain_english_prepare import (
     entry,
     fixtures,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hyperpyyaml import load_hyperpyyaml
 
-from hetero_brain.encoder import LastLayer
-from hetero_brain.recipe import load_recipe
+from hetero_brain.models.readouts import LastLayer
+from hetero_brain.pipelines.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAIN = ROOT / "recipes/VoicePrompts/pretrain/hparams/bestrq.yaml"
@@ -95,7 +95,7 @@ def test_an_override_given_twice_is_named(tmp_path):
 def test_readout_of_the_paper_by_an_override(recipe, yaml, tmp_path):
     path = ROOT / "recipes" / recipe / "finetune/hparams" / yaml
     argv = [str(path), "--data_folder", "a", "--output_folder", str(tmp_path)]
-    readout = "!new:hetero_brain.encoder.LastLayer"
+    readout = "!new:hetero_brain.models.readouts.LastLayer"
     assert f"--readout '{readout}'" in path.read_text("utf-8")
     modules = load_recipe(argv)[0]["modules"]
     layers = len(modules["encoder"].blocks.layers)

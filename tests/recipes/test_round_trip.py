@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hetero_brain.corpora import language_text
-from hetero_brain.text import train_tokenizer
+from hetero_brain.data.corpora import language_text
+from hetero_brain.recognition.tokenizer import train_tokenizer
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hetero_brain import manifest
+from hetero_brain.data import manifest
 from tests.recipes import corpora_fixtures as fixtures
 
 RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from hetero_brain.loggers import JsonLinesLogger
-from hetero_brain.transfer import find_checkpoint
+from hetero_brain.models.transfer import find_checkpoint
+from hetero_brain.training.loggers import JsonLinesLogger
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = sorted((ROOT / "templates/sbatch").glob("*.sbatch"))

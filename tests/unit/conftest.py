@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hetero_brain import HeteroBrain, manifest
+from hetero_brain import HeteroBrain
+from hetero_brain.data import manifest
 
 RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"
 

@@ -22,13 +22,14 @@ import torch
 from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import Dataset
 
-from hetero_brain import DomainBatch, HeteroBrain, preemption
-from hetero_brain.brain import Share
-from hetero_brain.checkpoints import AtomicCheckpointer
-from hetero_brain.dataio import AuditedLoader, EpochSampler
-from hetero_brain.loggers import JsonLinesLogger
-from hetero_brain.parallel import rank_and_size
-from hetero_brain.recipe import run
+from hetero_brain import DomainBatch, HeteroBrain
+from hetero_brain.data.loaders import AuditedLoader, EpochSampler
+from hetero_brain.domain_batch import Share
+from hetero_brain.pipelines.recipe import run
+from hetero_brain.training import preemption
+from hetero_brain.training.checkpoints import AtomicCheckpointer
+from hetero_brain.training.loggers import JsonLinesLogger
+from hetero_brain.training.parallel import rank_and_size
 
 STEPS, EPOCHS, DOMAINS = 3, 2, ("en", "fr")
 

@@ -14,18 +14,15 @@ from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
 from hetero_brain import DomainBatch
-from hetero_brain.asr import CTCBrain, error_rates
-from hetero_brain.encoder import (
-    Conformer,
-    LastLayer,
-    StackedFbank,
-    WeightedLayers,
-    make_head,
-)
-from hetero_brain.finetuning import finetune, recogniser
-from hetero_brain.loggers import JsonLinesLogger
-from hetero_brain.text import train_tokenizer
-from hetero_brain.transfer import find_checkpoint, load_module
+from hetero_brain.models.conformer import Conformer, make_head
+from hetero_brain.models.features import StackedFbank
+from hetero_brain.models.readouts import LastLayer, WeightedLayers
+from hetero_brain.models.transfer import find_checkpoint, load_module
+from hetero_brain.pipelines.finetuning import finetune, recogniser
+from hetero_brain.recognition.ctc import CTCBrain
+from hetero_brain.recognition.error_rates import error_rates
+from hetero_brain.recognition.tokenizer import train_tokenizer
+from hetero_brain.training.loggers import JsonLinesLogger
 
 RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}

@@ -9,19 +9,21 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 
-from hetero_brain.asr import error_rates
-from hetero_brain.attention import (
+from hetero_brain.models.conformer import Conformer, make_head
+from hetero_brain.models.decoder import AttentionDecoder
+from hetero_brain.models.features import StackedFbank
+from hetero_brain.models.readouts import LastLayer
+from hetero_brain.pipelines.finetuning import finetune, recogniser
+from hetero_brain.recognition.error_rates import error_rates
+from hetero_brain.recognition.joint import (
     BLANK,
     BOS,
     EOS,
     N_MARKS,
-    AttentionDecoder,
     JointBrain,
     joint_search,
 )
-from hetero_brain.encoder import Conformer, LastLayer, StackedFbank, make_head
-from hetero_brain.finetuning import finetune, recogniser
-from hetero_brain.text import train_tokenizer
+from hetero_brain.recognition.tokenizer import train_tokenizer
 
 RUN_OPTS = {"device": "cpu"}
 TEXTS = ["a cat sat", "the dog", "cats"]

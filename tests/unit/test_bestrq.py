@@ -16,8 +16,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hetero_brain import DomainBatch
-from hetero_brain.dataio import GlobalBatches, Utterances, make_plan
-from hetero_brain.encoder import Conformer, StackedFbank, make_head
+from hetero_brain.data.loaders import GlobalBatches, Utterances, make_plan
+from hetero_brain.models.conformer import Conformer, make_head
+from hetero_brain.models.features import StackedFbank
 from hetero_brain.objectives.bestrq import BestRQBrain
 from hetero_brain.objectives.masking import mask_batch
 from hetero_brain.objectives.quantizers import (

@@ -14,8 +14,8 @@ from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
 from hetero_brain import DomainBatch, HeteroBrain
-from hetero_brain.loggers import IterationTensorboardLogger, JsonLinesLogger
-from hetero_brain.schedules import HoldThenDecay
+from hetero_brain.training.loggers import IterationTensorboardLogger, JsonLinesLogger
+from hetero_brain.training.schedules import HoldThenDecay
 
 SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
 

@@ -17,18 +17,19 @@ from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from torch import nn
 
-from hetero_brain import HeteroBrain, checkpoints, manifest
-from hetero_brain.checkpoints import (
-    FILES,
+from hetero_brain import HeteroBrain
+from hetero_brain.data import manifest
+from hetero_brain.models.transfer import find_checkpoint, load_module
+from hetero_brain.training import checkpoints
+from hetero_brain.training.checkpoints import (
     RUN,
     AnotherRun,
     AtomicCheckpointer,
     DamagedCheckpoint,
-    damage,
-    fingerprint,
-    write_atomically,
 )
-from hetero_brain.transfer import find_checkpoint, load_module
+from hetero_brain.training.files import write_atomically
+from hetero_brain.training.fingerprint import fingerprint
+from hetero_brain.training.integrity import FILES, damage
 
 
 class Killed(BaseException):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from hetero_brain.encoder import SIZES
+from hetero_brain.models.conformer import SIZES
 from tests.benchmarks.compiled import OPTIONS
 from tests.benchmarks.models import ours
 from tests.benchmarks.speech import global_batch

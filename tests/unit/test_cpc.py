@@ -9,9 +9,10 @@ from speechbrain import Stage
 from speechbrain.dataio.batch import PaddedBatch
 
 from hetero_brain import DomainBatch
-from hetero_brain.encoder import RawFrames, make_encoder
+from hetero_brain.models.conformer import make_encoder
+from hetero_brain.models.features import RawFrames
 from hetero_brain.objectives.cpc import CPCBrain, FuturePredictor, draw_negatives
-from hetero_brain.rng import generator
+from hetero_brain.training.rng import generator
 
 STEPS, NEGATIVES = 12, 12
 

@@ -9,8 +9,9 @@ import soundfile
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 
-from hetero_brain import DomainBatch, manifest
-from hetero_brain.dataio import (
+from hetero_brain import DomainBatch
+from hetero_brain.data import manifest
+from hetero_brain.data.loaders import (
     AuditedLoader,
     BadAudio,
     DevBatches,
@@ -326,7 +327,7 @@ def test_bad_files_are_left_out_counted_and_warned_of_once(spoilt, caplog):
     utterances, plan = load(spoilt)
     spoil(spoilt, 0, 1)
     loader = train_loader(utterances, plan, max_bad_audio_fraction=0.2)
-    with caplog.at_level(logging.WARNING, "hetero_brain.dataio"):
+    with caplog.at_level(logging.WARNING, "hetero_brain.data.loaders"):
         for epoch in range(3):
             loader.sampler.start_at(epoch * plan.steps_per_epoch)
             seen = {

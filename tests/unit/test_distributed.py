@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from hetero_brain import parallel
-from hetero_brain.dataio import GlobalBatches
-from hetero_brain.parallel import share_out
-from hetero_brain.plan import Plan
-from hetero_brain.preemption import Leaving
-from hetero_brain.recipe import run
+from hetero_brain.data.loaders import GlobalBatches
+from hetero_brain.data.plan import Plan
+from hetero_brain.pipelines.recipe import run
+from hetero_brain.training import parallel
+from hetero_brain.training.parallel import share_out
+from hetero_brain.training.preemption import Leaving
 from tests.benchmarks.ranks import on_ranks, simulated_idle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,8 +50,8 @@ from functools import partial
 import torch
 import speechbrain as sb
 from hetero_brain import DomainBatch, HeteroBrain
-from hetero_brain.brain import Share
-from hetero_brain.parallel import gathered, rank_and_size
+from hetero_brain.domain_batch import Share
+from hetero_brain.training.parallel import gathered, rank_and_size
 
 out, variant = sys.argv[1], json.loads(sys.argv[2])
 options = ["x.yaml", "--device", "cpu", "--distributed_backend", "gloo"]
@@ -193,7 +193,7 @@ def test_no_thread_of_the_group_is_left_behind_a_run(tmp_path):
 from importlib import import_module
 from pathlib import Path
 import torch
-from hetero_brain.recipe import run
+from hetero_brain.pipelines.recipe import run
 
 def threads():
     return [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]

@@ -9,16 +9,10 @@ from speechbrain.lobes.features import Fbank
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from hetero_brain.encoder import (
-    Conformer,
-    ConvFrontEnd,
-    LastLayer,
-    StackedFbank,
-    WeightedLayers,
-    make_encoder,
-    make_head,
-    repeat_last,
-)
+from hetero_brain.models.conformer import Conformer, make_encoder, make_head
+from hetero_brain.models.features import StackedFbank, repeat_last
+from hetero_brain.models.front_ends import ConvFrontEnd
+from hetero_brain.models.readouts import LastLayer, WeightedLayers
 
 
 def noise(*shape, seed=0, dtype=torch.float32):

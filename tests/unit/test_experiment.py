@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hetero_brain import experiment
-from hetero_brain.preemption import REQUEUE
+from hetero_brain.pipelines import experiment
+from hetero_brain.training.preemption import REQUEUE
 
 ROOT = Path(__file__).resolve().parents[2]
 

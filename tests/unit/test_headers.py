@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from hetero_brain.audio import AudioFile, BadAudio, read_audio
-from hetero_brain.corpora.headers import read_header
+from hetero_brain.data.audio import AudioFile, BadAudio, read_audio
+from hetero_brain.data.corpora.headers import read_header
 
 RATE = 48000
 SECONDS = 3.0

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from hetero_brain.corpora.language_text import normalise, scored_by_characters
+from hetero_brain.data.corpora.language_text import normalise, scored_by_characters
 
 ZWNJ, ZWJ = "\N{ZERO WIDTH NON-JOINER}", "\N{ZERO WIDTH JOINER}"
 

@@ -10,8 +10,8 @@ from speechbrain.lobes.models.transformer.Conformer import (
 from speechbrain.nnet.attention import RoPEMHA
 from torch import nn
 
-from hetero_brain import layers
-from hetero_brain.layers import (
+from hetero_brain.models import layers
+from hetero_brain.models.layers import (
     Dropout,
     FeedForward,
     Linear,

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from hetero_brain import manifest
-from hetero_brain.manifest import COLUMNS, ManifestError, read, write
+from hetero_brain.data import manifest
+from hetero_brain.data.manifest import COLUMNS, ManifestError, read, write
 
 ROWS = [
     {

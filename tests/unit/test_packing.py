@@ -7,9 +7,10 @@ import torch
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
-from hetero_brain import packing
-from hetero_brain.encoder import Conformer, Conv1dFrontEnd, ConvFrontEnd
-from hetero_brain.packing import Unpacked, pack, unpack
+from hetero_brain.models import packing
+from hetero_brain.models.conformer import Conformer
+from hetero_brain.models.front_ends import Conv1dFrontEnd, ConvFrontEnd
+from hetero_brain.models.packing import Unpacked, pack, unpack
 
 LENGTHS = torch.tensor([3, 9, 1, 2, 8])
 PADDING = ~length_to_mask(LENGTHS, 9, torch.bool)
@@ -62,7 +63,9 @@ def test_gradients_once_and_twice(function):
 def test_an_encoder_gives_what_it_gives_with_padding(monkeypatch, front_end, causal, p):
     monkeypatch.setattr(Conformer, "PIECE", 20)  # of two utterances
     if p:  # the same decisions for the same frames
-        monkeypatch.setattr("hetero_brain.layers.dropout", lambda x, p: x * (1 - p))
+        monkeypatch.setattr(
+            "hetero_brain.models.layers.dropout", lambda x, p: x * (1 - p)
+        )
     size = 512 if front_end is Conv1dFrontEnd else 40
     encoder = conformer(front_end, size, dropout=p, causal=causal)
     found = []

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hetero_brain.plan import Plan
+from hetero_brain.data.plan import Plan
 
 NAMES = ("read", "talks", "phone")
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from hetero_brain import preemption
-from hetero_brain.preemption import MARKER, REQUEUE
-from hetero_brain.transfer import find_checkpoint
-from hetero_brain.workers import worker_options
+from hetero_brain.data.workers import worker_options
+from hetero_brain.models.transfer import find_checkpoint
+from hetero_brain.training import preemption
+from hetero_brain.training.preemption import MARKER, REQUEUE
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Path(__file__).parent / "preempted_run.py"
@@ -248,8 +248,9 @@ def lines(path):
 
 def test_ranks_are_not_started_again_in_the_store_of_those_before():
     words = ("-m", "torch.distributed.run", "--standalone", "--max-restarts", 1)
-    store = "import os; from hetero_brain.recipe import refuse_used_store as refuse; "
-    store += "refuse(); os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os._exit(9)"
+    store = "import os; from hetero_brain.pipelines import recipe; "
+    store += "recipe.refuse_used_store(); "
+    store += "os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os._exit(9)"
     code, output = run(*words, "--no-python", sys.executable, "-c", store)
     assert code != 0 and "use templates/torchrun.py" in output
     code, output = run(TORCHRUN, *words[2:], "--no-python", sys.executable, "-c", store)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hetero_brain.loggers import JsonLinesLogger
-from hetero_brain.report import bootstrap_interval, describe, gather, plot_phases, table
+from hetero_brain.pipelines.report import gather, plot_phases, table
+from hetero_brain.recognition.error_rates import bootstrap_interval, describe
+from hetero_brain.training.loggers import JsonLinesLogger
 
 
 @pytest.mark.parametrize("n", [40, 400])

@@ -18,20 +18,23 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from hetero_brain import DomainBatch, HeteroBrain
-from hetero_brain.asr import CTCBrain
-from hetero_brain.attention import AttentionDecoder, JointBrain
-from hetero_brain.checkpoints import AnotherRun, AtomicCheckpointer
-from hetero_brain.dataio import EpochSampler, SinglePartLoader, train_loader
-from hetero_brain.encoder import Conformer, LastLayer, StackedFbank
-from hetero_brain.finetuning import finetune
-from hetero_brain.loggers import (
+from hetero_brain.data.loaders import EpochSampler, SinglePartLoader, train_loader
+from hetero_brain.models.conformer import Conformer
+from hetero_brain.models.decoder import AttentionDecoder
+from hetero_brain.models.features import StackedFbank
+from hetero_brain.models.readouts import LastLayer
+from hetero_brain.objectives.bestrq import BestRQBrain
+from hetero_brain.pipelines.finetuning import finetune
+from hetero_brain.pipelines.rounds import Phase, run_phases
+from hetero_brain.recognition.ctc import CTCBrain
+from hetero_brain.recognition.joint import JointBrain
+from hetero_brain.training.checkpoints import AnotherRun, AtomicCheckpointer
+from hetero_brain.training.loggers import (
     IterationTensorboardLogger,
     JsonLinesLogger,
     TextLogger,
 )
-from hetero_brain.objectives.bestrq import BestRQBrain
-from hetero_brain.rounds import Phase, run_phases
-from hetero_brain.schedules import HoldThenDecay
+from hetero_brain.training.schedules import HoldThenDecay
 from tests.benchmarks.kills import checkpoint, differences, scalars
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -165,7 +168,7 @@ def pretrain(folder, clock, every=1, seed=5, phases=PHASES, kind=Toy, **changed)
     train = DataLoader(Batches(), batch_size=None, sampler=EpochSampler(N_STEPS))
     with pytest.MonkeyPatch.context() as patch:
         log = type("TickingLog", (TickingLog,), {"clock": clock})
-        patch.setattr("hetero_brain.rounds.JsonLinesLogger", log)
+        patch.setattr("hetero_brain.pipelines.rounds.JsonLinesLogger", log)
         run_phases(hparams, options, kind, train, SinglePartLoader(DevBatches()))
 
 
@@ -378,7 +381,7 @@ def conformer():
 
 def bestrq(folder, rows, clock, every, dropout=0.2):
     from hetero_brain.objectives.quantizers import RandomProjectionQuantizer
-    from hetero_brain.pretraining import pretrain as pretrain_on
+    from hetero_brain.pipelines.pretraining import pretrain as pretrain_on
 
     class Ticking(BestRQBrain):
         def compute_forward(self, batch, stage):
@@ -555,7 +558,7 @@ def test_an_iteration_without_any_audio_is_one(tmp_path):
 
 def test_a_resumed_run_is_as_lenient_with_bad_audio(few, tmp_path):
     """One bad recording of the last few that are read would be too many of them."""
-    from hetero_brain.dataio import Utterances, make_plan
+    from hetero_brain.data.loaders import Utterances, make_plan
 
     utterances = Utterances(few, 8000)
     plan = make_plan(few, 1, global_batch_seconds=4)
@@ -574,12 +577,12 @@ def test_to_resume_reads_nothing_of_what_came_before(few, tmp_path, monkeypatch)
     bestrq(tmp_path / "alone", few, clock, every=0)
     with pytest.raises(Killed):
         bestrq(tmp_path / "killed", few, Clock(clock.now * 9 // 20), every=1)
-    read = []
-    from hetero_brain import dataio
+    from hetero_brain.data import loaders
 
-    real = dataio.GlobalBatches.__getitem__
+    read = []
+    real = loaders.GlobalBatches.__getitem__
     monkeypatch.setattr(
-        dataio.GlobalBatches,
+        loaders.GlobalBatches,
         "__getitem__",
         lambda self, step: read.append(step) or real(self, step),
     )

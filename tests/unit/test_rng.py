@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from hetero_brain.rng import derive_seed, generator
+from hetero_brain.training.rng import derive_seed, generator
 
 
 def test_seed_is_the_documented_hash():

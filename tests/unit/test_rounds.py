@@ -13,10 +13,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from hetero_brain import DomainBatch, HeteroBrain
-from hetero_brain.dataio import EpochSampler
-from hetero_brain.loggers import JsonLinesLogger
-from hetero_brain.rounds import Phase, alternation, run_phases
-from hetero_brain.transfer import find_checkpoint
+from hetero_brain.data.loaders import EpochSampler
+from hetero_brain.models.transfer import find_checkpoint
+from hetero_brain.pipelines.rounds import Phase, alternation, run_phases
+from hetero_brain.training.loggers import JsonLinesLogger
 
 N_STEPS = 3
 CSSL = {"epochs": 2, "lr": 0.02, "warmup_iterations": 3}

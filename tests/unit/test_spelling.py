@@ -10,16 +10,14 @@ from speechbrain.dataio.batch import PaddedBatch
 from torch import nn
 
 from hetero_brain import DomainBatch
-from hetero_brain.asr import CTCBrain
-from hetero_brain.attention import N_MARKS, AttentionDecoder, JointBrain
-from hetero_brain.encoder import (
-    LastLayer,
-    RawFrames,
-    StackedFbank,
-    make_head,
-)
-from hetero_brain.spelling import frames_to_spell
-from hetero_brain.text import train_tokenizer
+from hetero_brain.models.conformer import make_head
+from hetero_brain.models.decoder import AttentionDecoder
+from hetero_brain.models.features import RawFrames, StackedFbank
+from hetero_brain.models.readouts import LastLayer
+from hetero_brain.recognition.ctc import CTCBrain
+from hetero_brain.recognition.joint import N_MARKS, JointBrain
+from hetero_brain.recognition.spelling import frames_to_spell
+from hetero_brain.recognition.tokenizer import train_tokenizer
 
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
 GOOD, BAD = "abc", "aabbccabc"  # 3 frames, and 9 units with 3 blanks between them

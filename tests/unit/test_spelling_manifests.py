@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from hetero_brain.attention import AttentionDecoder
-from hetero_brain.encoder import Conformer, LastLayer, StackedFbank
-from hetero_brain.finetuning import finetune
-from hetero_brain.loggers import JsonLinesLogger
-from hetero_brain.spelling import leave_out_unspellable, unspellable
-from hetero_brain.text import train_tokenizer
+from hetero_brain.models.conformer import Conformer
+from hetero_brain.models.decoder import AttentionDecoder
+from hetero_brain.models.features import StackedFbank
+from hetero_brain.models.readouts import LastLayer
+from hetero_brain.pipelines.finetuning import finetune
+from hetero_brain.recognition.spelling import leave_out_unspellable, unspellable
+from hetero_brain.recognition.tokenizer import train_tokenizer
+from hetero_brain.training.loggers import JsonLinesLogger
 
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
 

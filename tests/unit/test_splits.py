@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from hetero_brain import manifest
-from hetero_brain.faults import InputError
-from hetero_brain.splits import finetuning_splits, pretraining_splits
+from hetero_brain.data import manifest
+from hetero_brain.data.splits import finetuning_splits, pretraining_splits
+from hetero_brain.errors import InputError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hetero_brain.corpora.summary import (
+from hetero_brain.data.corpora.summary import (
     Summary,
     hours_cap,
     keyed_hash,

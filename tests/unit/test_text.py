@@ -10,8 +10,12 @@ import torch
 from speechbrain.decoders.ctc import CTCBeamSearcher
 from speechbrain.utils.edit_distance import wer_details_for_batch
 
-from hetero_brain import manifest
-from hetero_brain.text import check_round_trip, train_tokenizer, warn_of_unknown
+from hetero_brain.data import manifest
+from hetero_brain.recognition.tokenizer import (
+    check_round_trip,
+    train_tokenizer,
+    warn_of_unknown,
+)
 
 UNITS = ["char", "unigram", "bpe"]
 # Each has what NFKC would change: a ligature, a vowel sign, a presentation form, a

@@ -13,10 +13,11 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from torch.utils.data import Dataset
 
-from hetero_brain import DomainBatch, workers
-from hetero_brain.brain import Share
-from hetero_brain.dataio import AuditedLoader
-from hetero_brain.preemption import REQUEUE
+from hetero_brain import DomainBatch
+from hetero_brain.data import workers
+from hetero_brain.data.loaders import AuditedLoader
+from hetero_brain.domain_batch import Share
+from hetero_brain.training.preemption import REQUEUE
 
 RUN = Path(__file__).parent / "worker_run.py"
 MEMORY = "ended with exit code -9: it was killed, most likely because memory ran out"
@@ -112,7 +113,7 @@ def test_file_descriptors_do_not_grow_with_domains():
 
 def test_a_loader_that_gives_nothing_says_so(monkeypatch, caplog):
     monkeypatch.setattr(workers, "QUIET_SECONDS", 0.1)
-    with caplog.at_level(logging.WARNING, "hetero_brain.workers"):
+    with caplog.at_level(logging.WARNING, "hetero_brain.data.workers"):
         list(AuditedLoader(Items(1), 1.0))
         list(AuditedLoader(Items(1, pause=0.25), 1.0))
     said = [r.getMessage() for r in caplog.records if r.name == workers.__name__]
@@ -125,7 +126,7 @@ def test_a_loader_that_gives_nothing_says_so(monkeypatch, caplog):
 SOCKETS = """
 import sys, tempfile
 from multiprocessing import connection, util
-from hetero_brain import workers
+from hetero_brain.data import workers
 make = tempfile.mkdtemp
 if "full" in sys.argv:
     def mkdtemp(prefix="", dir=None, **kwargs):

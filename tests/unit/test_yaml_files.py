@@ -2,11 +2,11 @@
 
 import pytest
 
-from hetero_brain.experiment import overrides
-from hetero_brain.faults import InputError
-from hetero_brain.overrides import override
-from hetero_brain.recipe import read_recipe
-from hetero_brain.yaml_files import load_tree, read_tree
+from hetero_brain.errors import InputError
+from hetero_brain.pipelines.experiment import overrides
+from hetero_brain.pipelines.overrides import override
+from hetero_brain.pipelines.recipe import read_recipe
+from hetero_brain.pipelines.yaml_files import load_tree, read_tree
 
 RECIPE = """
 data_folder: !PLACEHOLDER

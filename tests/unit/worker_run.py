@@ -14,8 +14,9 @@ from multiprocessing import reduction
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from hetero_brain import DomainBatch, preemption
-from hetero_brain.dataio import AuditedLoader
+from hetero_brain import DomainBatch
+from hetero_brain.data.loaders import AuditedLoader
+from hetero_brain.training import preemption
 
 N_ITEMS = 12
 

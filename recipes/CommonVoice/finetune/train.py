@@ -10,10 +10,10 @@ from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
 
-from hetero_brain.corpora.language_text import scored_by_characters
-from hetero_brain.finetuning import finetune
-from hetero_brain.recipe import load_recipe, run
-from hetero_brain.splits import finetuning_splits
+from hetero_brain.data.corpora.language_text import scored_by_characters
+from hetero_brain.data.splits import finetuning_splits
+from hetero_brain.pipelines.finetuning import finetune
+from hetero_brain.pipelines.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from common_voice_prepare import prepare_common_voice  # noqa: E402

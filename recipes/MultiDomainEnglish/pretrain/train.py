@@ -7,9 +7,9 @@
 import sys
 from pathlib import Path
 
-from hetero_brain.pretraining import pretrain
-from hetero_brain.recipe import load_recipe, run
-from hetero_brain.splits import pretraining_splits
+from hetero_brain.data.splits import pretraining_splits
+from hetero_brain.pipelines.pretraining import pretrain
+from hetero_brain.pipelines.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 from multi_domain_english_prepare import prepared  # noqa: E402

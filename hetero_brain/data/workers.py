@@ -25,8 +25,8 @@ from multiprocessing import forkserver, resource_tracker
 import torch
 from speechbrain.utils.logger import get_logger
 
-from .faults import InputError
-from .preemption import SIGNALS
+from ..errors import InputError
+from ..training.preemption import SIGNALS
 
 logger = get_logger(__name__)
 
@@ -72,7 +72,7 @@ def worker_options():
         As :func:`use_short_socket_paths`.
     """
     use_short_socket_paths()
-    forkserver.set_forkserver_preload(["hetero_brain.dataio"])
+    forkserver.set_forkserver_preload(["hetero_brain.data.loaders"])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         resource_tracker.ensure_running()  # which unblocks some of them

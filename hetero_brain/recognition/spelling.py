@@ -10,7 +10,7 @@ import torch
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.utils.logger import get_logger
 
-from .text import CHUNK, listed
+from .tokenizer import CHUNK, listed
 
 logger = get_logger(__name__)
 

@@ -35,7 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .faults import InputError
+from ..errors import InputError
 
 COLUMNS = ("ID", "duration", "wav", "start", "stop", "domain", "spk_id", "wrd")
 OPTIONAL_COLUMNS = ("channel",)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hetero_brain.rng import generator
+from ..training.rng import generator
 
 # Utterances are sorted by duration times 1 to 1 + JITTER. More makes the batches of two
 # epochs differ more, and pads more: by about half of it in a large domain.

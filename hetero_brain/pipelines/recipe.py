@@ -11,10 +11,10 @@ import torch
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.run_opts import RunOptions
 
-from . import preemption
-from .faults import InputError, reported
+from ..data.workers import use_short_socket_paths
+from ..errors import InputError, reported
+from ..training import preemption
 from .overrides import override
-from .workers import use_short_socket_paths
 from .yaml_files import Text, load_tree, read_tree
 
 if torch.distributed.is_available():
@@ -80,7 +80,7 @@ def load_recipe(argv):
         As :func:`read_recipe`; or torchrun has started the ranks again, and gives them
         the store of those before.
     InputError
-        As :func:`~hetero_brain.workers.use_short_socket_paths` and
+        As :func:`~hetero_brain.data.workers.use_short_socket_paths` and
         :func:`empty_debug_folder`.
     """
     preemption.listen()

@@ -1,7 +1,6 @@
 """Speech recognition with CTC, and error rates per domain."""
 
 import json
-import math
 from pathlib import Path
 
 import speechbrain as sb
@@ -12,9 +11,9 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.edit_distance import wer_details_for_batch
 from speechbrain.utils.logger import get_logger
 
-from .brain import HeteroBrain, NothingToLearn
-from .parallel import gathered
-from .report import UNITS, describe
+from ..brain import HeteroBrain, NothingToLearn
+from ..training.parallel import gathered
+from .error_rates import describe, error_rates
 from .spelling import frames_to_spell
 
 logger = get_logger(__name__)
@@ -210,28 +209,3 @@ def token_counts(batch):
     """(batch,) of int64: how many tokens each utterance has."""
     tokens, relative = batch.tokens
     return (relative * tokens.shape[1]).round().long()
-
-
-def error_rates(utterances):
-    """CER and WER in percent, overall and per domain; NaN without references.
-
-    Arguments
-    ---------
-    utterances : list of dict
-        As :meth:`CTCBrain.note_errors` makes them.
-
-    Returns
-    -------
-    dict
-        ``CER``, ``WER``, and ``CER/domain``, ``WER/domain`` for each domain.
-    """
-    groups = {"": utterances}
-    for utterance in utterances:
-        groups.setdefault(f"/{utterance['domain']}", []).append(utterance)
-    rates = {}
-    for suffix, group in groups.items():
-        for rate, unit in UNITS.items():
-            total = sum(utterance[f"{unit}s"] for utterance in group)
-            errors = sum(utterance[f"{unit}_errors"] for utterance in group)
-            rates[rate + suffix] = 100 * errors / total if total else math.nan
-    return rates

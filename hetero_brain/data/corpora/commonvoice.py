@@ -35,7 +35,7 @@ reason                             when
 Only clips without a usable duration in ``clip_durations.tsv`` are opened, and of these
 only those whose header does not say how long they are are decoded. Of the others
 the name and size are looked at, so that one cut short by less than ``MIN_BYTE_RATE``
-shows is found when it is read in training (``hetero_brain.dataio.read_audio``).
+shows is found when it is read in training (``hetero_brain.data.loaders.read_audio``).
 """
 
 import logging
@@ -53,7 +53,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..faults import InputError, MissingData
+from ...errors import InputError, MissingData
 from .headers import read_header
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def read_release(folder, language, splits, summary, domain, where=None):
         Its code, e.g. ``sv-SE``.
     splits : sequence of str, or Mapping
         From ``SPLITS``; a mapping gives each the name that it has in the summary.
-    summary : hetero_brain.corpora.summary.Summary
+    summary : hetero_brain.data.corpora.summary.Summary
         Counts what is left out, and why; what is returned is not counted.
     domain : str
         Under which it counts.

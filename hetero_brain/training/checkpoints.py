@@ -6,22 +6,16 @@ and what the run was made of.
 """
 
 import errno
-import hashlib
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 
 import torch
-import yaml
 from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
     DEFAULT_LOAD_HOOKS,
-    METAFNAME,
     Checkpointer,
     get_default_hook,
     torch_recovery,
@@ -33,12 +27,14 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 
+from .files import UNFINISHED, sync
+from .integrity import FILES, damage, file_digest, metadata_damage
+
 logger = get_logger(__name__)
 
-UNFINISHED, DAMAGED = "unfinished.", "damaged."  # before the name of a checkpoint
-FILES, RUN = "files.json", "run.json"
+DAMAGED = "damaged."  # before the name of a checkpoint
+RUN = "run.json"  # its fingerprint
 FULL = (errno.ENOSPC, errno.EDQUOT)
-NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 class DamagedCheckpoint(RuntimeError):
@@ -173,7 +169,7 @@ class AtomicCheckpointer(Checkpointer):
     def _publish(self, draft, verbosity):
         folder = draft.path
         (folder / RUN).write_text(json.dumps(self.fingerprint), encoding="utf-8")
-        listed = {p.name: [p.stat().st_size, _digest(p)] for p in folder.iterdir()}
+        listed = {p.name: [p.stat().st_size, file_digest(p)] for p in folder.iterdir()}
         (folder / FILES).write_text(json.dumps(listed), encoding="utf-8")
         for path in (*folder.iterdir(), folder):
             sync(path)
@@ -245,7 +241,7 @@ class AtomicCheckpointer(Checkpointer):
 
     def list_checkpoints(self):
         """All checkpoints whose metadata can be read."""
-        folders = [path for path in self._folders() if _meta_fault(path) is None]
+        folders = [path for path in self._folders() if metadata_damage(path) is None]
         return self._construct_checkpoint_objects(folders)
 
     def load_checkpoint(self, checkpoint):
@@ -260,7 +256,7 @@ class AtomicCheckpointer(Checkpointer):
 
     def _choose(self, *keys):
         self._remove_leftovers()
-        faults = {path: _meta_fault(path) for path in self._folders()}
+        faults = {path: metadata_damage(path) for path in self._folders()}
         faults = {path: fault for path, fault in faults.items() if fault}
         for found in self.find_checkpoints(*keys):
             fault = damage(found.path)
@@ -299,212 +295,9 @@ class AtomicCheckpointer(Checkpointer):
             )
 
 
-def damage(folder):
-    """What is wrong with a checkpoint, in words; None if it is whole.
-
-    Arguments
-    ---------
-    folder : Path
-        A ``CKPT+…`` folder that an :class:`AtomicCheckpointer` wrote.
-    """
-    try:
-        listed = json.loads((folder / FILES).read_text(encoding="utf-8"))
-        for name, (size, digest) in listed.items():
-            path = folder / name
-            if not path.exists():
-                return f"{name} is missing"
-            if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes of {size}"
-            if _digest(path) != digest:
-                return f"{name} is not what was written"
-    except FileNotFoundError:
-        return f"{FILES} is missing"
-    except (ValueError, AttributeError, TypeError):
-        return f"{FILES} is not what was written"
-    except OSError as fault:
-        return str(fault)
-    return None
-
-
-def sync(path):
-    """Have the disk hold what was written to a file, or to a folder's list of files.
-
-    Some file systems (CIFS, some of FUSE) cannot do so for folders and say that the call
-    is invalid; their lists are then on the disk when they are.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file or folder.
-    """
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as fault:
-        if fault.errno not in NO_SYNC or not os.path.isdir(path):
-            raise
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path, data):
-    """Write bytes to a file that a kill leaves either absent, as it was, or whole.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    data : bytes
-        All of it.
-    """
-    path = Path(path)
-    draft = path.with_name(f"{UNFINISHED}{path.name}")
-    draft.write_bytes(data)
-    sync(draft)
-    os.replace(draft, path)
-    sync(path.parent)
-
-
-# Not part of the numbers: where things are, how often they are told, how they are read,
-# what is evaluated and how, how long a run is.
-LEFT_OUT = {
-    "beam_size",
-    "ckpt_interval_minutes",
-    "ckpt_interval_steps",
-    "cosine_interval",
-    "epochs",
-    "eval_batch_seconds",
-    "eval_splits",
-    "keep_last",
-    "loader",
-    "log_interval",
-    "loggers",
-    "max_decode_ratio",
-    "max_test_hours",
-    "milestone_interval",
-    "modules",
-    "num_workers",
-    "pretrained",
-    "recomputed",
-    "search_ctc_weight",
-    "searches",
-    "tokenizer",
-    "valid_interval",
-}
-PLACES = ("_folder", "_file", "_path", "_root")  # endings of keys that hold paths
-PLAIN = (str, bool, int, float, type(None))
-
-
-def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
-    """What the numbers of a run depend on, as plain values to compare.
-
-    Arguments
-    ---------
-    brain : HeteroBrain
-        Its modules and its run options count.
-    hparams : dict
-        Those of the recipe; paths, intervals, lengths and readers are left out.
-    manifest : Manifest
-        Of the training data; None if it is not known.
-    leave_out : sequence of str
-        Further keys of ``hparams`` that do not count.
-    **more
-        Further values that do, such as the settings of a phase.
-
-    Returns
-    -------
-    dict
-        Key → plain value, nested keys joined by dots.
-    """
-    tensors = {
-        f"{name}.{key}": f"{tuple(value.shape)} {str(value.dtype).split('.')[-1]}"
-        for name, module in brain.modules.items()
-        for key, value in module.state_dict().items()
-    }
-    known = set(brain.modules.modules())
-    counted = {
-        key: value
-        for key, value in hparams.items()
-        if key not in LEFT_OUT
-        and key not in leave_out
-        and not key.endswith(PLACES)
-        and not (isinstance(value, torch.nn.Module) and value in known)
-    }
-    options = {key: getattr(brain, key) for key in ("precision", "max_grad_norm")}
-    data = {} if manifest is None else {"train_manifest": manifest.digest()}
-    return tensors | dict(_flat({**counted, **options, **more, **data}))
-
-
-def digest_of(module):
-    """A digest of a module's parameters and buffers."""
-    digest = hashlib.blake2b(digest_size=8)
-    for key, value in module.state_dict().items():
-        digest.update(key.encode())
-        digest.update(
-            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        )
-    return digest.hexdigest()
-
-
-def _flat(values, prefix=""):
-    """(dotted key, plain value) pairs of nested settings, factories and objects."""
-    for key, value in values.items():
-        key = f"{prefix}{key}"
-        if isinstance(value, PLAIN):
-            yield key, value
-        elif isinstance(value, Mapping):
-            yield from _flat(value, f"{key}.")
-        elif isinstance(value, (list, tuple)):
-            yield from _flat(dict(enumerate(value)), f"{key}.")
-        elif isinstance(value, partial):
-            yield key, _name(value.func)
-            yield from _flat(value.keywords, f"{key}.")
-        elif isinstance(value, Path):
-            continue
-        elif isinstance(value, type) or not hasattr(value, "__dict__"):
-            yield key, _name(value)
-        elif hasattr(value, "__qualname__"):  # a function
-            yield key, _name(value)
-        else:
-            yield key, _name(type(value))
-            settings = {k: v for k, v in vars(value).items() if isinstance(v, PLAIN)}
-            if isinstance(value, torch.nn.Module):
-                settings |= dict(value.named_children())
-                settings.pop("training", None)
-            hidden = [k for k in settings if k.startswith("_")]
-            yield from _flat(
-                {k: v for k, v in settings.items() if k not in hidden}, f"{key}."
-            )
-
-
-def _name(thing):
-    thing = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{thing.__module__}.{thing.__qualname__}"
-
-
 def _load_state(obj, path, end_of_epoch):
     """Load hook for everything with a ``load_state_dict``."""
     obj.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _meta_fault(folder):
-    """What is wrong with the metadata of a checkpoint, or None."""
-    try:
-        meta = yaml.safe_load((folder / METAFNAME).read_text(encoding="utf-8"))
-        whole = {"unixtime", "end-of-epoch"} <= meta.keys()
-    except FileNotFoundError:
-        return f"{METAFNAME} is missing"
-    except (OSError, ValueError, AttributeError, yaml.YAMLError):
-        whole = False
-    return None if whole else f"{METAFNAME} is not what was written"
-
-
-def _digest(path):
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _prefixed(path, prefix):

@@ -18,7 +18,7 @@ from speechbrain.utils.train_logger import (
     TrainLogger,
 )
 
-from .checkpoints import sync
+from .files import sync
 
 logger = get_logger(__name__)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
+from ..errors import InputError
 from . import manifest
-from .dataio import labelled
-from .faults import InputError
+from .loaders import labelled
 
 logger = get_logger(__name__)
 
@@ -69,7 +69,7 @@ def finetuning_splits(
     eval_splits : sequence of str
         What to evaluate on, from ``SPLITS``.
     seed, max_train_seconds
-        As for :func:`dataio.labelled`, of ``train``.
+        As for :func:`loaders.labelled`, of ``train``.
     test_domains : sequence of str, optional
         What to evaluate on in ``test``. Default: ``domains``.
 
@@ -82,7 +82,7 @@ def finetuning_splits(
     Raises
     ------
     InputError
-        A split that is unknown, no dev rows at all, or as :func:`dataio.labelled` and
+        A split that is unknown, no dev rows at all, or as :func:`loaders.labelled` and
         :func:`manifest.read`.
     """
     if unknown := sorted(set(eval_splits) - set(SPLITS)):

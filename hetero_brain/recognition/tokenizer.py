@@ -9,7 +9,7 @@ import sentencepiece
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
-from .checkpoints import write_atomically
+from ..training.files import write_atomically
 
 logger = get_logger(__name__)
 

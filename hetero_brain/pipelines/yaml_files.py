@@ -12,7 +12,7 @@ from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from .faults import InputError
+from ..errors import InputError
 
 # Quoted, a string is a string to whoever reads it; HyperPyYAML takes (a) for a tuple.
 Text = DoubleQuotedScalarString

@@ -27,7 +27,7 @@ from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.scalarstring import ScalarString
 
-from .faults import InputError
+from ..errors import InputError
 from .yaml_files import Text, in_a_line, round_trip
 
 logger = logging.getLogger(__name__)

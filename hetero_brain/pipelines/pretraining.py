@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from .dataio import Utterances, dev_loader, make_plan, train_loader
-from .objectives.quantizers import fit_quantizer
+from ..data.loaders import Utterances, dev_loader, make_plan, train_loader
+from ..objectives.quantizers import fit_quantizer
 from .rounds import run_phases
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from speechbrain.utils.logger import get_logger
 
-from .checkpoints import FILES, AtomicCheckpointer, damage
+from ..training.checkpoints import AtomicCheckpointer
+from ..training.integrity import FILES, damage
 
 logger = get_logger(__name__)
 

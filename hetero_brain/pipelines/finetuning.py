@@ -6,15 +6,16 @@ import speechbrain as sb
 from speechbrain.decoders.ctc import CTCBeamSearcher
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from .asr import CTCBrain
-from .attention import N_MARKS, JointBrain, joint_search
-from .checkpoints import AtomicCheckpointer, digest_of, fingerprint
-from .dataio import Utterances, dev_loader, make_plan, train_loader
-from .encoder import make_head
-from .loggers import JsonLinesLogger, TextLogger
-from .spelling import leave_out_unspellable
-from .text import train_tokenizer, warn_of_unknown
-from .transfer import load_encoder
+from ..data.loaders import Utterances, dev_loader, make_plan, train_loader
+from ..models.conformer import make_head
+from ..models.transfer import load_encoder
+from ..recognition.ctc import CTCBrain
+from ..recognition.joint import N_MARKS, JointBrain, joint_search
+from ..recognition.spelling import leave_out_unspellable
+from ..recognition.tokenizer import train_tokenizer, warn_of_unknown
+from ..training.checkpoints import AtomicCheckpointer
+from ..training.fingerprint import digest_of, fingerprint
+from ..training.loggers import JsonLinesLogger, TextLogger
 
 
 def finetune(hparams, run_opts, splits):
@@ -28,8 +29,8 @@ def finetune(hparams, run_opts, splits):
     ---------
     hparams : dict
         As in a recipe's ``ctc.yaml`` or, with a ``decoder``, ``attention.yaml``. May
-        hold ``alphabet`` (as :func:`~hetero_brain.text.train_tokenizer`) and
-        ``character_domains`` (as :class:`~hetero_brain.asr.CTCBrain`).
+        hold ``alphabet`` (as :func:`train_tokenizer`) and
+        ``character_domains`` (as :class:`CTCBrain`).
     run_opts : RunOptions or dict
         SpeechBrain's.
     splits : dict

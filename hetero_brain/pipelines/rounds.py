@@ -14,12 +14,13 @@ import torch
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
 
-from .checkpoints import AtomicCheckpointer, fingerprint
-from .dataio import AuditedLoader
-from .loggers import IterationTensorboardLogger, JsonLinesLogger, TextLogger
-from .rng import derive_seed
-from .schedules import HoldThenDecay
-from .transfer import load_module
+from ..data.loaders import AuditedLoader
+from ..models.transfer import load_module
+from ..training.checkpoints import AtomicCheckpointer
+from ..training.fingerprint import fingerprint
+from ..training.loggers import IterationTensorboardLogger, JsonLinesLogger, TextLogger
+from ..training.rng import derive_seed
+from ..training.schedules import HoldThenDecay
 
 logger = get_logger(__name__)
 

@@ -18,12 +18,12 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..domain_batch import DomainBatch, Share
+from ..errors import InputError
+from ..training.parallel import rank_and_size, share_out
+from ..training.rng import generator
 from .audio import BadAudio, read_audio
-from .brain import DomainBatch, Share
-from .faults import InputError
-from .parallel import rank_and_size, share_out
 from .plan import Plan
-from .rng import generator
 from .workers import Packed, blame_dead_workers, overdue, pack, worker_options
 
 logger = get_logger(__name__)

@@ -4,70 +4,15 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
+from ..recognition.error_rates import (
+    UNITS,
+    bootstrap_interval,
+    error_counts,
+    with_interval,
+)
+from ..training.loggers import JsonLinesLogger
 
-from .loggers import JsonLinesLogger
-from .rng import generator
-
-N_RESAMPLES = 2000
 MAX_COLUMNS = 8  # of domains; more stand in rows, with the models across
-UNITS = {"CER": "char", "WER": "word"}
-
-
-def bootstrap_interval(errors, totals, key=0):
-    """Percentile bootstrap of an error rate over utterances, 95 %.
-
-    Arguments
-    ---------
-    errors, totals : array_like of float, shape (utterances,)
-        Errors, and reference words or characters, of each utterance.
-    key : int or str
-        Seed of the resampling.
-
-    Returns
-    -------
-    rate, low, high : float
-        In percent.
-
-    Example
-    -------
-    >>> rate, low, high = bootstrap_interval([1, 0, 2, 1], [5, 5, 5, 5])
-    >>> rate, low <= rate <= high
-    (20.0, True)
-    """
-    errors, totals = np.asarray(errors, float), np.asarray(totals, float)
-    draws = generator("bootstrap", key).integers(
-        len(errors), size=(N_RESAMPLES, len(errors))
-    )
-    errors_drawn, totals_drawn = errors[draws].sum(1), totals[draws].sum(1)
-    drawn = totals_drawn > 0  # a baseline may have had no error in some
-    rates = 100 * errors_drawn[drawn] / totals_drawn[drawn]
-    low, high = np.percentile(rates, [2.5, 97.5])
-    return float(100 * errors.sum() / totals.sum()), float(low), float(high)
-
-
-def describe(utterances):
-    """Error rates of one run in words, for its log.
-
-    Arguments
-    ---------
-    utterances : list of dict
-        Errors and reference lengths of each, as ``asr.CTCBrain.note_errors``.
-
-    Returns
-    -------
-    str
-        A line for each domain: CER and WER in percent with their 95 % intervals.
-    """
-    lines = []
-    for domain in sorted({utterance["domain"] for utterance in utterances}):
-        run = [u for u in utterances if u["domain"] == domain]
-        texts = []
-        for rate, unit in UNITS.items():
-            errors, totals = _counts([run], unit)
-            texts.append(f"{rate} {_text(*bootstrap_interval(errors[0], totals[0]))} %")
-        lines.append(f"{domain}: {', '.join(texts)} ({len(run)} utterances)")
-    return "\n".join(lines)
 
 
 def gather(folder, split, baselines=()):
@@ -97,7 +42,7 @@ def gather(folder, split, baselines=()):
     for path in sorted(Path(folder).glob(f"*/*/*/*/{split}.json")):
         judge, model, _, trained = path.parts[-5:-1]
         by_domain = defaultdict(list)
-        for utterance in json.loads(path.read_text("utf-8")):
+        for utterance in json.loads(path.readwith_interval("utf-8")):
             domain = utterance["domain"]
             matched = domain.split("/")[0] == trained
             by_domain[domain if matched else f"{trained} → {domain}"].append(utterance)
@@ -111,7 +56,7 @@ def gather(folder, split, baselines=()):
     for (judge, model, domain), seeds in runs.items():
         row = {"judge": judge, "model": model, "domain": domain, "split": split}
         for rate, unit in UNITS.items():
-            errors, totals = _counts(seeds, unit)
+            errors, totals = error_counts(seeds, unit)
             row[f"{rate}_seeds"] = (100 * errors.sum(1) / totals.sum(1)).tolist()
             # An utterance is resampled with all its seeds: they are not independent.
             errors, totals = errors.sum(0), totals.sum(0)
@@ -119,7 +64,7 @@ def gather(folder, split, baselines=()):
             for baseline in baselines:
                 other = runs.get((judge, baseline, domain))
                 if baseline != model and other and _ids(other) == _ids(seeds):
-                    theirs = _counts(other, unit)[0].sum(0)
+                    theirs = error_counts(other, unit)[0].sum(0)
                     fractions[f"{rate} - {baseline}"] = errors - theirs, totals
                     if theirs.sum():
                         change = errors - theirs, theirs
@@ -129,17 +74,6 @@ def gather(folder, split, baselines=()):
                 row[name], row[f"{name}_low"], row[f"{name}_high"] = interval
         rows.append(row)
     return rows
-
-
-def _text(rate, low, high):
-    """A rate and its interval, as in a table's cell."""
-    return f"{rate:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def _counts(seeds, unit):
-    """Errors and reference lengths, both of shape (seeds, utterances)."""
-    errors = np.array([[u[f"{unit}_errors"] for u in run] for run in seeds])
-    return errors, np.array([[u[f"{unit}s"] for u in run] for run in seeds])
 
 
 def _ids(seeds):
@@ -173,7 +107,8 @@ def table(rows, judge, rate="CER", models=None):
     domains = list(dict.fromkeys(domain for _, domain in cells))
     ends = ("", "_low", "_high")
     texts = {
-        place: _text(*(row[rate + end] for end in ends)) for place, row in cells.items()
+        place: with_interval(*(row[rate + end] for end in ends))
+        for place, row in cells.items()
     }
     if len(domains) <= MAX_COLUMNS:
         down, across = models, domains

@@ -1,0 +1,204 @@
+"""The Conformer encoder, on SpeechBrain's Conformer."""
+
+import torch
+import torch.nn.functional as F
+from speechbrain.dataio.dataio import length_to_mask
+from speechbrain.lobes.models.transformer.Conformer import (
+    ConformerEncoder as SpeechBrainConformer,
+)
+from torch import nn
+
+from .front_ends import Conv1dFrontEnd, ConvFrontEnd
+from .layers import Dropout, Linear, adapt, recompute
+from .packing import Unpacked, pack, unpack
+
+# Widths and depths by name; the feed-forward width of the paper's models is open, this
+# one gives their 70 and 59 M parameters (10 blocks for BEST-RQ, 8 for CPC).
+SIZES = {
+    "tiny": dict(num_layers=6, d_model=144, nhead=4, d_ffn=576, kernel_size=15),
+    "base": dict(num_layers=16, d_model=256, nhead=4, d_ffn=1024, kernel_size=31),
+    "paper": dict(num_layers=10, d_model=512, nhead=8, d_ffn=2560, kernel_size=31),
+    "paper_cpc": dict(num_layers=8, d_model=512, nhead=8, d_ffn=2560, kernel_size=31),
+}
+
+
+# The parts of a block that are run again in the backward pass, by name.
+RECOMPUTED = {
+    "none": lambda block: [],
+    "feed_forward": lambda block: [block.ffn_module1[1], block.ffn_module2[1]],
+    "blocks": lambda block: [block],
+}
+
+
+def make_encoder(
+    size,
+    input_size,
+    front_end="linear",
+    dropout=0.1,
+    causal=False,
+    recomputed="none",
+):
+    """A :class:`Conformer` of a named size.
+
+    Arguments
+    ---------
+    size : str
+        ``tiny`` (3 M parameters), ``base`` (25 M), ``paper`` (71 M) or ``paper_cpc``
+        (57 M).
+    input_size : int
+        Dimension of the stacked features.
+    front_end : str
+        ``linear`` (paper), ``conv`` (four stacked frames of mel filters only) or
+        ``conv1d`` (frames of raw samples only).
+    dropout : float
+        In the blocks.
+    causal : bool
+        No frame sees a later one.
+    recomputed : str
+        As for :class:`Conformer`.
+
+    Raises
+    ------
+    ValueError
+        An unknown size, front end, or part to recompute: all of them.
+    """
+    kinds = {"linear": Linear, "conv": ConvFrontEnd, "conv1d": Conv1dFrontEnd}
+    chosen = {
+        "size": (size, SIZES),
+        "front_end": (front_end, kinds),
+        "recomputed": (recomputed, RECOMPUTED),
+    }
+    faults = [
+        f"{key}: {value}; there are {', '.join(known)}"
+        for key, (value, known) in chosen.items()
+        if value not in known
+    ]
+    if faults:
+        raise ValueError("\n".join(faults))
+    front_end = kinds[front_end](input_size, SIZES[size]["d_model"])
+    return Conformer(
+        front_end,
+        dropout=dropout,
+        causal=causal,
+        recomputed=recomputed,
+        **SIZES[size],
+    )
+
+
+def make_head(encoder, n_outputs):
+    """A linear layer on an encoder."""
+    return Linear(encoder.d_model, n_outputs)
+
+
+class Conformer(nn.Module):
+    """Front end and Conformer blocks with rotary attention (SDPA kernels).
+
+    Arguments
+    ---------
+    front_end : torch.nn.Module
+        (batch, frames, features) → (batch, frames, d_model), each utterance by itself and
+        no frame from later ones: it is called on a few utterances at a time, cut to the
+        longest of them.
+    num_layers, d_model, nhead, d_ffn : int
+        Blocks, width, attention heads, width of the feed-forward modules.
+    kernel_size : int
+        Of the depthwise convolution, in encoder frames.
+    dropout : float
+        Probability, everywhere in the blocks.
+    causal : bool
+        Attention and convolutions see no later frame.
+    recomputed : str
+        What is not kept for the backward pass but run again there, to save memory:
+        ``none``, the ``feed_forward`` modules, or whole ``blocks``.
+
+    Example
+    -------
+    >>> encoder = Conformer(nn.Linear(240, 64), 2, d_model=64, nhead=4, d_ffn=128)
+    >>> out, hidden = encoder(torch.rand(2, 30, 240), torch.tensor([30, 12]))
+    >>> out.shape, len(hidden)
+    (torch.Size([2, 30, 64]), 3)
+    """
+
+    PIECE = 512  # stacked frames that go through the front end at a time on a CPU
+
+    def __init__(
+        self,
+        front_end,
+        num_layers,
+        d_model,
+        nhead,
+        d_ffn,
+        kernel_size=31,
+        dropout=0.1,
+        causal=False,
+        recomputed="none",
+    ):
+        super().__init__()
+        self.front_end, self.d_model, self.causal = front_end, d_model, causal
+        self.dropout = Dropout(dropout)
+        self.blocks = SpeechBrainConformer(
+            num_layers=num_layers,
+            d_model=d_model,
+            d_ffn=d_ffn,
+            nhead=nhead,
+            kernel_size=kernel_size,
+            dropout=dropout,
+            attention_type="RoPEMHA",
+            output_hidden_states=True,
+            causal=causal,
+        )
+        for block in self.blocks.layers:
+            adapt(block)
+            for part in RECOMPUTED[recomputed](block):
+                recompute(part)
+
+    def forward(self, features, lengths):
+        """Encode.
+
+        Arguments
+        ---------
+        features : torch.Tensor
+            (batch, frames, features).
+        lengths : torch.Tensor
+            (batch,) in frames.
+
+        Returns
+        -------
+        out : torch.Tensor
+            (batch, frames, d_model), normalised. What is behind the end of an utterance
+            has no meaning.
+        hidden : sequence of torch.Tensor
+            Input of the first block and output of each block, same shape.
+        """
+        padding = ~length_to_mask(lengths, features.shape[1], torch.bool)
+        frames, later = features.shape[1], None
+        if self.causal:
+            later = torch.ones(frames, frames, dtype=torch.bool, device=features.device)
+            later = later.triu(1)
+        # Other devices would have to tell the lengths first, and the host would wait.
+        packed = features.is_cpu and not torch.compiler.is_compiling()
+        if packed:
+            x = pack(self.in_pieces(features, lengths), padding)
+        else:
+            x = self.front_end(features)
+        out, _, hidden = self.blocks(
+            self.dropout(x), later, src_key_padding_mask=padding
+        )
+        if packed:
+            out, hidden = unpack(out, padding), Unpacked(hidden, padding)
+        return out, hidden
+
+    def in_pieces(self, features, lengths):
+        """The front end on a few utterances of like length at a time.
+
+        For convolutions: their frames stay in the cache, which takes four fifths of the
+        time (28 × 4 s, two threads), and they are padded to the longest of them only.
+        """
+        frames, order = features.shape[1], lengths.argsort()
+        pieces = order.split(max(1, self.PIECE // frames))
+        longest = [int(lengths[piece[-1]]) for piece in pieces]
+        outs = [
+            F.pad(self.front_end(features[piece, :n]), (0, 0, 0, frames - n))
+            for piece, n in zip(pieces, longest)
+        ]
+        return torch.cat(outs).index_select(0, order.argsort())

@@ -1,0 +1,104 @@
+"""Word and character error rates, and how sure they are."""
+
+import math
+
+import numpy as np
+
+from ..training.rng import generator
+
+N_RESAMPLES = 2000
+UNITS = {"CER": "char", "WER": "word"}
+
+
+def error_rates(utterances):
+    """CER and WER in percent, overall and per domain; NaN without references.
+
+    Arguments
+    ---------
+    utterances : list of dict
+        As :meth:`CTCBrain.note_errors` makes them: ``domain``, and for words and
+        characters the errors and the length of the reference.
+
+    Returns
+    -------
+    dict
+        ``CER``, ``WER``, and ``CER/domain``, ``WER/domain`` for each domain.
+    """
+    groups = {"": utterances}
+    for utterance in utterances:
+        groups.setdefault(f"/{utterance['domain']}", []).append(utterance)
+    rates = {}
+    for suffix, group in groups.items():
+        for rate, unit in UNITS.items():
+            total = sum(utterance[f"{unit}s"] for utterance in group)
+            errors = sum(utterance[f"{unit}_errors"] for utterance in group)
+            rates[rate + suffix] = 100 * errors / total if total else math.nan
+    return rates
+
+
+def bootstrap_interval(errors, totals, key=0):
+    """Percentile bootstrap of an error rate over utterances, 95 %.
+
+    Arguments
+    ---------
+    errors, totals : array_like of float, shape (utterances,)
+        Errors, and reference words or characters, of each utterance.
+    key : int or str
+        Seed of the resampling.
+
+    Returns
+    -------
+    rate, low, high : float
+        In percent.
+
+    Example
+    -------
+    >>> rate, low, high = bootstrap_interval([1, 0, 2, 1], [5, 5, 5, 5])
+    >>> rate, low <= rate <= high
+    (20.0, True)
+    """
+    errors, totals = np.asarray(errors, float), np.asarray(totals, float)
+    draws = generator("bootstrap", key).integers(
+        len(errors), size=(N_RESAMPLES, len(errors))
+    )
+    errors_drawn, totals_drawn = errors[draws].sum(1), totals[draws].sum(1)
+    drawn = totals_drawn > 0  # a baseline may have had no error in some
+    rates = 100 * errors_drawn[drawn] / totals_drawn[drawn]
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(100 * errors.sum() / totals.sum()), float(low), float(high)
+
+
+def describe(utterances):
+    """Error rates of one run in words, for its log.
+
+    Arguments
+    ---------
+    utterances : list of dict
+        As for :func:`error_rates`.
+
+    Returns
+    -------
+    str
+        A line for each domain: CER and WER in percent with their 95 % intervals.
+    """
+    lines = []
+    for domain in sorted({utterance["domain"] for utterance in utterances}):
+        run = [u for u in utterances if u["domain"] == domain]
+        texts = []
+        for rate, unit in UNITS.items():
+            errors, totals = error_counts([run], unit)
+            interval = bootstrap_interval(errors[0], totals[0])
+            texts.append(f"{rate} {with_interval(*interval)} %")
+        lines.append(f"{domain}: {', '.join(texts)} ({len(run)} utterances)")
+    return "\n".join(lines)
+
+
+def with_interval(rate, low, high):
+    """A rate and its interval, as in a table's cell."""
+    return f"{rate:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def error_counts(seeds, unit):
+    """Errors and reference lengths, both of shape (seeds, utterances)."""
+    errors = np.array([[u[f"{unit}_errors"] for u in run] for run in seeds])
+    return errors, np.array([[u[f"{unit}s"] for u in run] for run in seeds])

@@ -1,0 +1,124 @@
+"""What the numbers of a run depend on: two runs that differ in it share no checkpoint."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+# Not part of the numbers: where things are, how often they are told, how they are read,
+# what is evaluated and how, how long a run is.
+LEFT_OUT = {
+    "beam_size",
+    "ckpt_interval_minutes",
+    "ckpt_interval_steps",
+    "cosine_interval",
+    "epochs",
+    "eval_batch_seconds",
+    "eval_splits",
+    "keep_last",
+    "loader",
+    "log_interval",
+    "loggers",
+    "max_decode_ratio",
+    "max_test_hours",
+    "milestone_interval",
+    "modules",
+    "num_workers",
+    "pretrained",
+    "recomputed",
+    "search_ctc_weight",
+    "searches",
+    "tokenizer",
+    "valid_interval",
+}
+PLACES = ("_folder", "_file", "_path", "_root")  # endings of keys that hold paths
+PLAIN = (str, bool, int, float, type(None))
+
+
+def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
+    """What the numbers of a run depend on, as plain values to compare.
+
+    Arguments
+    ---------
+    brain : HeteroBrain
+        Its modules and its run options count.
+    hparams : dict
+        Those of the recipe; paths, intervals, lengths and readers are left out.
+    manifest : Manifest
+        Of the training data; None if it is not known.
+    leave_out : sequence of str
+        Further keys of ``hparams`` that do not count.
+    **more
+        Further values that do, such as the settings of a phase.
+
+    Returns
+    -------
+    dict
+        Key → plain value, nested keys joined by dots.
+    """
+    tensors = {
+        f"{name}.{key}": f"{tuple(value.shape)} {str(value.dtype).split('.')[-1]}"
+        for name, module in brain.modules.items()
+        for key, value in module.state_dict().items()
+    }
+    known = set(brain.modules.modules())
+    counted = {
+        key: value
+        for key, value in hparams.items()
+        if key not in LEFT_OUT
+        and key not in leave_out
+        and not key.endswith(PLACES)
+        and not (isinstance(value, torch.nn.Module) and value in known)
+    }
+    options = {key: getattr(brain, key) for key in ("precision", "max_grad_norm")}
+    data = {} if manifest is None else {"train_manifest": manifest.digest()}
+    return tensors | dict(_flat({**counted, **options, **more, **data}))
+
+
+def digest_of(module):
+    """A digest of a module's parameters and buffers."""
+    digest = hashlib.blake2b(digest_size=8)
+    for key, value in module.state_dict().items():
+        digest.update(key.encode())
+        digest.update(
+            value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        )
+    return digest.hexdigest()
+
+
+def _flat(values, prefix=""):
+    """(dotted key, plain value) pairs of nested settings, factories and objects."""
+    for key, value in values.items():
+        key = f"{prefix}{key}"
+        if isinstance(value, PLAIN):
+            yield key, value
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{key}.")
+        elif isinstance(value, (list, tuple)):
+            yield from _flat(dict(enumerate(value)), f"{key}.")
+        elif isinstance(value, partial):
+            yield key, _name(value.func)
+            yield from _flat(value.keywords, f"{key}.")
+        elif isinstance(value, Path):
+            continue
+        elif isinstance(value, type) or not hasattr(value, "__dict__"):
+            yield key, _name(value)
+        elif hasattr(value, "__qualname__"):  # a function
+            yield key, _name(value)
+        else:
+            yield key, _name(type(value))
+            settings = {k: v for k, v in vars(value).items() if isinstance(v, PLAIN)}
+            if isinstance(value, torch.nn.Module):
+                settings |= dict(value.named_children())
+                settings.pop("training", None)
+            hidden = [k for k in settings if k.startswith("_")]
+            yield from _flat(
+                {k: v for k, v in settings.items() if k not in hidden}, f"{key}."
+            )
+
+
+def _name(thing):
+    thing = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{thing.__module__}.{thing.__qualname__}"
