@@ -42,7 +42,7 @@ def gather(folder, split, baselines=()):
     for path in sorted(Path(folder).glob(f"*/*/*/*/{split}.json")):
         judge, model, _, trained = path.parts[-5:-1]
         by_domain = defaultdict(list)
-        for utterance in json.loads(path.readwith_interval("utf-8")):
+        for utterance in json.loads(path.read_text("utf-8")):
             domain = utterance["domain"]
             matched = domain.split("/")[0] == trained
             by_domain[domain if matched else f"{trained} → {domain}"].append(utterance)
