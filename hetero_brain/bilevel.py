@@ -17,7 +17,7 @@ from speechbrain.utils.checkpoints import (
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
-from .training.layout import laid_out
+from .training.gradients import laid_out
 from .training.parallel import gathered, rank_and_size
 
 

@@ -16,6 +16,7 @@ from ..recognition.tokenizer import train_tokenizer, warn_of_unknown
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import digest_of, fingerprint
 from ..training.loggers import JsonLinesLogger, TextLogger
+from .recipe_run import recipe_brain
 
 
 def finetune(hparams, run_opts, splits):
@@ -65,7 +66,7 @@ def finetune(hparams, run_opts, splits):
         keep_last=hparams.get("keep_last", 2),
         keep_best="CER",
     )
-    brain = kind(
+    brain = recipe_brain(kind)(
         modules=modules,
         opt_class=hparams["opt_class"],
         hparams={

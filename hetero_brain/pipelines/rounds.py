@@ -21,6 +21,7 @@ from ..training.fingerprint import fingerprint
 from ..training.loggers import IterationTensorboardLogger, JsonLinesLogger, TextLogger
 from ..training.rng import derive_seed
 from ..training.schedules import HoldThenDecay
+from .recipe_run import recipe_brain
 
 logger = get_logger(__name__)
 
@@ -190,7 +191,7 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
         for name, module in stateful.items():
             load_module(module, name, init)
     schedule = HoldThenDecay(phase.hold_epochs, phase.lr_decay, phase.warmup_iterations)
-    brain = brain_class(
+    brain = recipe_brain(brain_class)(
         modules=hparams["modules"],
         opt_class=partial(hparams["opt_class"], lr=phase.lr),
         hparams={

@@ -11,7 +11,8 @@ from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.edit_distance import wer_details_for_batch
 from speechbrain.utils.logger import get_logger
 
-from ..brain import HeteroBrain, NothingToLearn
+from ..brain import HeteroBrain
+from ..domain_batch import NothingToLearn
 from ..training.parallel import gathered
 from .error_rates import describe, error_rates
 from .spelling import frames_to_spell
@@ -159,28 +160,16 @@ class CTCBrain(HeteroBrain):
         super().on_stage_start(stage, epoch)
         self.utterances = []
 
-    def _fit_valid(self, valid_set, epoch, enable):
-        """Validate every ``valid_interval`` epochs, and behind the last."""
-        in_debug = self.debug and epoch == self.debug_epochs
-        last = in_debug or epoch == self.hparams.epochs
-        if last or epoch % self.hparams.valid_interval == 0:
-            super()._fit_valid(valid_set, epoch, enable)
-
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log, and note the character errors, by which the best checkpoint is kept."""
+        """Gather the errors of all ranks."""
+        super().on_stage_end(stage, stage_loss, epoch)
         if stage != sb.Stage.TRAIN:
             found = [u for of_rank in gathered(self.utterances) for u in of_rank]
             self.utterances = sorted(found, key=lambda utterance: utterance["id"])
-            figures = self.dev_figures(stage_loss)
-        if stage == sb.Stage.TRAIN:
-            self.train_loss = stage_loss
-        elif stage == sb.Stage.VALID:
-            rates = error_rates(self.utterances)
-            self.log(
-                train_stats={"loss": float(self.train_loss)},
-                valid_stats={**figures, **rates},
-            )
-            self.scores = {"CER": rates["CER"]}  # kept with the checkpoint
+
+    def dev_figures(self, stage_loss):
+        """With the error rates."""
+        return {**super().dev_figures(stage_loss), **error_rates(self.utterances)}
 
     def evaluate_to(self, path, loader):
         """Evaluate the best checkpoint and write every utterance's errors as JSON.

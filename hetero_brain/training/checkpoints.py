@@ -28,6 +28,7 @@ from speechbrain.utils.distributed import (
 from speechbrain.utils.logger import get_logger
 
 from .files import UNFINISHED, sync
+from .fingerprint import differences
 from .integrity import FILES, damage, file_digest, metadata_damage
 
 logger = get_logger(__name__)
@@ -279,19 +280,11 @@ class AtomicCheckpointer(Checkpointer):
     def _refuse_another_run(self, folder):
         if self.fingerprint is None:
             return
-        theirs = json.loads((folder / RUN).read_text(encoding="utf-8")) or {}
-        ours = json.loads(json.dumps(self.fingerprint))
-        absent = "absent"
-        faults = [
-            f"{key}: {theirs.get(key, absent)} there, {ours.get(key, absent)} here"
-            for key in dict.fromkeys((*ours, *theirs))
-            if theirs.get(key, absent) != ours.get(key, absent)
-        ]
-        if faults:
-            shown = faults[:20] + [f"and {len(faults) - 20} more"] * (len(faults) > 20)
+        theirs = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        if differing := differences(theirs or {}, self.fingerprint):
             raise AnotherRun(
                 f"{folder} is of another run; give another output_folder, or the "
-                "settings it was started with:\n  " + "\n  ".join(shown)
+                "settings it was started with:\n  " + "\n  ".join(differing)
             )
 
 

@@ -1,6 +1,7 @@
 """What the numbers of a run depend on: two runs that differ in it share no checkpoint."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,28 @@ def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
     options = {key: getattr(brain, key) for key in ("precision", "max_grad_norm")}
     data = {} if manifest is None else {"train_manifest": manifest.digest()}
     return tensors | dict(_flat({**counted, **options, **more, **data}))
+
+
+def differences(theirs, ours):
+    """Where two fingerprints differ, in words.
+
+    Arguments
+    ---------
+    theirs, ours : dict
+        As :func:`fingerprint`; ``theirs`` was read from a file.
+
+    Returns
+    -------
+    list of str
+        ``key: value there, value here`` of the first 20, and how many more there are.
+    """
+    ours, absent = json.loads(json.dumps(ours)), "absent"
+    found = [
+        f"{key}: {theirs.get(key, absent)} there, {ours.get(key, absent)} here"
+        for key in dict.fromkeys((*ours, *theirs))
+        if theirs.get(key, absent) != ours.get(key, absent)
+    ]
+    return found[:20] + [f"and {len(found) - 20} more"] * (len(found) > 20)
 
 
 def digest_of(module):

@@ -34,6 +34,18 @@ class DomainMonitor:
             self.sums[name, domain] += value
             self.counts[name, domain] += 1
 
+    def add_solve(self, domain, passes):
+        """Add a local solve: (loss, gradient norm) of each pass, the first at θ, the last
+        at φ_K."""
+        (first, _), (last, norm) = passes[0], passes[-1]
+        self.add(
+            domain,
+            loss_at_theta=first,
+            loss_at_phi=last,
+            local_gain=first - last,
+            hypergradient_norm=norm,
+        )
+
     def drop(self, domain):
         """Count an iteration that a domain dropped out of."""
         self.dropped[domain] += 1

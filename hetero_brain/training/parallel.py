@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 import torch
 from speechbrain.utils.distributed import is_distributed_initialized
 
-from .layout import memory_of
+from .gradients import memory_of
 
 BUCKET_BYTES = 25 * 2**20  # of gradients sent at a time, as DDP does
 

@@ -9,6 +9,7 @@ import hashlib
 from numbers import Integral
 
 import numpy as np
+import torch
 
 
 def derive_seed(*keys):
@@ -73,3 +74,44 @@ def generator(*keys):
     True
     """
     return np.random.Generator(np.random.Philox(key=derive_seed(*keys)))
+
+
+class RandomState:
+    """PyTorch's random state, on the CPU and on one device, to be set, kept and restored.
+
+    Arguments
+    ---------
+    device : torch.device or str
+        Where the model is.
+
+    Example
+    -------
+    >>> state = RandomState("cpu")
+    >>> state.seed(7)
+    >>> state.keep()
+    >>> drawn = torch.rand(3)
+    >>> state.restore()
+    >>> torch.equal(torch.rand(3), drawn)
+    True
+    """
+
+    def __init__(self, device):
+        on_cpu = torch.device(device).type == "cpu"
+        self.device = None if on_cpu else torch.get_device_module(device)
+
+    def seed(self, seed):
+        """Begin a sequence of random numbers."""
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks all devices
+        if self.device is not None:
+            self.device.manual_seed(seed)
+
+    def keep(self):
+        """Remember the state, for :meth:`restore`."""
+        on_device = None if self.device is None else self.device.get_rng_state()
+        self.kept = torch.get_rng_state(), on_device
+
+    def restore(self):
+        """Go back to the state that was kept."""
+        torch.set_rng_state(self.kept[0])
+        if self.device is not None:
+            self.device.set_rng_state(self.kept[1])

@@ -33,3 +33,19 @@ class HoldThenDecay:
         """Factor for an iteration (counted from 0) of an epoch (counted from 1)."""
         warm = min(1.0, (iteration + 1) / max(1, self.warmup_iterations))
         return warm * self.decay ** max(0, epoch - self.hold_epochs)
+
+
+def scale_rates(optimizers, factor):
+    """Set every learning rate to a factor of what it was at first.
+
+    Arguments
+    ---------
+    optimizers : iterable of torch.optim.Optimizer
+        Changed in place; each group's first rate is kept as its ``initial_lr``.
+    factor : float
+        1 for the first rates.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+            group["lr"] = group["initial_lr"] * factor

@@ -78,8 +78,28 @@ BRAIN_SETTINGS = {
     "hypergradient": one_of("first_order", "exact"),
     "domain_weights": (None, is_weights, "a mapping of domains to positive weights"),
     "lr_schedule": optional("a callable (epoch, iteration) → factor"),
-    "log_interval": (100, lambda v: is_count(v, 1), "an integer ≥ 1 (iterations)"),
     "cosine_interval": (0, is_count, "an integer ≥ 0 (iterations; 0: never)"),
-    "loggers": ((), lambda v: isinstance(v, (list, tuple)), "a list of loggers"),
     "seed": (None, lambda v: v is None or is_count(v), "an integer ≥ 0"),
 }
+RUN_SETTINGS = {
+    "loggers": ((), lambda v: isinstance(v, (list, tuple)), "a list of loggers"),
+    "log_interval": (100, lambda v: is_count(v, 1), "an integer ≥ 1 (iterations)"),
+    "valid_interval": (1, lambda v: is_count(v, 1), "an integer ≥ 1 (epochs)"),
+}
+
+
+def brain_settings(hparams):
+    """The settings of a :class:`HeteroBrain`, as :func:`check_settings` gives them.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_settings`; or local steps without a local optimizer.
+    """
+    settings = check_settings(hparams, BRAIN_SETTINGS)
+    if settings["local_steps"] > 0 and settings["local_optimizer"] is None:
+        raise ValueError(
+            f"local_optimizer: needed with local_steps: {settings['local_steps']}, e.g. "
+            "!name:torch.optim.SGD with its lr"
+        )
+    return settings

@@ -9,6 +9,7 @@ import torch
 
 from hetero_brain import HeteroBrain
 from hetero_brain.data import manifest
+from hetero_brain.pipelines.recipe_run import recipe_brain
 
 RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"
 
@@ -71,3 +72,9 @@ def make_brain():
         return brain
 
     return make
+
+
+@pytest.fixture
+def make_run(make_brain):
+    """As ``make_brain``; but a Brain that logs and saves, as in our recipes."""
+    return partial(make_brain, kind=recipe_brain(LossBrain))

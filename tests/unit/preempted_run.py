@@ -26,6 +26,7 @@ from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.data.loaders import AuditedLoader, EpochSampler
 from hetero_brain.domain_batch import Share
 from hetero_brain.pipelines.recipe import run
+from hetero_brain.pipelines.recipe_run import recipe_brain
 from hetero_brain.training import preemption
 from hetero_brain.training.checkpoints import AtomicCheckpointer
 from hetero_brain.training.loggers import JsonLinesLogger
@@ -112,7 +113,7 @@ def main(folder):
         if sys.argv[2] == "full" and not mark.exists():
             saver.custom_save_hooks["model"] = partial(no_room, mark)
         loggers = [JsonLinesLogger(folder / phase / "log.jsonl")]
-        brain = Toy(
+        brain = recipe_brain(Toy)(
             {"model": model},
             partial(torch.optim.Adam, lr=0.01),
             {"seed": 1, "loggers": loggers, "log_interval": 1},

@@ -14,6 +14,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
 from hetero_brain import DomainBatch, HeteroBrain
+from hetero_brain.pipelines.recipe_run import recipe_brain
 from hetero_brain.training.loggers import IterationTensorboardLogger, JsonLinesLogger
 from hetero_brain.training.schedules import HoldThenDecay
 
@@ -185,9 +186,9 @@ def test_a_domain_that_is_not_finite_drops_out(make_brain, caplog, bad, at):
         brains[0].modules.model.theta, theirs, rtol=1e-12, atol=1e-14
     )
     said = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
-    assert len(said) == 2 and "iteration 0: domain b:" in said[0]
-    assert not said[0].endswith("gradient norm 0; domain left out.")
-    assert "iteration 1: domain b:" in said[1]
+    assert len(said) == 2 and "iteration 0: domain b is left out: " in said[0]
+    assert not said[0].endswith("gradient norm 0")
+    assert "iteration 1: domain b is left out: " in said[1]
     assert brains[0].nonfinite_count == 2
     gains = [brains[0].monitor.mean("local_gain"), brains[1].monitor.mean("local_gain")]
     assert gains[0] == pytest.approx(gains[1], rel=1e-6)
@@ -415,7 +416,7 @@ def test_clipping_acts_on_the_hypergradient(make_brain):
 
 
 def build(**hparams):
-    return HeteroBrain(
+    return recipe_brain(HeteroBrain)(
         {"model": Vector(1.0)},
         partial(SGD, lr=0.1),
         hparams,
@@ -433,6 +434,7 @@ WRONG = {
     "log_interval": [0, -1, 2.5, False],
     "cosine_interval": [-1, 0.5, True],
     "loggers": [lambda: None, {"a": 1}, None],
+    "valid_interval": [0, 0.5, True],
     "seed": [-1, 0.5, "1234", True],
 }
 
@@ -489,6 +491,7 @@ def test_right_values_and_other_keys_pass():
     plain = build()
     assert (plain.local_steps, plain.local_optimizer, plain.seed) == (0, None, None)
     assert (plain.log_interval, plain.cosine_interval) == (100, 0)
+    assert (plain.loggers, plain.valid_interval) == ((), 1)
     assert plain.local_optimizer_state == "fresh"
     assert plain.hypergradient == "first_order" and plain.domain_weights is None
 
@@ -670,8 +673,7 @@ def test_both_rates_follow_the_schedule(make_brain, tmp_path):
     brain = scheduled_brain(make_brain, tmp_path)
     model, centre = brain.modules.model, torch.tensor([1.0, 2.0]).double()
     for t, epoch in enumerate([1, 1, 2, 2]):
-        brain.on_stage_start(sb.Stage.TRAIN, epoch)
-        brain.on_stage_start(sb.Stage.VALID, 99)
+        brain.epoch = epoch
         theta, factor = model.theta.detach().clone(), 0.5**t / epoch
         brain.fit_batch(domains((1.0, centre)))
         assert rate(brain.optimizer) == 0.2 * factor
@@ -741,10 +743,10 @@ def figures(theta, steps, local_lr):
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
-def test_entries_hold_the_mean_figures_of_an_interval(make_brain, steps):
+def test_entries_hold_the_mean_figures_of_an_interval(make_run, steps):
     recorder, other = Recorder(), Recorder()
     model = Vector(0.3, -0.7)
-    brain = make_brain(
+    brain = make_run(
         model,
         bowl,
         local_lr=0.3,
@@ -798,10 +800,10 @@ def cosine(x, y):
     return torch.cosine_similarity(x, y, dim=0).item()
 
 
-def test_cosines_between_domains(make_brain):
+def test_cosines_between_domains(make_run):
     recorder = Recorder()
     model = Vector(0.3, -0.7)
-    brain = make_brain(
+    brain = make_run(
         model,
         bowl,
         local_lr=0.3,
@@ -838,9 +840,9 @@ class Heads(nn.Module):
         )
 
 
-def test_cosines_line_up_without_some_gradients(make_brain):
+def test_cosines_line_up_without_some_gradients(make_run):
     recorder = Recorder()
-    brain = make_brain(
+    brain = make_run(
         Heads(),
         lambda model, name: model.shared * 3 + getattr(model, name) * 4,
         cosine_interval=1,
@@ -851,14 +853,14 @@ def test_cosines_line_up_without_some_gradients(make_brain):
     assert stats["train"] == pytest.approx({"cosine/a~b": 9 / 25})
 
 
-def test_loggers_write_the_iteration(make_brain, tmp_path):
+def test_loggers_write_the_iteration(make_run, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     lines = tmp_path / "log.jsonl"
     for resumed in (0, 4):  # a resumed run goes on where it was, in both
         model = Vector(0.3, -0.7)
-        brain = make_brain(
+        brain = make_run(
             model,
             bowl,
             local_lr=0.3,
@@ -911,11 +913,11 @@ def loader(batches):
     return made
 
 
-def test_fit_validates_logs_and_saves(make_brain, tmp_path):
+def test_fit_validates_logs_and_saves(make_run, tmp_path):
     recorder = Recorder()
     model = Vector(0.3, -0.7)
     checkpointer = Checkpointer(tmp_path, {"model": model})
-    brain = make_brain(
+    brain = make_run(
         model,
         bowl,
         local_lr=0.3,

@@ -51,6 +51,7 @@ import torch
 import speechbrain as sb
 from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.domain_batch import Share
+from hetero_brain.pipelines.recipe_run import recipe_brain
 from hetero_brain.training.parallel import gathered, rank_and_size
 
 out, variant = sys.argv[1], json.loads(sys.argv[2])
@@ -84,7 +85,7 @@ if size == 1:
 weight = net.body.weight
 weight.data = weight.data.T.contiguous().T
 local = getattr(torch.optim, variant.get("local", "SGD"))
-brain = Brain(
+brain = recipe_brain(Brain)(
     {"net": net},
     partial(torch.optim.AdamW, lr=0.05, fused=variant.get("fused", False)),
     {"local_steps": 2, "local_optimizer": partial(local, lr=0.1), "seed": 3,

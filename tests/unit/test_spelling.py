@@ -14,6 +14,7 @@ from hetero_brain.models.conformer import make_head
 from hetero_brain.models.decoder import AttentionDecoder
 from hetero_brain.models.features import RawFrames, StackedFbank
 from hetero_brain.models.readouts import LastLayer
+from hetero_brain.pipelines.recipe_run import recipe_brain
 from hetero_brain.recognition.ctc import CTCBrain
 from hetero_brain.recognition.joint import N_MARKS, JointBrain
 from hetero_brain.recognition.spelling import frames_to_spell
@@ -79,7 +80,7 @@ def make(tokenizer, kind=CTCBrain, run_opts=None, **hparams):
         **hparams,
     }
     opts = {**RUN_OPTS, **(run_opts or {})}
-    return kind(modules, partial(torch.optim.SGD, lr=0.1), hparams, opts)
+    return recipe_brain(kind)(modules, partial(torch.optim.SGD, lr=0.1), hparams, opts)
 
 
 def batch_of(tokenizer, *texts, domain="en"):
@@ -186,7 +187,7 @@ def test_a_batch_of_nothing_else_drops_out_and_is_no_fault(
     before = weights(one)
     assert math.isnan(one.fit_batch([bad]))
     assert torch.equal(weights(one), before)
-    assert "domain bad: no utterance that CTC can spell" in caplog.text
+    assert "domain bad is left out: no utterance that CTC can spell" in caplog.text
     loss = one.fit_batch([bad, good])
     assert loss == other.fit_batch([good])
     torch.testing.assert_close(weights(one), weights(other))

@@ -1,0 +1,143 @@
+"""What our recipes add to a Brain: logs, checkpoints, and leaving on a signal."""
+
+from contextlib import nullcontext
+
+import speechbrain as sb
+from speechbrain.utils.distributed import ddp_barrier
+
+from ..training import preemption
+from ..training.parallel import gathered
+from ..training.settings import BRAIN_SETTINGS, RUN_SETTINGS, check_settings
+
+
+def recipe_brain(kind):
+    """The class of a :class:`HeteroBrain` as our recipes run it.
+
+    Arguments
+    ---------
+    kind : type
+        The HeteroBrain of an objective.
+
+    Returns
+    -------
+    type
+        ``kind`` with what :class:`RecipeRun` adds.
+    """
+    return type(kind.__name__, (RecipeRun, kind), {"__doc__": kind.__doc__})
+
+
+class RecipeRun:
+    """Logs, saves and leaves; mixed in before a HeteroBrain by :func:`recipe_brain`.
+
+    A run writes a log entry every ``log_interval`` iterations, and one after each
+    validation, then saves. Asked to leave by a signal, it saves and does (see
+    :mod:`~hetero_brain.training.preemption`): after the iteration, or after the
+    validation that it is in. Of ``hparams`` it reads
+
+    ``loggers`` : list
+        SpeechBrain train loggers that get every entry.
+    ``log_interval`` : int
+        Iterations between two log entries (100).
+    ``valid_interval`` : int
+        Epochs between two validations (1); there is always one after the last epoch.
+    """
+
+    def __init__(self, modules=None, opt_class=None, hparams=None, *args, **kwargs):
+        settings = check_settings(hparams or {}, BRAIN_SETTINGS | RUN_SETTINGS)
+        super().__init__(modules, opt_class, hparams, *args, **kwargs)
+        vars(self).update(settings)
+
+    def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
+        """As SpeechBrain's, until a signal asks it to leave."""
+        self.last_epoch = getattr(epoch_counter, "limit", None)
+        saves = self.checkpointer is not None
+        with preemption.deferred(self.unfinished) if saves else nullcontext():
+            super().fit(epoch_counter, train_set, valid_set, **kwargs)
+            if any(gathered(preemption.requested())):
+                preemption.leave(saved=True)
+
+    def unfinished(self):
+        """What a run that is asked to leave still does, in words."""
+        if self.progress is not None:
+            return f"finishing iteration {self.iteration + 1} and saving"
+        return f"finishing the validation of epoch {self.epoch} and saving"
+
+    def wants_to_stop(self):
+        """Whether a signal asked this rank to leave."""
+        return preemption.requested()
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        return due or self.stopping
+
+    def _save_intra_epoch_ckpt(self):
+        super()._save_intra_epoch_ckpt()
+        if self.stopping:
+            ddp_barrier()  # torchrun ends other ranks soon after one has left
+            preemption.leave(saved=True)
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        """As SpeechBrain's, and a checkpoint, with all that the epoch has logged."""
+        last = epoch == self.last_epoch or (self.debug and epoch == self.debug_epochs)
+        if not last and epoch % self.valid_interval:
+            return
+        self.dev_stats = {}
+        super()._fit_valid(valid_set, epoch, enable)
+        if self.checkpointer is not None:
+            best = getattr(self.checkpointer, "keep_best", None)
+            scores = {key: self.dev_stats[key] for key in self.dev_stats if key == best}
+            self.checkpointer.save_and_keep_only({"epoch": epoch, **scores})
+
+    # ----------------------------------------------------------------------- logs
+
+    def on_fit_start(self):
+        """As SpeechBrain's; logs go on from where they stood at the checkpoint."""
+        self.log_positions = [None] * len(self.loggers)
+        super().on_fit_start()
+        if self.checkpointer is not None:
+            for train_logger, position in zip(self.loggers, self.log_positions):
+                if hasattr(train_logger, "resume"):
+                    train_logger.resume(position, self.iteration)
+
+    def run_state(self):
+        """With the positions of the logs."""
+        logs = [
+            train_logger.position() if hasattr(train_logger, "position") else None
+            for train_logger in self.loggers
+        ]
+        return {**super().run_state(), "logs": logs}
+
+    def restore_run(self, state):
+        """With the positions of the logs."""
+        super().restore_run(state)
+        self.log_positions = state["logs"]
+
+    def end_iteration(self, loss):
+        """Log what is due after an iteration."""
+        super().end_iteration(loss)
+        if self.is_due(self.cosine_interval, done=True):
+            self.log(train_stats=self.monitor.cosines())
+        if self.is_due(self.log_interval, done=True):
+            self.log(train_stats=self.interval_stats())
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Log a validation."""
+        super().on_stage_end(stage, stage_loss, epoch)
+        if stage == sb.Stage.TRAIN:
+            self.train_loss = stage_loss
+            return
+        self.dev_stats = self.dev_figures(stage_loss)
+        if stage == sb.Stage.VALID:
+            train_stats = {"loss": float(self.train_loss)}
+            self.log(train_stats=train_stats, valid_stats=self.dev_stats)
+
+    def log(self, **stats):
+        """Give an entry to every logger, with epoch, iteration and learning rates."""
+        meta = {"epoch": self.epoch, "iteration": self.iteration}
+        meta["lr"] = self.global_optimizers()[0].param_groups[0]["lr"]
+        if self.local_steps:
+            meta["local_lr"] = self.local_solver.optimizer.param_groups[0]["lr"]
+        for train_logger in self.loggers:
+            train_logger.log_stats(meta, **stats)
