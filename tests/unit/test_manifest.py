@@ -221,7 +221,7 @@ def test_each_audio_file_is_looked_up_once(folder, monkeypatch):
 
 
 def test_equal_hashes_are_not_equal_ids(folder, monkeypatch):
-    monkeypatch.setattr(manifest, "hash", lambda value: 0, raising=False)
+    monkeypatch.setattr(manifest.reading, "hash", lambda value: 0, raising=False)
     path = put(folder / "t.csv", GOOD, GOOD.replace("a,", "b,", 1))
     assert len(read(path, check_files=False)) == 2
     path = put(folder / "t.csv", GOOD, GOOD.replace("a,", "b,", 1), GOOD)
