@@ -163,7 +163,7 @@ def test_a_fault_is_named_with_its_row(folder, line, fault):
         assert len(read(path, data_root=folder)) == 2
     else:
         told = message(path, data_root=folder).splitlines()
-        assert told[0] == f"{path}: 1 fault(s)"
+        assert told[0] == f"{path}: 1 error"
         assert told[1].startswith(f"  row 3: {fault.format(root=folder)}")
         assert len(told) == 2
 
@@ -178,7 +178,7 @@ def test_all_faults_at_once(folder):
         folder / "t.csv", GOOD, "b,x,a.wav,,,en,s,", "", "a,1,no.wav,1,,en,s,", "c"
     )
     told = message(path, data_root=folder, domains=["en", "xx"]).splitlines()
-    assert told[0].endswith("7 fault(s)")
+    assert told[0].endswith("7 errors")
     rows = [int(line.split(":")[0].removeprefix("  row ")) for line in told[1:]]
     assert rows == [1, 2, 3, 5, 5, 5, 6]
 
@@ -186,7 +186,7 @@ def test_all_faults_at_once(folder):
 def test_many_faults_are_counted(folder):
     lines = [f"{i},0,a.wav,,,en,s," for i in range(5000)]
     told = message(put(folder / "t.csv", *lines), check_files=False).splitlines()
-    assert told[0].endswith("5000 fault(s)")
+    assert told[0].endswith("5000 errors")
     assert told[1].startswith("  row 2:") and told[20].startswith("  row 21:")
     assert told[21:] == ["  and 4980 more"]
 
@@ -277,7 +277,7 @@ def test_write_refuses_and_leaves_the_old_file(folder, change, fault):
     names = set(os.listdir(folder))
     with pytest.raises(ManifestError, match=fault) as error:
         write(folder / "t.csv", [ROWS[0], {**ROWS[1], **change}, ROWS[2]])
-    assert str(error.value).startswith(f"{folder}/t.csv: 1 fault(s)")
+    assert str(error.value).startswith(f"{folder}/t.csv: 1 error")
     assert (folder / "t.csv").read_bytes() == before
     assert set(os.listdir(folder)) == names
 

@@ -1,4 +1,4 @@
-"""The manifest: one CSV per split, in SpeechBrain's own format.
+"""The manifest: one CSV file per split, in SpeechBrain's own format.
 
 ====================  =====================================================
 column                holds
@@ -9,14 +9,14 @@ column                holds
 ``start``, ``stop``   samples; both empty for a whole file
 ``domain``            the source: a corpus, a condition, a language
 ``spk_id``            the speaker, or empty
-``wrd``               the words; empty for unlabelled speech
-``channel``           optional column: the channel of a file that has several,
-                      counted from 0; empty for the average of all
+``wrd``               the transcript; empty for unlabelled speech
+``channel``           optional column: which channel of a multi-channel file
+                      to read, counted from 0; empty for the average of all
 ====================  =====================================================
 
-Columns may be in any order and there may be more of them. A row is one line:
-no field holds a line break. ``DynamicItemDataset.from_csv`` reads these files
-too, but its own placeholder is ``$name``, so it leaves ``{data_root}`` alone.
+Columns may be in any order, and a file may have further ones. A row takes up exactly
+one line, so no field may contain a line break. ``DynamicItemDataset.from_csv`` reads
+these files too; its own placeholder is ``$name``, so it leaves ``{data_root}`` alone.
 """
 
 from .csv_format import COLUMNS, OPTIONAL_COLUMNS

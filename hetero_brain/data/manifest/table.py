@@ -1,4 +1,4 @@
-"""The rows of a manifest, parsed one at a time when asked for."""
+"""The manifest as a table whose rows are read from the file when they are needed."""
 
 import copy
 import hashlib
@@ -13,18 +13,18 @@ from .errors import ManifestError
 
 
 class Manifest(Sequence):
-    """The rows of a manifest, parsed one at a time when asked for.
+    """The rows of a manifest, each read from the file when it is asked for.
 
-    Keeps 14 bytes a row: what a plan needs, as arrays, and where the row is in the
-    file. May be pickled, and shared by loader workers.
-    Made by ``read``.
+    In memory are 14 bytes per row: duration and domain, which a plan needs, and the
+    position of the row in the file. A manifest can be pickled and shared by loader
+    workers. :func:`read` makes one.
 
     Attributes
     ----------
     path : str
-        The file.
+        The CSV file.
     domains : tuple of str
-        Names of the domains that have rows, sorted.
+        Domain names, sorted.
     duration : np.ndarray
         Seconds, float32, shape (rows,).
     domain : np.ndarray
@@ -44,14 +44,14 @@ class Manifest(Sequence):
     (('en',), 2.0, None)
     """
 
-    def __init__(self, path, data_root, header, version, rows):
+    def __init__(self, path, data_root, header, version, index):
         self.path = str(path)
         self.data_root = str(data_root)
-        self.domains = rows.domains
-        self.duration = np.array(rows.duration, dtype=np.float32)
-        self.domain = np.array(rows.domain, dtype=np.int16)
-        self._offset = np.array(rows.offset, dtype=np.int64)
-        self._longest = rows.longest
+        self.domains = index.domains
+        self.duration = np.array(index.duration, dtype=np.float32)
+        self.domain = np.array(index.domain, dtype=np.int16)
+        self._offset = np.array(index.offset, dtype=np.int64)
+        self._longest = index.longest
         self._header = header
         self._version = version
         self._file = None
@@ -65,23 +65,22 @@ class Manifest(Sequence):
         Arguments
         ---------
         index : int
-            Position; negative counts from the end.
+            Position of the row; a negative one counts from the end.
 
         Returns
         -------
         dict
-            ``ID``, ``wav`` (with the data root filled in), ``domain``,
-            ``spk_id``, ``wrd`` (str), ``duration`` (float, seconds), ``start``
-            and ``stop`` (int, samples, or None for a whole file), ``channel``
-            where the file has that column (int, or None for all channels), and
-            further columns of the file as str. ``wrd`` has one space between words,
-            whatever the file has, and none around them: what is trained on and
-            what is scored.
+            ``ID``, ``wav`` (with the data root filled in), ``domain``, ``spk_id`` and
+            ``wrd`` (str), ``duration`` (float, seconds), ``start`` and ``stop`` (int,
+            samples, or None for a whole file), ``channel`` if the file has that column
+            (int, or None for the average of all channels), and further columns of the
+            file as str. In ``wrd``, white space is normalised to single spaces between
+            words, so that training and scoring see the same text.
 
         Raises
         ------
         ManifestError
-            If the file is no longer the one that was read.
+            If the file has been changed or replaced since it was read.
         """
         row = self.raw_row(operator.index(index))
         row["duration"] = float(row["duration"])
@@ -93,16 +92,17 @@ class Manifest(Sequence):
         return row
 
     def subset(self, rows):
-        """The manifest of some rows.
+        """A manifest of some of the rows.
 
         Arguments
         ---------
         rows : array_like of int
-            Positions, in the order wanted; domains without rows remain known.
+            Positions of the rows, in the order that they shall have.
 
         Returns
         -------
         Manifest
+            With the same ``domains``, also if some of them have no rows in it.
         """
         other = copy.copy(self)
         for key in ("duration", "domain", "_offset"):
@@ -111,9 +111,9 @@ class Manifest(Sequence):
         return other
 
     def digest(self):
-        """Tells manifests apart: number of rows, and a digest of domains and durations.
+        """Number of rows, and a hash of their domains and durations, as text.
 
-        Paths are no part of it, so that the same data elsewhere is the same.
+        Paths do not enter the hash, so that it is the same wherever the data is stored.
         """
         digest = hashlib.blake2b("\n".join(self.domains).encode(), digest_size=8)
         digest.update(self.domain.tobytes())
@@ -121,7 +121,7 @@ class Manifest(Sequence):
         return f"{len(self)} rows, {digest.hexdigest()}"
 
     def raw_row(self, index):
-        """One row, every field still a str."""
+        """One row with every field as str; only the data root is filled in."""
         offset = int(self._offset[index])
         line = os.pread(self._open().fileno(), self._longest, offset)
         row = dict(zip(self._header, split_line(line.split(b"\n", 1)[0])))
@@ -129,10 +129,13 @@ class Manifest(Sequence):
         return row
 
     def _open(self):
-        """The file, opened once per process and read by ``pread`` only: a
-        forked worker shares it safely, a spawned one opens its own."""
+        """The file, opened once per process.
+
+        It is read with ``pread`` only, which leaves the file position alone: a forked
+        worker can share the open file, and a spawned one opens the file anew.
+        """
         if self._file is None:
-            file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (stays open)
+            file = open(self.path, "rb", buffering=0)  # noqa: SIM115 (it stays open)
             if file_version(file) != self._version:
                 raise ManifestError(
                     f"{self.path} has changed since this run read it; start again"
@@ -145,6 +148,6 @@ class Manifest(Sequence):
 
 
 def file_version(file):
-    """Tells a file from its replacement."""
+    """Size and modification time of an open file, which reveal that it was replaced."""
     stat = os.fstat(file.fileno())
     return stat.st_size, stat.st_mtime_ns

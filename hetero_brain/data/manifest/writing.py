@@ -1,4 +1,4 @@
-"""Writes manifests, whole or not at all."""
+"""Writes manifests; a file is replaced as a whole or not at all."""
 
 import csv
 import filecmp
@@ -13,47 +13,47 @@ from .reading import read_as
 
 
 def write(path, rows, columns=COLUMNS):
-    """Writes a manifest, whole or not at all.
+    """Write a manifest and check it; the file is replaced as a whole or not at all.
 
-    A file that already holds exactly these rows is left as it is, so that runs
-    which are reading it go on.
+    A file that already holds exactly these rows is not touched, so that runs which are
+    reading it can go on.
 
     Arguments
     ---------
     path : str or Path
-        The CSV file; its folder is made if need be.
+        The CSV file; its folder is created if necessary.
     rows : iterable of Mapping
-        Keys from ``columns``; one that is absent or None gives an empty field.
-        ``duration`` is written with four decimals. Their order is kept.
+        Keys are names from ``columns``; a key that is absent or None gives an empty
+        field. ``duration`` is written with four decimals. The order is kept.
     columns : sequence of str
-        ``COLUMNS``, or those and some of ``OPTIONAL_COLUMNS``.
+        ``COLUMNS``, possibly with some of ``OPTIONAL_COLUMNS``.
 
     Raises
     ------
     ManifestError
-        For the faults that ``read`` finds, audio files aside, and for unknown
-        keys and line breaks in a field. What was at ``path`` is then unharmed.
+        For every error that ``read`` reports, except missing audio files, and for
+        unknown keys and line breaks in a field. The existing file is then left as it is.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    faults = ErrorList()
+    errors = ErrorList()
     try:
         with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(columns)
             for number, row in enumerate(rows, start=2):
-                fields = [_text(key, row.get(key)) for key in columns]
+                fields = [_field(key, row.get(key)) for key in columns]
                 unknown = sorted(set(row) - set(columns))
                 if unknown:
-                    faults.add(number, f"unknown columns {unknown}")
+                    errors.add(number, f"unknown columns {unknown}")
                 for key, field in zip(columns, fields):
                     if "\n" in field or "\r" in field:
-                        faults.add(number, f"line break in {key}: {field!r}")
+                        errors.add(number, f"line break in {key}: {field!r}")
                 writer.writerow(fields)
             file.flush()
             os.fsync(file.fileno())
-        faults.raise_any(path)
+        errors.raise_any(path)
         read_as(temporary, path, check_files=False)
         if not (path.is_file() and filecmp.cmp(temporary, path, shallow=False)):
             os.replace(temporary, path)
@@ -62,7 +62,10 @@ def write(path, rows, columns=COLUMNS):
 
 
 def write_if_any(path, rows, columns=COLUMNS):
-    """As :func:`write`; without any row there is no manifest, also no older one."""
+    """Write a manifest as :func:`write` does, or none if there are no rows.
+
+    Without rows, a manifest that an earlier call left at ``path`` is deleted.
+    """
     rows = iter(rows)
     first = next(rows, None)
     if first is None:
@@ -71,8 +74,8 @@ def write_if_any(path, rows, columns=COLUMNS):
         write(path, chain([first], rows), columns)
 
 
-def _text(key, value):
-    """A value as it stands in the file."""
+def _field(key, value):
+    """A value as text of a CSV field."""
     if value is None:
         return ""
     if key == "duration" and isinstance(value, numbers.Real):
