@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from hetero_brain import DomainBatch
 from hetero_brain.data import workers
-from hetero_brain.data.loaders import AuditedLoader
+from hetero_brain.data.audited_loader import AuditedLoader
 from hetero_brain.domain_batch import Share
 from hetero_brain.training.preemption import REQUEUE
 

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from hetero_brain import DomainBatch
-from hetero_brain.data.loaders import AuditedLoader
+from hetero_brain.data.audited_loader import AuditedLoader
 from hetero_brain.training import preemption
 
 N_ITEMS = 12

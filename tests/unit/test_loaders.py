@@ -11,19 +11,11 @@ from speechbrain.dataio.batch import PaddedBatch
 
 from hetero_brain import DomainBatch
 from hetero_brain.data import manifest
-from hetero_brain.data.loaders import (
-    AuditedLoader,
-    BadAudio,
-    DevBatches,
-    EpochSampler,
-    GlobalBatches,
-    Utterances,
-    dev_loader,
-    labelled,
-    make_plan,
-    read_audio,
-    train_loader,
-)
+from hetero_brain.data.audio import BadAudio, read_audio
+from hetero_brain.data.audited_loader import AuditedLoader
+from hetero_brain.data.datasets import DevBatches, GlobalBatches, Utterances
+from hetero_brain.data.loaders import EpochSampler, dev_loader, make_plan, train_loader
+from hetero_brain.data.splits import labelled
 
 RATE = 8000
 
@@ -327,7 +319,7 @@ def test_bad_files_are_left_out_counted_and_warned_of_once(spoilt, caplog):
     utterances, plan = load(spoilt)
     spoil(spoilt, 0, 1)
     loader = train_loader(utterances, plan, max_bad_audio_fraction=0.2)
-    with caplog.at_level(logging.WARNING, "hetero_brain.data.loaders"):
+    with caplog.at_level(logging.WARNING, "hetero_brain.data.audited_loader"):
         for epoch in range(3):
             loader.sampler.start_at(epoch * plan.steps_per_epoch)
             seen = {
