@@ -369,7 +369,7 @@ def test_a_million_rows_take_few_bytes_each():
 # Errors
 
 
-def test_all_faults_are_raised_at_once():
+def test_all_errors_are_raised_at_once():
     with pytest.raises(ValueError) as error:
         make(
             global_batch_seconds=0,
@@ -410,7 +410,7 @@ def test_all_faults_are_raised_at_once():
         ({"durations": DURATIONS + np.inf}, "durations: must be positive and finite"),
     ],
 )
-def test_a_fault_is_named(changed, message):
+def test_a_wrong_argument_is_named(changed, message):
     with pytest.raises(ValueError, match=message):
         make(**changed)
 

@@ -32,7 +32,7 @@ def no_descriptor(number):
 
 
 class Items(Dataset):
-    """Items of a few tensors; in one of the workers the fifth is a fault."""
+    """Items of a few tensors; in some of the runs the fifth fails."""
 
     def __len__(self):
         return N_ITEMS
