@@ -35,7 +35,7 @@ reason                             when
 Only clips without a usable duration in ``clip_durations.tsv`` are opened, and of these
 only those whose header does not say how long they are are decoded. Of the others
 the name and size are looked at, so that one cut short by less than ``MIN_BYTE_RATE``
-shows is found when it is read in training (``hetero_brain.data.loaders.read_audio``).
+shows is found when it is read in training (``hetero_brain.data.audio.read_audio``).
 """
 
 import logging
