@@ -278,8 +278,8 @@ def inspect_audio(path):
         Why it is of no use.
     """
     header = read_header(path)
-    if header.fault or header.cut:
-        return 0.0, header.fault or "cut short"
+    if header.problem or header.cut:
+        return 0.0, header.problem or "cut short"
     with AudioFile(path) as file:
         samples = file.segment(0, header.frames)
     level = 10 * np.log10(np.mean(np.square(samples)) + 1e-20)

@@ -751,16 +751,16 @@ def test_headers(tmp_path):
         path = fixtures.write(tmp_path / name, samples, 8000, **kwargs)
         header = read_header(path)
         assert (header.frames, header.rate, header.channels) == (16000, 8000, 2)
-        assert not header.fault and not header.cut
+        assert not header.problem and not header.cut
         fixtures.cut(path)
         header = read_header(path)
         if name in ("a.flac", "a.ogg"):
-            assert header.fault in ("cut short", "unreadable")
+            assert header.problem in ("cut short", "unreadable")
         else:
             assert 0 < header.frames < 9000 and header.cut
     (tmp_path / "text.wav").write_text("Not Found" * 1000)
-    assert read_header(tmp_path / "text.wav").fault == "unreadable"
-    assert read_header(tmp_path / "gone.wav").fault == "no such file"
+    assert read_header(tmp_path / "text.wav").problem == "unreadable"
+    assert read_header(tmp_path / "gone.wav").problem == "no such file"
     wav = fixtures.write(
         tmp_path / "b.wav", samples, 8000
     )  # what sph2pipe -f wav makes

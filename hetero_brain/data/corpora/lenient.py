@@ -72,7 +72,7 @@ class Call:
         if callable(recording_id):
             recording_id = recording_id(path)
         header = self.header(path)
-        if header.fault:
+        if header.problem:
             header = Header(0, 16000, 1)
         return Recording(
             id=path.stem if recording_id is None else recording_id,

@@ -336,8 +336,8 @@ class _Reader:
             (s for s in recording.sources if channels[0] in s.channels), first
         )
         header = self.call.header(source.source)
-        if header.fault or channels[0] not in source.channels:
-            segment.fault = header.fault or "no such channel"
+        if header.problem or channels[0] not in source.channels:
+            segment.fault = header.problem or "no such channel"
             return
         segment.wav = source.source
         if segment.wav.startswith(self.given):
