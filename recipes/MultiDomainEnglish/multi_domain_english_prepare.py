@@ -70,12 +70,8 @@ from speechbrain.utils.distributed import run_on_main
 
 from hetero_brain.data import manifest
 from hetero_brain.data.corpora import commonvoice
-from hetero_brain.data.corpora.lhotse_corpora import (
-    Part,
-    Segment,
-    check_corpus,
-    read_corpus,
-)
+from hetero_brain.data.corpora.lhotse_corpora import check_corpus, read_corpus
+from hetero_brain.data.corpora.segments import CorpusPart, Segment
 from hetero_brain.data.corpora.summary import (
     ALL_SPLITS,
     HEARD,
@@ -342,7 +338,7 @@ def read_commonvoice(entry, parts):
     )
     wavs = commonvoice.clips_folder(folder, language)
     return {
-        part: Part(
+        part: CorpusPart(
             [
                 Segment(
                     Path(clip.name).stem,
@@ -387,7 +383,7 @@ def select(entry, parts, summary):
             users[part].append((domain, USES[use]))
             for segment in _between(parts[part].segments, low, high, entry[APART]):
                 other = [n for n, v in where.items() if segment.fields.get(n) not in v]
-                fault = f"other {other[0]}" if other else segment.fault
+                fault = f"other {other[0]}" if other else segment.problem
                 if fault:
                     summary.leave_out(domain, USES[use], fault)
                     continue
