@@ -17,7 +17,8 @@ from hetero_brain.data import manifest
 from hetero_brain.data.audio import read_audio
 from hetero_brain.data.corpora import commonvoice_clips, commonvoice_tables
 from hetero_brain.data.corpora.commonvoice import read_release
-from hetero_brain.data.corpora.summary import HEARD, SPEAKER_HELD_OUT, Summary
+from hetero_brain.data.corpora.selection import HEARD, SPEAKER_HELD_OUT
+from hetero_brain.data.corpora.summary import Summary
 from hetero_brain.errors import InputError
 from tests.benchmarks import data_path
 from tests.recipes.common_voice_fixture import (

@@ -21,7 +21,7 @@ from hetero_brain.data.corpora import special_cases
 from hetero_brain.data.corpora.headers import SHORTEN, read_header
 from hetero_brain.data.corpora.lenient import Call, lenient
 from hetero_brain.data.corpora.segments import OVERLAPS, TRIMMED
-from hetero_brain.data.corpora.summary import HEARD, SPEAKER_HELD_OUT
+from hetero_brain.data.corpora.selection import HEARD, SPEAKER_HELD_OUT
 from hetero_brain.data.loaders import read_audio
 from hetero_brain.errors import InputError
 
@@ -668,7 +668,7 @@ def test_all_faults_at_once(tmp_path, monkeypatch):
         run(domains, tmp_path)
     told = str(error.value).splitlines()
     expected = [
-        "domains: 17 fault(s)",
+        "domains: 17 error(s)",
         "  librispeech: this name is taken",
         "  a: lhotse has no corpus 'librispeach'; the nearest are ['librispeech'",
         f"  b: no folder {tmp_path}/nowhere",
