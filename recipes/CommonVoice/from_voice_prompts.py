@@ -108,7 +108,7 @@ def write_language(folder, language, rows):
         seconds = write_clip(folder / "clips" / name, row)
         durations.append((name, round(seconds * 1000)))
         table_row = {
-            "client_id": invented_speaker(language, split, row["ID"]),
+            "client_id": made_up_speaker(language, split, row["ID"]),
             "path": name,
             "sentence_id": digest(row["wrd"] or row["ID"])[:64],
             "sentence": row["wrd"],
@@ -134,7 +134,7 @@ def write_clip(path, row):
     return row["duration"]
 
 
-def invented_speaker(language, split, id_):
+def made_up_speaker(language, split, id_):
     """A ``client_id`` for a group of prompts of a split. The group of ``en/vm-sorry`` is
     ``vm``."""
     group = re.split("[-/]", id_.partition("/")[2])[0]

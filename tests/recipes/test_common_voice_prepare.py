@@ -418,7 +418,7 @@ def test_everything_missing_is_listed_before_anything_is_read(tmp_path, monkeypa
     (data / "fr/validated.tsv").unlink()
     (data / "fr/dev.tsv").unlink()
     (data / "ta/clips").rename(data / "ta/elsewhere")
-    monkeypatch.setattr(prepare, "read_release", None)
+    monkeypatch.setattr(prepare, "LanguageRows", None)
     with pytest.raises(FileNotFoundError) as error:
         prepare.prepare_common_voice(
             data,
