@@ -49,9 +49,9 @@ HOW_TO_GET = """\
 Download the languages of a release from https://commonvoice.mozilla.org/datasets and
 unpack them in the data folder; each has its TSVs and a folder clips."""
 HOW_TO_KEEP = """\
-Leave these languages out, or have them trained on voices of dev and test, too, by
-keep_speakers_apart: False, or of a single language {xx: False} (--same_speakers of this
-script). Error rates are then of voices heard in training."""
+Leave these languages out, or train on their speakers of dev and test, too, with
+keep_speakers_apart: False, or {xx: False} for a single language (--same_speakers of this
+script). Error rates are then those of voices heard in training."""
 
 
 def prepare_common_voice(
@@ -203,7 +203,7 @@ def _check_data(data_folder, languages, pretrain_languages, pretrain_splits):
         used = pretrain_splits if language in pretrain_languages else ("train",)
         lines += [f"  {line}" for line in missing(data_folder, language, used)]
     if lines:
-        heading = f"Common Voice is not whole in {data_folder}:"
+        heading = f"Common Voice is incomplete in {data_folder}:"
         raise MissingData("\n".join([heading, *lines, HOW_TO_GET]))
 
 

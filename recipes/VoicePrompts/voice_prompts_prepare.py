@@ -172,7 +172,7 @@ def find_sources(data_folder, languages):
         if found_audio and found_text:
             sources[language] = (found_audio[0], found_text[0])
     if missing:
-        heading = f"Asterisk's voice prompts are not whole in {data_folder}:"
+        heading = f"Asterisk's voice prompts are incomplete in {data_folder}:"
         raise MissingData("\n".join([heading, *missing, HOW_TO_GET]))
     return sources
 

@@ -674,7 +674,7 @@ def test_all_faults_at_once(tmp_path, monkeypatch):
         f"  b: no folder {tmp_path}/nowhere",
         "  c: prepare_librispeech has no option 'part'; it has ['alignments_dir'",
         "  d: splits: ['train'] unknown; known: ['pretrain', 'finetune'",
-        "  e: max_hours: finetune: 0 is no number of hours",
+        "  e: max_hours: finetune: 0 is not a positive number of hours",
         "  e: max_hours: fine is not in splits",
         "  f: splits: all[80:20]: percents go up",
         "  g: unknown keys ['wher']; known: ['name', 'corpus'",

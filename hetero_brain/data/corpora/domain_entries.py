@@ -97,7 +97,9 @@ def _check_form(entry):
             if use not in splits:
                 errors.append(f"max_hours: {use} is not in splits")
             if not isinstance(hours, (int, float)) or not hours > 0:
-                errors.append(f"max_hours: {use}: {hours!r} is no number of hours")
+                errors.append(
+                    f"max_hours: {use}: {hours!r} is not a positive number of hours"
+                )
     return errors
 
 

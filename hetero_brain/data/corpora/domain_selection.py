@@ -12,9 +12,9 @@ from .summary import ALL_SPLITS
 logger = logging.getLogger(__name__)
 
 HOW_TO_KEEP = """\
-Name other parts for dev and test; or, if these have the same speakers, train on them,
-too, by keep_speakers_apart: False in the entry. Percents are then of utterances, and
-error rates of voices heard in training."""
+Name other parts for dev and test. If all parts have the same speakers, write
+keep_speakers_apart: False in the entry to train on them, too. Percents are then of
+utterances, and error rates are those of voices heard in training."""
 
 
 def keep_speakers_apart(entries, rows, summary):
@@ -81,7 +81,7 @@ def _emptied(entries, rows, use, summary):
             reasons = summary.left_out.get((name, USES[use]), Counter())
             reasons = reasons + summary.left_out.get((name, ALL_SPLITS), Counter())
             why = ", ".join(f"{n} {reason}" for reason, n in reasons.items())
-            why = why or "no speaker is in its percent"
+            why = why or "no speaker is in its range of percent"
             line = f"{name}: nothing is left for {use}: {why}"
             if reasons and SPEAKER_HELD_OUT not in reasons:
                 logger.warning(line)
