@@ -135,7 +135,7 @@ def _wav(file, size, start):
 
 
 def read_mpeg(path):
-    """Read the header of an mp3.
+    """Read the header of an mp3; raises the same errors as :func:`read_container`.
 
     Instead of audio, its first frame may hold a table with the number of frames and bytes
     of the file. The table is called "Xing", or "Info" if the bit rate is constant.
@@ -149,11 +149,6 @@ def read_mpeg(path):
     -------
     Container
         Its patches hide a table that does not fit the size of the file.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
