@@ -28,6 +28,6 @@ def reported():
     """
     try:
         yield
-    except InputError as fault:
+    except InputError as error:
         logger.debug("refused", exc_info=True)
-        sys.exit(str(fault))
+        sys.exit(str(error))

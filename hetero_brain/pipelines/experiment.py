@@ -148,8 +148,8 @@ def _words(spec, settings):
     """The overrides of a step that its YAML entry and the experiment give."""
     try:
         words = shlex.split(settings["options"])
-    except ValueError as fault:  # a quotation mark without its other one
-        raise InputError(f"options: {settings['options']!r}: {fault}") from fault
+    except ValueError as error:  # a quotation mark without its other one
+        raise InputError(f"options: {settings['options']!r}: {error}") from error
     return [*words, *overrides({"data_folder": spec["data_folder"]})]
 
 

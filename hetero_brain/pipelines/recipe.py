@@ -166,12 +166,12 @@ def read_recipe(argv):
         tree = read_tree(hparams_file)
         try:
             override(tree, words)
-        except InputError as fault:
-            raise InputError(f"{hparams_file}: {fault}") from fault
+        except InputError as error:
+            raise InputError(f"{hparams_file}: {error}") from error
         hparams, resolved = load_tree(hparams_file, tree)
         if run_opts["debug"] and not run_opts["debug_persistently"]:
             tree["output_folder"] = Text(f"{hparams['output_folder']}/debug")
             hparams, resolved = load_tree(hparams_file, tree)
-    except InputError as fault:
-        sys.exit(str(fault))
+    except InputError as error:
+        sys.exit(str(error))
     return hparams, run_opts, resolved

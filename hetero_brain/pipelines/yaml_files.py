@@ -46,12 +46,12 @@ def read_tree(path):
     """
     try:
         tree = round_trip().load(Path(path).read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise InputError(f"{path}: {fault.strerror}") from fault
-    except UnicodeDecodeError as fault:
-        raise InputError(f"{path}: not a text in UTF-8 ({fault})") from fault
-    except YAMLError as fault:
-        raise InputError(f"{path}: not YAML: {in_a_line(fault)}") from fault
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text in UTF-8 ({error})") from error
+    except YAMLError as error:
+        raise InputError(f"{path}: not YAML: {in_a_line(error)}") from error
     if not isinstance(tree, Mapping):
         kind = "empty" if tree is None else f"a {type(tree).__name__}"
         raise InputError(f"{path}: {kind} in place of a mapping, of lines key: value")
@@ -90,8 +90,8 @@ def load_tree(path, tree):
         with patch.object(ruamel.yaml, "YAML", round_trip):
             resolved = resolve_references(stream).getvalue()
             return Hparams(path, load_hyperpyyaml(resolved)), resolved
-    except (YAMLError, ImportError, KeyError, OSError, TypeError, ValueError) as fault:
-        raise InputError(f"{path}: {in_a_line(fault)}") from fault
+    except (YAMLError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {in_a_line(error)}") from error
 
 
 class Hparams(dict):
@@ -105,9 +105,9 @@ class Hparams(dict):
         raise InputError(f"{self.path}: no key {key!r}; is this YAML for this command?")
 
 
-def in_a_line(fault):
+def in_a_line(error):
     """The message of an exception in one line."""
-    if isinstance(fault, MarkedYAMLError):
-        line = f"line {fault.problem_mark.line + 1}: " if fault.problem_mark else ""
-        return f"{line}{fault.problem or fault.context}"
-    return " ".join(" ".join(map(str, fault.args or [fault])).split()) or repr(fault)
+    if isinstance(error, MarkedYAMLError):
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        return f"{line}{error.problem or error.context}"
+    return " ".join(" ".join(map(str, error.args or [error])).split()) or repr(error)

@@ -312,7 +312,7 @@ def test_an_encoder_is_not_taken_from_a_damaged_one(tmp_path, caplog):
     other = nn.Linear(2, 2)
     load_module(other, "model", tmp_path)
     assert torch.equal(other.weight, value)
-    assert "model.ckpt is not what was written" in caplog.text
+    assert "model.ckpt does not match its digest" in caplog.text
 
 
 def test_code_is_not_loaded(tmp_path):

@@ -616,7 +616,7 @@ def test_a_log_that_is_too_short_is_told(tmp_path, caplog):
     (tmp_path / "log").write_text("a")
     TextLogger(tmp_path / "log").resume(5, 1)
     assert (tmp_path / "log").read_text() == "a"
-    assert "1 bytes where the checkpoint knows 5" in caplog.text
+    assert "has 1 bytes but had 5 at the checkpoint" in caplog.text
 
 
 def test_tensorboard_forgets_what_was_cut(tmp_path):
