@@ -95,16 +95,16 @@ class BestRQBrain(HeteroBrain):
         self._inputs = x, lengths, masked, labels
         return self._inputs
 
-    def observe(self, part, k, outputs):
+    def observe(self, domain_batch, k, outputs):
         """Add accuracy and the codes seen, at φ_K."""
         _, hits, labels = outputs
         if k == self.local_steps and len(labels):
-            self.monitor.add(part.domain, accuracy=hits.float().mean())
-            if part.domain not in self.codes_seen:
+            self.monitor.add(domain_batch.domain, accuracy=hits.float().mean())
+            if domain_batch.domain not in self.codes_seen:
                 unseen = torch.zeros_like(self.modules.output.bias, dtype=torch.bool)
-                self.codes_seen[part.domain] = unseen.view(labels.shape[1], -1)
+                self.codes_seen[domain_batch.domain] = unseen.view(labels.shape[1], -1)
             codebooks = torch.arange(labels.shape[1], device=labels.device)
-            self.codes_seen[part.domain][codebooks, labels] = True
+            self.codes_seen[domain_batch.domain][codebooks, labels] = True
 
     def interval_stats(self):
         """Figures of the interval, with the share of codes in use per domain."""

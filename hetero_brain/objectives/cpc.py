@@ -146,8 +146,8 @@ class CPCBrain(HeteroBrain):
         scores = predictions.flatten(0, 1)
         return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.long))
 
-    def observe(self, part, k, outputs):
+    def observe(self, domain_batch, k, outputs):
         """Add the accuracy at φ_K."""
         if k == self.local_steps and len(outputs):
             hits = outputs[..., 0] > outputs[..., 1:].amax(-1)
-            self.monitor.add(part.domain, accuracy=hits.float().mean())
+            self.monitor.add(domain_batch.domain, accuracy=hits.float().mean())

@@ -298,7 +298,7 @@ def test_none_is_whole(tmp_path):
     for _ in range(2):  # nor the second time
         with pytest.raises(DamagedCheckpoint) as error:
             Saved(tmp_path).checkpointer.recover_if_possible()
-        for words in ("model.ckpt is not what", METAFNAME, str(tmp_path)):
+        for words in ("model.ckpt does not match", METAFNAME, str(tmp_path)):
             assert words in str(error.value)
 
 

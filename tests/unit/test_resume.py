@@ -106,8 +106,8 @@ class Toy(HeteroBrain):
     def compute_objectives(self, predictions, batch, stage):
         return (predictions.squeeze(1) - batch.sum(1)).square().mean()
 
-    def observe(self, part, k, outputs):
-        self.monitor.add(part.domain, mean=outputs.detach().mean())  # a tensor
+    def observe(self, domain_batch, k, outputs):
+        self.monitor.add(domain_batch.domain, mean=outputs.detach().mean())  # a tensor
 
 
 class TickingLog(JsonLinesLogger):
