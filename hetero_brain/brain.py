@@ -78,9 +78,9 @@ class HeteroBrain(ResumableBrain):
         vars(self).update(settings)
         if self.grad_accumulation_factor != 1:
             raise ValueError(
-                f"grad_accumulation_factor is {self.grad_accumulation_factor}, must be 1, "
-                "as an iteration accumulates over its domains. For a larger batch raise "
-                "the seconds of a global batch."
+                f"grad_accumulation_factor is {self.grad_accumulation_factor}, must be 1 "
+                "since an iteration accumulates over its domains already. For a larger "
+                "batch raise the seconds of a global batch."
             )
         self.random_state = RandomState(self.device)
         self.left_out = 0  # domains of this iteration that were not finite

@@ -513,7 +513,7 @@ def test_exact_needs_plain_steps(make_brain):
 
 
 def test_no_gradient_accumulation():
-    with pytest.raises(ValueError, match="grad_accumulation_factor is 2, must be 1"):
+    with pytest.raises(ValueError, match="grad_accumulation_factor is 2, must be 1 "):
         build(grad_accumulation_factor=2)
 
 
