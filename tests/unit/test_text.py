@@ -96,7 +96,7 @@ def test_every_character_is_a_unit_whatever_vocab_size(tmp_path, chinese, unit, 
         assert not warnings
     else:
         (warning,) = warnings
-        assert f"{needed} units in place of vocab_size: 1000" in warning
+        assert f"{needed} units instead of vocab_size: 1000" in warning
 
 
 @pytest.mark.parametrize("unit", UNITS)
