@@ -36,7 +36,7 @@ class JointBrain(CTCBrain):
         encoded : torch.Tensor
             (batch, frames, d_model).
         logits : torch.Tensor
-            (batch, tokens + 1, outputs), of the decoder: of each token given those before.
+            (batch, tokens + 1, outputs), of the decoder: each token given those before.
         """
         encoded, lengths = self.encode(batch, stage)
         log_probs = self.modules.ctc(encoded).float().log_softmax(-1)

@@ -192,7 +192,8 @@ def test_characters_that_no_recogniser_can_write_are_named(tmp_path, caplog):
     unknown = warn_of_unknown(tokenizer, ["the cätẞä", "tee"], "dev")
     assert unknown == {"ä": 2, "ẞ": 1}
     (message,) = [record.message for record in caplog.records]
-    assert "dev: 2 characters, 3 of 12 in all" in message
+    assert "dev: 2 different characters" in message
+    assert "3 occurrences among 12 characters" in message
     assert "'ä' LATIN SMALL LETTER A WITH DIAERESIS: 2 times" in message
     caplog.clear()
     assert not warn_of_unknown(tokenizer, ["cat tea"], "dev") and not caplog.records
