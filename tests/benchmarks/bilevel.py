@@ -279,7 +279,7 @@ def run(quick):
     for k, value in peaks.items():
         memory.rows.append([size, k, value, value - peaks[0]])
     memory.notes = [
-        "1 s of speech per domain, so that parameters dominate. The peak includes the two "
+        "1 s of speech per domain, so that parameters dominate. The peak includes both "
         "moments of AdamW, the gradient of θ and, for K > 0, the copy of θ."
     ]
     return [times, beside, memory]

@@ -431,7 +431,7 @@ def common_voice_table(sizes):
         "Preparing Common Voice",
         ["clips in train", "wall-clock time, s", "CPU time, s", "peak, MiB"],
         notes=[
-            "A synthetic release: one language, sentences of 9 words, clip durations, and "
+            "A synthetic release: one language, 9-word sentences, clip durations, and "
             f"{HELD_OUT} more clips in each of dev and test. Its mp3 files have a size "
             "but no content, and are in memory where /dev/shm exists.",
             "From the TSVs to all manifests in one process, including the normalisation "
