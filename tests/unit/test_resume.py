@@ -1,4 +1,4 @@
-"""A run that is killed and started again is the run that was never killed."""
+"""A run that is killed and restarted equals a run that was never killed."""
 
 import errno
 import os
@@ -49,11 +49,11 @@ while uid.get() < 1000:
 
 
 class Killed(BaseException):
-    """What no code handles, as SIGKILL."""
+    """An exception that no code handles, in place of SIGKILL."""
 
 
 class Clock:
-    """Counts what a run does, and kills it at a given moment."""
+    """Counts the ticks of a run, and kills it at a given one."""
 
     def __init__(self, die_at=None):
         self.now, self.die_at = 0, die_at
@@ -65,7 +65,7 @@ class Clock:
 
 
 def killed(run, moments):
-    """Run until each of the moments in turn, starting anew each time, then to the end."""
+    """Kill a run at each of the moments in turn, restarting it, then run to the end."""
     for moment in moments:
         with pytest.raises(Killed):
             run(Clock(moment))
@@ -76,7 +76,7 @@ def killed(run, moments):
 
 
 class Batches(Dataset):
-    """Made global batches of two domains, a function of t; one domain is spoilt twice."""
+    """Synthetic global batches of two domains, functions of t; one is NaN twice."""
 
     def __getitem__(self, step):
         draw = partial(torch.randn, 4, 3, generator=torch.Generator().manual_seed(step))
@@ -111,7 +111,7 @@ class Toy(HeteroBrain):
 
 
 class TickingLog(JsonLinesLogger):
-    """Ticks before and behind an entry."""
+    """Ticks before and after an entry."""
 
     clock = Clock()
 
@@ -174,7 +174,7 @@ def pretrain(folder, clock, every=1, seed=5, phases=PHASES, kind=Toy, **changed)
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A run left alone: its folder, and how long it is."""
+    """An undisturbed run: its folder, and its number of ticks."""
     folder, clock = tmp_path_factory.mktemp("alone"), Clock()
     pretrain(folder, clock, every=2)
     return folder, clock.now
@@ -196,7 +196,7 @@ def test_the_comparison_sees_a_difference(alone, tmp_path):
 
 @pytest.mark.parametrize("part", range(8))
 def test_killed_once_at_each_moment(alone, tmp_path, part):
-    """Every eighth one in each part, with a checkpoint behind each iteration."""
+    """Every eighth moment in each part, with a checkpoint after each iteration."""
     folder, length = alone
     for moment in range(part + 1, length + 1, 8):
         killed(partial(pretrain, tmp_path / str(moment)), [moment])
@@ -232,7 +232,7 @@ def test_killed_with_a_loss_scale_that_grows(alone, tmp_path):
 
 
 def test_a_checkpoint_at_the_last_iteration_of_an_epoch(alone, tmp_path):
-    """Killed in the validation behind it: no iteration of that epoch is done again."""
+    """After a kill in the validation, no iteration of that epoch is repeated."""
     folder, _ = alone
     clock, passes = Clock(), 2 * N_STEPS + 4  # with the entries of the log
     with pytest.raises(Killed):
@@ -281,7 +281,7 @@ def test_the_average_loss_of_an_epoch_is_of_all_of_it(alone, tmp_path):
 
 
 def test_a_faulty_domain_counts_against_patience_across_a_kill(tmp_path):
-    """Faults at iterations 1 and 7 of 10, in one epoch of 10: patience for one."""
+    """NaN at iterations 1 and 7 of an epoch of 10, with a patience of one."""
 
     class Stop(Toy):
         pass
@@ -341,7 +341,7 @@ def test_a_full_disk_and_room_again(alone, tmp_path):
 
 
 def test_more_epochs(alone, tmp_path):
-    """A run may be made longer: what was done is not done again."""
+    """A run can be extended: finished epochs are not repeated."""
     shutil.copytree(alone[0] / "CSSL.1", tmp_path / "CSSL.1")
     clock = Clock()
     longer = [Phase("CSSL.1", None, epochs=3, lr=0.02, warmup_iterations=3)]
@@ -538,7 +538,9 @@ def test_finetuning_from_another_encoder_is_refused(few, tmp_path):
     run = partial(tune, tmp_path / "run", few, epochs=1)
     run(Clock(), pretrained=str(tmp_path / "a"))
     (tmp_path / "a").rename(tmp_path / "moved")
-    run(Clock(), pretrained=str(tmp_path / "moved"))  # the same, elsewhere
+    run(
+        Clock(), pretrained=str(tmp_path / "moved")
+    )  # the same weights in another folder
     with pytest.raises(AnotherRun, match="pretrained: [0-9a-f]+ there, [0-9a-f]+ here"):
         run(Clock(), pretrained=str(tmp_path / "b"))
 
@@ -657,7 +659,7 @@ KILLS = [sys.executable, "-m", "tests.benchmarks.kills"]
 
 
 def test_kills_of_processes(tmp_path):
-    """Three, one half-way through a file of a checkpoint; see the benchmark."""
+    """Three kills, one half-way through a file of a checkpoint; see the benchmark."""
     done = subprocess.run(
         [*KILLS, "--kills", "3", "--workers", "2"],
         cwd=ROOT,

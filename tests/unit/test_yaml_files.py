@@ -1,4 +1,4 @@
-"""What a word on the command line means, by what the YAML has in its place."""
+"""How an override on the command line is read, depending on the value in the YAML."""
 
 import pytest
 
