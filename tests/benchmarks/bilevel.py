@@ -171,7 +171,7 @@ def passes(size, parts, rounds, rounds_apart):
 
     Returns
     -------
-    beside : dict
+    extra : dict
         Label → ms.
     whole : float
         Total ms of a domain.
@@ -193,10 +193,10 @@ def passes(size, parts, rounds, rounds_apart):
             brain.fit_batch(parts)
     solves = rounds * len(parts) / 1000
     whole = (time.perf_counter() - start) / solves
-    beside = {label: taken / solves for label, taken in seconds.items()}
+    extra = {label: taken / solves for label, taken in seconds.items()}
     apart = kept_apart(brain, parts, rounds_apart)
-    beside["gradients as new tensors, both passes"] = 2 * apart
-    return beside, whole
+    extra["gradients as new tensors, both passes"] = 2 * apart
+    return extra, whole
 
 
 def peak(size, local_steps):
@@ -254,16 +254,16 @@ def run(quick):
         "geometric mean of two iterations, one in each order, and includes its share of "
         "the work that is done once per iteration."
     ]
-    beside = Table("Bilevel update: work besides the passes (K = 1)", ["work"])
+    extra = Table("Bilevel update: work besides the passes (K = 1)", ["work"])
     columns = []
     for size, length in seconds.items():
         found, whole = passes(size, global_batch(2, length), 4, rounds_apart[size])
-        beside.columns += [f"{size}: ms per domain", "% of the iteration"]
+        extra.columns += [f"{size}: ms per domain", "% of the iteration"]
         found["total"] = sum(found.values())
         columns.append({name: (ms, 100 * ms / whole) for name, ms in found.items()})
     for name in columns[0]:
-        beside.rows.append([name, *(cell for c in columns for cell in c[name])])
-    beside.notes = [
+        extra.rows.append([name, *(cell for c in columns for cell in c[name])])
+    extra.notes = [
         "None of these times depends on the length of the domain batches, which is as "
         "above. Gradients as new tensors: the time of autograd.grad, which returns new "
         "tensors, minus that of backward, which adds each gradient to .grad while it is "
@@ -282,4 +282,4 @@ def run(quick):
         "1 s of speech per domain, so that parameters dominate. The peak includes both "
         "moments of AdamW, the gradient of θ and, for K > 0, the copy of θ."
     ]
-    return [times, beside, memory]
+    return [times, extra, memory]
