@@ -111,8 +111,7 @@ def mean_divisors(own, domains, weights=None):
     if weights is None:
         return [len(domains)] * len(own)
     if missing := {*domains} - set(weights):
-        raise ValueError(
-            f"domain_weights: add a weight for {', '.join(sorted(missing))}"
-        )
+        names = ", ".join(map(repr, sorted(missing)))
+        raise ValueError(f"domain_weights: add a weight for {names}")
     total = sum(weights[domain] for domain in domains)
     return [total / weights[domain] for domain in own]
