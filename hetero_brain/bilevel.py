@@ -1,6 +1,6 @@
-"""Local solves of the bilevel problem: away from the shared weights θ and exactly back.
+"""Local solves of the bilevel problem, after which the shared weights θ are restored.
 
-Knows parameters, gradients and optimizers, nothing of speech or of SpeechBrain's
+Deals with parameters, gradients and optimizers only, not with speech or SpeechBrain's
 training loop. Source: PTLOC, arXiv:2508.19990, section "Update" (eqs. 5-12).
 """
 
@@ -23,32 +23,33 @@ from .training.parallel import gathered, rank_and_size
 
 @partial(register_checkpoint_hooks, save_on_main_only=False)
 class LocalSolver:
-    """Takes local steps φ ← φ − α∇ℓ_i(φ) from θ, and gives θ back bit for bit.
+    """Takes local steps φ ← φ − α∇ℓ_i(φ) from θ, and restores θ bit for bit.
 
-    The model always computes with its own parameters, so that any
-    ``compute_forward`` works unchanged: the first local step copies θ to φ and points
-    the parameters to φ's memory, leaving :meth:`solve` points them back to θ's, which
-    nothing has touched. The local optimizer steps on φ (same memory, own ``.grad``), so
-    a local gradient never reaches the ``.grad`` of a parameter.
+    The model always computes with its own parameters, so that any ``compute_forward``
+    works unchanged: the first local step copies θ to φ and points the parameters at φ's
+    memory; the end of :meth:`solve` points them back at θ's memory, which was never
+    written to. The local optimizer steps on φ (same memory, own ``.grad``), so a local
+    gradient never reaches the ``.grad`` of a parameter.
 
     Arguments
     ---------
     module : torch.nn.Module
-        Holds θ (its trainable parameters) and the buffers. On its final device.
+        Holds θ (its trainable parameters) and the buffers; already on its device.
     optimizer : callable
         Factory of the local optimizer, e.g. ``partial(torch.optim.SGD, lr=0.03)``;
         called once with the list of parameters.
     state : str
         ``fresh``: every solve starts with an empty optimizer state.
-        ``per_domain``: each domain keeps its own from one solve to its next.
+        ``per_domain``: each domain keeps its own from one solve to the next.
     hypergradient : str
         ``first_order``: ∇ℓ_i(φ_K) itself. ``exact``: differentiated through the K
-        steps, for small studies; keeps every φ_k.
+        steps, for small studies; stores every φ_k.
 
     Raises
     ------
     ValueError
-        ``exact`` with a local optimizer that is not SGD of one rate without momentum.
+        ``exact`` with a local optimizer other than SGD with a single learning rate and
+        without momentum.
 
     Example
     -------
@@ -69,13 +70,13 @@ class LocalSolver:
         self.optimizer = optimizer(self.phi)
         self.keep_state = state == "per_domain"
         self.states = {}  # domain → optimizer state, with per_domain
-        self.solved = set()  # those domains that this process solves
-        self.blocks = []  # φ's memory, one block a dtype, from the first local step on
-        self.theta = []  # θ's memory, while the parameters point to φ's
+        self.solved = set()  # domains that this process has solved, with per_domain
+        self.blocks = []  # φ's memory, one block per dtype, from the first local step on
+        self.theta = []  # θ's memory, while the parameters point at φ's
         self.exact = hypergradient == "exact"
         self.modules = list(module.modules())
-        self.buffers = []  # (where, name, buffer, the values it gets back at the end)
-        self.trajectory = []  # with exact: (φ_k, what moves, closure: ℓ_i at φ_k)
+        self.buffers = []  # (module's dict, name, buffer, values to restore at the end)
+        self.trajectory = []  # exact: (φ_k, which parameters moved, closure of ℓ_i)
         group, *others = self.optimizer.param_groups
         plain = type(self.optimizer) is torch.optim.SGD and not (
             others or group["momentum"] or group["maximize"]
@@ -83,17 +84,16 @@ class LocalSolver:
         if self.exact and not plain:
             raise ValueError(
                 "hypergradient: exact differentiates through plain gradient steps; "
-                "set local_optimizer to torch.optim.SGD of one rate and without "
-                "momentum, or hypergradient to first_order."
+                "set local_optimizer to torch.optim.SGD with a single learning rate and "
+                "without momentum, or hypergradient to first_order."
             )
 
     @contextmanager
     def solve(self, domain):
         """One local solve: θ on entry, φ inside, θ again on exit or exception.
 
-        After an exception the buffers, too, are those of the entry, and a domain's own
-        optimizer state begins afresh: what a batch that is not finite left in them would
-        stay for ever.
+        An exception also restores the buffers of the entry and resets the domain's
+        optimizer state: non-finite values left in them by a batch would persist.
         """
         self.optimizer.state = defaultdict(dict)
         if self.keep_state:
@@ -124,44 +124,44 @@ class LocalSolver:
         """
         if self.exact:
             phi = [p.detach().clone() for p in self.params]
-            moves = [g is not None for g in grads]
-            self.trajectory.append((phi, moves, loss_closure))
+            moved = [g is not None for g in grads]
+            self.trajectory.append((phi, moved, loss_closure))
         if self.theta:
-            self._step(grads)
+            self._optimizer_step(grads)
         else:
-            self._leave(grads)
+            self._first_step(grads)
 
-    def _step(self, grads):
+    def _optimizer_step(self, grads):
         for phi, grad in zip(self.phi, grads):
             phi.grad = None if grad is None else laid_out(grad, phi)
         self.optimizer.step()
         for phi in self.phi:
             phi.grad = None
 
-    def _leave(self, grads):
-        """φ_1 from φ_0 = θ. Buffers are copied after the forward pass at θ has updated
-        them (running statistics), so that they keep those of θ, not of φ."""
+    def _first_step(self, grads):
+        """φ_1 from φ_0 = θ. Buffers are copied here, after the forward pass at θ has
+        updated them: the running statistics restored later are those of θ, not of φ."""
         if not self.blocks:
-            self._allocate()
+            self._allocate_phi()
         torch._foreach_copy_(self.phi, self.params)
-        self._step(grads)
+        self._optimizer_step(grads)
         self.theta = [p.data for p in self.params]
         for param, phi in zip(self.params, self.phi):
             param.data = phi.data
         self.buffers = self._copy_buffers()
 
-    def _allocate(self):
-        """Give φ memory of its own, in the layouts of θ."""
+    def _allocate_phi(self):
+        """Give φ memory of its own, with the strides of θ."""
         by_dtype = defaultdict(list)
         for phi in self.phi:
             by_dtype[phi.dtype].append(phi)
         for members in by_dtype.values():
-            # Each begins at a multiple of 64 elements, as kernels like it.
+            # Each starts at a multiple of 64 elements: aligned for vectorised kernels.
             sizes = [-(-phi.numel() // 64) * 64 for phi in members]
             self.blocks.append(members[0].data.new_zeros(sum(sizes)))
-            for phi, part in zip(members, self.blocks[-1].split(sizes)):
+            for phi, memory in zip(members, self.blocks[-1].split(sizes)):
                 strides = torch.empty_like(phi, device="meta").stride()
-                phi.data = part.as_strided(phi.shape, strides)
+                phi.data = memory.as_strided(phi.shape, strides)
 
     def _copy_buffers(self):
         return [
@@ -173,28 +173,29 @@ class LocalSolver:
 
     @torch.no_grad()
     def _restore(self):
-        """θ again, and the buffers of its forward pass."""
+        """Restore θ, and the buffers as the forward pass at θ left them."""
         for param, theta in zip(self.params, self.theta):
             param.data = theta
-        for places, name, buffer, saved in self.buffers:
-            places[name] = buffer.copy_(saved)  # a forward pass may have put a new one
+        for registered, name, buffer, saved in self.buffers:
+            # A forward pass may have registered another tensor under this name.
+            registered[name] = buffer.copy_(saved)
         self.theta, self.buffers, self.trajectory = [], [], []
 
     @torch.no_grad()
     def check(self):
-        """0 while φ is finite, NaN else, without a wait for the device."""
+        """0 if φ is finite, otherwise NaN; a tensor, so that the host need not wait."""
         if not self.theta:
             return 0.0
-        kinds = [torch.promote_types(b.dtype, torch.float) for b in self.blocks]
-        return 0 * sum(b.sum(dtype=kind) for b, kind in zip(self.blocks, kinds))
+        dtypes = [torch.promote_types(b.dtype, torch.float) for b in self.blocks]
+        return 0 * sum(b.sum(dtype=dtype) for b, dtype in zip(self.blocks, dtypes))
 
     def hypergradient(self, grads):
         """The domain's gradient with respect to θ, from ∇ℓ_i(φ_K).
 
-        First order it is ∇ℓ_i(φ_K): every Hessian of the chain rule is taken as zero
-        (eq. 10). Exact, the K steps φ_{k+1} = φ_k − α(∇ℓ_i(φ_k) + λφ_k), λ the weight
-        decay, give v_k = (1 − αλ) v_{k+1} − α ∇²ℓ_i(φ_k) v_{k+1}, from v_K = ∇ℓ_i(φ_K)
-        down to v_0 (eq. 9), one Hessian-vector product a step.
+        To first order it is ∇ℓ_i(φ_K): every Hessian of the chain rule is taken as zero
+        (eq. 10). For the exact one, the K steps φ_{k+1} = φ_k − α(∇ℓ_i(φ_k) + λφ_k), with
+        weight decay λ, give v_k = (1 − αλ) v_{k+1} − α ∇²ℓ_i(φ_k) v_{k+1}, from
+        v_K = ∇ℓ_i(φ_K) down to v_0 (eq. 9): one Hessian-vector product per step.
 
         Arguments
         ---------
@@ -208,39 +209,39 @@ class LocalSolver:
         """
         group = self.optimizer.param_groups[0]
         lr, decay = group["lr"], group["lr"] * group["weight_decay"]
-        for phi, moves, loss_closure in reversed(self.trajectory):
+        for phi, moved, loss_closure in reversed(self.trajectory):
             with torch.no_grad():
                 torch._foreach_copy_(self.params, phi)
             product = self._hessian_product(loss_closure, grads)
-            # A parameter that the step left alone has not decayed either.
-            kept = [
-                v if v is None or not m else v - decay * v for v, m in zip(grads, moves)
+            # SGD skips a parameter without a gradient: it does not decay either.
+            decayed = [
+                v if v is None or not m else v - decay * v for v, m in zip(grads, moved)
             ]
             grads = [
                 v if h is None else -lr * h if v is None else v - lr * h
-                for v, h in zip(kept, product)
+                for v, h in zip(decayed, product)
             ]
         return grads
 
     def _hessian_product(self, loss_closure, vector):
         """∇²ℓ_i · vector at the current weights; None where it is structurally zero."""
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention differentiates only once
-            slope = torch.autograd.grad(
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            gradient = torch.autograd.grad(
                 loss_closure(), self.params, create_graph=True, allow_unused=True
             )
-            curved = [
-                (s, v)
-                for s, v in zip(slope, vector)
-                if s is not None and s.requires_grad and v is not None
+            differentiable = [
+                (g, v)
+                for g, v in zip(gradient, vector)
+                if g is not None and g.requires_grad and v is not None
             ]
-            if not curved:
+            if not differentiable:
                 return [None] * len(self.params)
-            outputs, vectors = zip(*curved)
+            outputs, vectors = zip(*differentiable)
             return torch.autograd.grad(outputs, self.params, vectors, allow_unused=True)
 
     @mark_as_saver
     def _save(self, path):
-        """Write the states of the domains of all ranks; every rank must call it."""
+        """Write the optimizer states of all ranks' domains; every rank must call it."""
         packed = {}
         for domain, state in self.states.items():
             self.optimizer.state = state

@@ -27,17 +27,17 @@ logger = get_logger(__name__)
 class HeteroBrain(ResumableBrain):
     """Pre-trains any model on batches of several domains, by CSSL or PTLOC.
 
-    Subclasses write ``compute_forward`` and ``compute_objectives`` on ordinary
+    Subclasses define ``compute_forward`` and ``compute_objectives`` on ordinary
     batches, exactly as for ``sb.Brain``; the train loader yields global batches, i.e.
-    sequences of :class:`DomainBatch`. All arguments are those of ``sb.Brain``; the
+    sequences of :class:`DomainBatch`. The arguments are those of ``sb.Brain``; the
     settings of the bilevel update are read from ``hparams``:
 
     ``local_steps`` : int
-        K, local steps from θ on each domain. 0 (default) is CSSL.
+        K, the local steps from θ on each domain. 0 (default) is CSSL.
     ``local_optimizer`` : callable
         Factory of the local optimizer, with its ``lr`` α; needed when K > 0.
     ``local_optimizer_state`` : str
-        ``fresh`` (default) for every solve, or kept ``per_domain``.
+        ``fresh`` (default) in every solve, or kept ``per_domain``.
     ``hypergradient`` : str
         ``first_order`` (default; eq. 10) or ``exact`` (through the K steps).
     ``domain_weights`` : dict
@@ -46,7 +46,7 @@ class HeteroBrain(ResumableBrain):
         (epoch, iteration) → factor on all learning rates, local and global.
     ``cosine_interval`` : int
         Iterations between two measurements of the cosines between the domains'
-        hypergradients (0, the default: never; M gradients in memory).
+        hypergradients; 0 (default) for never. Needs memory for M gradients.
     ``seed`` : int
         If given, the randomness of an iteration (dropout) is drawn from (seed,
         iteration, domain), so that any iteration can be replayed alone.
@@ -54,7 +54,7 @@ class HeteroBrain(ResumableBrain):
     Raises
     ------
     ValueError
-        Naming every key in ``hparams`` with a wrong or misspelt setting.
+        Names every key in ``hparams`` with a wrong value or a misspelling.
 
     Example
     -------
@@ -78,12 +78,13 @@ class HeteroBrain(ResumableBrain):
         vars(self).update(settings)
         if self.grad_accumulation_factor != 1:
             raise ValueError(
-                f"grad_accumulation_factor is {self.grad_accumulation_factor}; an "
-                "iteration accumulates over its domains already. Raise the seconds of "
-                "a global batch instead."
+                f"grad_accumulation_factor is {self.grad_accumulation_factor}, must be 1 "
+                "since an iteration accumulates over its domains already. For a larger "
+                "batch raise the seconds of a global batch."
             )
         self.random_state = RandomState(self.device)
-        self.left_out, self.overflowed = 0, False  # domains of this iteration; in fp16
+        self.left_out = 0  # domains of this iteration that were not finite
+        self.overflowed = False  # in fp16: whether a gradient of it overflowed
 
     def fit_batch(self, global_batch):
         """One iteration of PTLOC (Algorithm 1): θ ← θ − β (1/M) Σ_i ∇ℓ_i(φ_K^i).
@@ -96,19 +97,21 @@ class HeteroBrain(ResumableBrain):
         Returns
         -------
         torch.Tensor
-            Detached loss on the CPU, averaged over domains at φ_K; NaN when the loss
-            or the gradient of no domain was finite.
+            Detached loss at φ_K on the CPU, averaged over the domains that were finite;
+            NaN if none was.
         """
         self.anneal(self.iteration)
         self.on_fit_batch_start(global_batch, True)
         finite = []
-        for part, divisor in zip(global_batch, self.divisors(global_batch)):
-            with self.local_solve(part) as phi:  # φ_0 = θ here, and θ again behind it
-                for k in range(self.local_steps):
-                    _, grads, _ = self.gradient(part, k)
-                    phi.step(grads, partial(self.loss, part, k))  # φ_{k+1}: eq. 6
-                    del grads  # never two gradients at a time
-                loss, grads, outputs = self.gradient(part, self.local_steps, divisor)
+        for domain_batch, divisor in zip(global_batch, self.divisors(global_batch)):
+            with self.local_solve(domain_batch) as phi:  # φ_0 = θ, restored on exit
+                for k in range(self.local_steps):  # φ_{k+1} = φ_k − α∇ℓ_i(φ_k): eq. 6
+                    _, grads, _ = self.gradient(domain_batch, k)
+                    phi.step(grads, partial(self.loss, domain_batch, k))
+                    del grads  # one gradient in memory at a time
+                loss, grads, outputs = self.gradient(
+                    domain_batch, self.local_steps, divisor
+                )
                 self.accumulate(grads)  # g ← g + ∇ℓ_i(φ_K)/M: eqs. 10, 11
                 del grads
                 finite.append((1 / divisor, loss, outputs))
@@ -118,114 +121,116 @@ class HeteroBrain(ResumableBrain):
         return loss
 
     @contextmanager
-    def local_solve(self, part):
-        """The local solve of one domain, which is left out if it has no finite loss.
+    def local_solve(self, domain_batch):
+        """The local solve of one domain; the domain is left out if it is not finite.
 
-        All passes of a solve start from one random state, so that ℓ_i is one function
-        at both levels, dropout included. θ is back when the block is left.
+        All passes of a solve start from the same random state, so that ℓ_i is the same
+        function at both levels, including dropout. θ is restored on exit.
         """
         if self.seed is not None:
-            self.random_state.seed(derive_seed(self.seed, self.iteration, part.unit))
+            keys = self.seed, self.iteration, domain_batch.unit
+            self.random_state.seed(derive_seed(*keys))
         self.random_state.keep()
-        self._losses_and_norms = []  # of each pass of this solve
+        self._losses_and_norms = []  # one pair per pass of this solve
         try:
-            with self.local_solver.solve(part.unit) as phi:
+            with self.local_solver.solve(domain_batch.unit) as phi:
                 yield phi
         except (NonFiniteDomain, NothingToLearn) as reason:
+            domain = domain_batch.domain
             logger.warning(
-                f"iteration {self.iteration}: domain {part.domain} is left out: {reason}"
+                f"iteration {self.iteration}: domain {domain} is left out: {reason}"
             )
-            self.monitor.drop(part.domain)
+            self.monitor.drop(domain)
             if isinstance(reason, NonFiniteDomain):
                 if self.scaler.is_enabled() and reason.loss_is_finite:
-                    self.overflowed = True  # the scale of fp16 is to blame
+                    self.overflowed = True  # the loss scale was too large
                 else:
                     self.left_out += 1
 
-    def forward_pass(self, part, k):
-        """What ``compute_forward`` returns on the batch of local step k, and ℓ_i, a
-        scalar with its graph, at the current weights."""
+    def forward_pass(self, domain_batch, k):
+        """The outputs of ``compute_forward`` on the batch of local step k, and the scalar
+        ℓ_i with its graph, at the current weights."""
         last = k == self.local_steps
-        batch = part.batches[-1 if last else k % len(part.batches)]
+        batch = domain_batch.batches[-1 if last else k % len(domain_batch.batches)]
         self.random_state.restore()
         with self.training_ctx:
             outputs = self.compute_forward(batch, sb.Stage.TRAIN)
             loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
         return outputs, loss
 
-    def loss(self, part, k):
+    def loss(self, domain_batch, k):
         """The loss of :meth:`forward_pass`."""
-        return self.forward_pass(part, k)[1]
+        return self.forward_pass(domain_batch, k)[1]
 
-    def gradient(self, part, k, divisor=1):
-        """ℓ_i (detached), the gradient of ℓ_i / divisor, and what ``compute_forward``
-        returned, at the current weights.
+    def gradient(self, domain_batch, k, divisor=1):
+        """ℓ_i (detached), the gradient of ℓ_i / divisor, and the outputs of
+        ``compute_forward``, at the current weights.
 
-        After the last local step it is the hypergradient, which differs if exact.
+        At k = K the gradient is the hypergradient, which differs from ∇ℓ_i if exact.
 
         Raises
         ------
         NonFiniteDomain
-            A loss or a gradient of this solve was not finite; raised after the last
-            local step, so that the host waits for the device once a solve.
+            At k = K, if any pass of this solve was not finite: one wait for the device.
         """
-        outputs, loss = self.forward_pass(part, k)
+        outputs, loss = self.forward_pass(domain_batch, k)
         grads = gradients(loss / divisor, self.local_solver.params, self.scaler)
         loss, norm = loss.detach().float().squeeze(), loss.new_zeros(())
         last = k == self.local_steps
         if last:
-            # A local gradient that was not finite has left a φ that is not.
+            # A non-finite local gradient made φ non-finite, so checking φ is enough.
             norm = norm + self.local_solver.check()
             grads = self.local_solver.hypergradient(grads)  # through K steps if exact
-        if last or self.scaler.is_enabled():  # in fp16, which pass overflowed matters
+        if last or self.scaler.is_enabled():  # fp16 has to know which pass overflowed
             norm = norm + total_norm(grads) * divisor
         self._losses_and_norms.append(torch.stack([loss, norm.float()]))
         if last:
-            self.finish_solve(part, grads)
-        self.observe(part, k, outputs)
+            self.finish_solve(domain_batch, grads)
+        self.observe(domain_batch, k, outputs)
         return loss, grads, outputs
 
-    def finish_solve(self, part, grads):
-        """Check that the passes of a solve were finite, and give them to the monitor."""
-        passes = torch.stack(self._losses_and_norms).tolist()  # the one wait for a GPU
+    def finish_solve(self, domain_batch, grads):
+        """Check that all passes of a solve were finite, and pass them to the monitor."""
+        passes = torch.stack(self._losses_and_norms).tolist()  # the only device sync
         NonFiniteDomain.raise_for(passes)
-        self.monitor.add_solve(part.domain, passes)
+        self.monitor.add_solve(domain_batch.domain, passes)
         if self.is_due(self.cosine_interval):
-            self.monitor.keep_gradient(part.domain, grads, self.local_solver.params)
+            params = self.local_solver.params
+            self.monitor.keep_gradient(domain_batch.domain, grads, params)
 
-    def observe(self, part, k, outputs):
-        """Called once a pass with what ``compute_forward`` returned; does nothing.
+    def observe(self, domain_batch, k, outputs):
+        """Called after each pass with the outputs of ``compute_forward``; does nothing.
 
-        Override to add figures of an objective to the log with ``self.monitor.add(domain,
-        name=value)``; a 0-dimensional tensor as value spares the wait for the device.
+        Override it to log figures of an objective with ``self.monitor.add(domain,
+        name=value)``; a 0-dimensional tensor as value avoids a device synchronisation.
         """
 
     def divisors(self, global_batch):
-        """What each domain's loss is divided by, so that the sum is the weighted mean."""
-        own = [part.domain for part in global_batch]
+        """Divisor of each domain's loss that makes the sum the weighted mean."""
+        own = [domain_batch.domain for domain_batch in global_batch]
         domains = own if rank_and_size()[1] == 1 else global_batch.domains
         return mean_divisors(own, domains, self.domain_weights)
 
     def accumulate(self, grads):
         """Add a domain's share of the hypergradient to ``.grad``, as backward does."""
-        # The scale is 1 but in fp16, where optimizers_step divides by it.
+        # The scale is 1 except in fp16, where optimizers_step divides by it.
         accumulate(self.local_solver.params, grads, self.scaler.get_scale())
 
     def global_step(self, finite):
         """SpeechBrain's optimizer step on the mean over the domains that were finite.
 
-        One all-reduce adds up the gradients of all ranks, and how the iteration went.
+        The all-reduce also sums the loss, the counts and the flags of all ranks.
 
         Arguments
         ---------
         finite : list of (float, torch.Tensor, any)
-            Of each domain that was: its share of the mean, its loss at φ_K, its outputs.
-            Without any, θ and the optimizer stay as they are.
+            Of each finite domain: weight in the mean, loss at φ_K, outputs. If no rank
+            has any, θ and the optimizer stay unchanged.
 
         Returns
         -------
         torch.Tensor
-            The mean loss, detached, on the CPU; NaN of none.
+            The mean loss, detached, on the CPU; NaN if no domain was finite.
         """
         scale, params = self.scaler.get_scale(), self.local_solver.params
         loss = torch.as_tensor(sum(loss * share for share, loss, _ in finite)).cpu()
@@ -235,7 +240,7 @@ class HeteroBrain(ResumableBrain):
         used, left_out, overflowed, self.stopping, loss = figures.double().tolist()
         self.left_out, self.overflowed = 0, False
         for _ in range(round(left_out)):
-            self.check_loss_isfinite(torch.tensor(math.nan))  # counts patience
+            self.check_loss_isfinite(torch.tensor(math.nan))  # nonfinite_patience
         if used == 0:
             self.zero_grad(set_to_none=True)
             self.optimizer_step += 1
@@ -250,7 +255,7 @@ class HeteroBrain(ResumableBrain):
     @cached_property
     def local_solver(self):
         """The :class:`LocalSolver` of this model."""
-        # With K = 0 no step is taken: any optimizer will do, the plainest is SGD.
+        # With K = 0 no local step is taken, so any optimizer will do.
         optimizer = self.local_optimizer or partial(torch.optim.SGD, lr=0.0)
         solver = LocalSolver(
             self.modules, optimizer, self.local_optimizer_state, self.hypergradient
@@ -260,16 +265,12 @@ class HeteroBrain(ResumableBrain):
         return solver
 
     def _wrap_distributed(self):
-        """Called by ``on_fit_start`` once modules are final, before recovery.
-
-        Ranks start from the same θ; no wrapper is needed, as gradients are added up in
-        ``global_step``.
-        """
+        """Called by ``on_fit_start`` before recovery: broadcasts θ, without a wrapper."""
         broadcast_module(self.modules)
-        _ = self.local_solver  # made here, so that a kept state is recovered
+        _ = self.local_solver  # created now, so that its state is recovered
 
     def anneal(self, iteration):
-        """Set local and global learning rates for an iteration, in step."""
+        """Set local and global learning rates of an iteration by the same factor."""
         if self.lr_schedule is not None:
             optimizers = [*self.global_optimizers(), self.local_solver.optimizer]
             scale_rates(optimizers, self.lr_schedule(self.epoch, iteration))

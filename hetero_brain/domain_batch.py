@@ -1,4 +1,4 @@
-"""What a loader yields and ``fit_batch`` takes: batches that know their domain."""
+"""Batches with their domain: what a loader yields and ``fit_batch`` takes."""
 
 import math
 from dataclasses import dataclass
@@ -15,6 +15,8 @@ class DomainBatch:
     batches : tuple
         One batch, used at both levels (the paper), or K+1 fresh ones: local step k
         takes ``batches[k % len(batches)]``, the hypergradient ``batches[-1]``.
+    replica : int
+        Number of this local solve among those of its domain in the iteration, from 0.
     """
 
     domain: str
@@ -22,7 +24,7 @@ class DomainBatch:
     replica: int = 0
 
     def pin_memory(self):
-        """The same in pinned memory; what a ``DataLoader`` asks for."""
+        """A copy in pinned memory, for ``DataLoader(pin_memory=True)``."""
         pinned = (
             b.pin_memory() if hasattr(b, "pin_memory") else b for b in self.batches
         )
@@ -30,7 +32,7 @@ class DomainBatch:
 
     @property
     def unit(self):
-        """Name of the local solve: the domain, and which replica if not the first."""
+        """Name of the local solve: the domain, and its replica unless that is 0."""
         return f"{self.domain}#{self.replica}" if self.replica else self.domain
 
 
@@ -40,8 +42,8 @@ class Share(list):
     Arguments
     ---------
     domains : iterable of str
-        The domain of every unit of the global batch, also of those of other ranks, over
-        which the hypergradient is averaged.
+        The domain of every unit of the global batch, including those of other ranks: the
+        hypergradient is averaged over all of them.
     """
 
     def __init__(self, domains):
@@ -49,14 +51,14 @@ class Share(list):
         self.domains = tuple(domains)
 
     def pin_memory(self):
-        """The same in pinned memory; what a ``DataLoader`` asks for."""
+        """A copy in pinned memory, for ``DataLoader(pin_memory=True)``."""
         pinned = Share(self.domains)
-        pinned.extend(part.pin_memory() for part in self)
+        pinned.extend(domain_batch.pin_memory() for domain_batch in self)
         return pinned
 
 
 class NothingToLearn(ValueError):
-    """A batch has no loss, though nothing is wrong; ``compute_objectives`` may raise it.
+    """A valid batch has no loss; ``compute_objectives`` may raise it.
 
     Its domain is left out of the iteration, or its batch out of the validation loss.
     """
@@ -71,22 +73,22 @@ class NonFiniteDomain(ArithmeticError):
 
     @classmethod
     def raise_for(cls, passes):
-        """Raise it for the first pass of a solve, (loss, gradient norm), that is not
-        finite; the norm that it tells is that of the last pass."""
+        """Raise for the first pass of a solve, (loss, gradient norm), that is not finite,
+        with the loss of that pass and the gradient norm of the last."""
         for loss, norm in passes:
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 raise cls(loss, passes[-1][1])
 
 
 def mean_divisors(own, domains, weights=None):
-    """What to divide each loss by, so that the sum over all domains is their mean.
+    """Divisors of the losses that make the sum over all domains their mean.
 
     Arguments
     ---------
     own : list of str
-        The domains whose divisors are wanted: those of a rank.
+        The domains to return divisors for: those of a rank.
     domains : list of str
-        All domains of the global batch; one that is there twice counts twice.
+        All domains of the global batch; a domain listed twice counts twice.
     weights : dict
         Weight of each domain; equal by default.
 
@@ -94,12 +96,12 @@ def mean_divisors(own, domains, weights=None):
     -------
     list
         M for equal weights, as ``sb.Brain`` divides by its accumulation factor;
-        Σ_j w_j / w_i for others.
+        otherwise Σ_j w_j / w_i.
 
     Raises
     ------
     ValueError
-        A domain without a weight.
+        A domain has no weight.
 
     Example
     -------
@@ -109,6 +111,7 @@ def mean_divisors(own, domains, weights=None):
     if weights is None:
         return [len(domains)] * len(own)
     if missing := {*domains} - set(weights):
-        raise ValueError(f"domain_weights: no weight for {sorted(missing)}")
+        names = ", ".join(map(repr, sorted(missing)))
+        raise ValueError(f"domain_weights: add a weight for {names}")
     total = sum(weights[domain] for domain in domains)
     return [total / weights[domain] for domain in own]

@@ -1,4 +1,4 @@
-"""Faults of what a user gives: told in a message, without a traceback."""
+"""Errors in the user's input, reported as a message without a traceback."""
 
 import logging
 import sys
@@ -8,26 +8,26 @@ logger = logging.getLogger(__name__)
 
 
 class InputError(ValueError):
-    """A file, folder or setting that cannot be used. The message names it, and says what
-    is wrong and what to do."""
+    """A file, folder or setting is unusable. The message names it, and says what is wrong
+    and what to do."""
 
 
 class MissingData(InputError, FileNotFoundError):
-    """Files or folders of a corpus that are not there."""
+    """Files or folders of a corpus are missing."""
 
 
 @contextmanager
 def reported():
-    """End the process with an :class:`InputError`'s message and exit code 1; the
-    traceback goes to the log file of the run, if it has one.
+    """Turn an :class:`InputError` into its message and exit code 1. The traceback goes to
+    the log file of the run, if it has one.
 
     Raises
     ------
     SystemExit
-        In place of the InputError.
+        Instead of the InputError.
     """
     try:
         yield
-    except InputError as fault:
-        logger.debug("refused", exc_info=True)
-        sys.exit(str(fault))
+    except InputError as error:
+        logger.debug("InputError", exc_info=True)
+        sys.exit(str(error))

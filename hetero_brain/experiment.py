@@ -1,4 +1,4 @@
-"""``python -m hetero_brain.experiment FILE.yaml``: see ``pipelines/experiment.py``."""
+"""``python -m hetero_brain.experiment FILE.yaml``; see ``pipelines/experiment.py``."""
 
 import sys
 

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""torchrun that passes on what it swallows: signals to the ranks, and their exit code.
+"""A wrapper of torchrun that forwards signals to the ranks and returns their exit code.
 
 > python templates/torchrun.py --standalone --nproc-per-node 2 recipes/…/train.py …
 
-SIGUSR1 ends torchrun itself, SIGTERM kills ranks that need more than 30 s to save, and
-whatever ranks exit with, torchrun exits with 1. Here all three signals that ask a run to
-leave (SIGTERM, SIGINT, SIGUSR1) reach the ranks of this node as SIGUSR1, again every
-second until they have left, as one that is still starting does not listen yet; and the
-exit code is 75 if they did so to go on later, also with --max-restarts, which is for
-ranks that fail. A second SIGTERM or SIGINT kills them without saving. Ranks that are
-started again meet in a store of their own: that of torchrun still has the addresses of
-those that failed (pytorch/pytorch#135712), so that some hang. Needs nothing but Python.
+torchrun alone dies of SIGUSR1, kills ranks that need more than 30 s to save after
+SIGTERM, and exits with 1 whatever the exit codes of its ranks. With this wrapper, all
+three signals that ask a run to exit (SIGTERM, SIGINT, SIGUSR1) reach the ranks of this
+node as SIGUSR1, repeated every second until they have exited, because a rank that is
+still starting does not listen yet. The exit code is 75 if the run is to be requeued, also
+with --max-restarts, which only restarts ranks that fail. A second SIGTERM or SIGINT kills
+the ranks without saving. Restarted ranks use a new store: torchrun's own still holds the
+addresses of the failed ranks, on which some hang (pytorch/pytorch#135712).
 """
 
 import contextlib
@@ -22,10 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 
-REQUEUE = 75  # as in hetero_brain.training.preemption, and the name of the file there
+# The first three as in hetero_brain.training.preemption, which this must not import.
+REQUEUE = 75
 MARKER = "HETERO_BRAIN_REQUEUE_FILE"
+SAME_REQUEST_SECONDS = 0.5
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
-SAME_WISH = 0.5  # seconds
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -34,9 +35,9 @@ def children(parent):
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # pid (name, which may hold anything) state parent …
+            # pid (name, in which any character may occur) state parent …
             fields = stat.read_text(errors="replace").rpartition(")")[2].split()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         if int(fields[1]) == parent:
             found.append(int(stat.parent.name))
@@ -44,20 +45,20 @@ def children(parent):
 
 
 def send(process, number):
-    """Send a signal to a process, which may have ended."""
+    """Send a signal to a process that may have ended already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
 
 
 def main(argv):
-    """Run torchrun with these arguments; return the exit code."""
-    asked = []  # when; None for SIGUSR1, which does not insist
+    """Run torchrun with some arguments; return the exit code."""
+    received = []  # times of signals; None for SIGUSR1, never a second request
 
-    def ask(number, frame):
-        asked.append(None if number == signal.SIGUSR1 else time.monotonic())
+    def record(number, frame):
+        received.append(None if number == signal.SIGUSR1 else time.monotonic())
 
     for number in SIGNALS:
-        signal.signal(number, ask)
+        signal.signal(number, record)
     with tempfile.TemporaryDirectory() as folder:
         marker = Path(folder) / "requeue"
         agent = subprocess.Popen(
@@ -66,27 +67,29 @@ def main(argv):
             start_new_session=True,  # Ctrl-C reaches this process alone
             preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
         )
-        told, stopped = {}, False  # ranks that were, and when
+        signalled, stopped = {}, False  # rank → when it was last signalled
         while agent.poll() is None:
-            ranks = children(agent.pid) if asked else ()
+            ranks = children(agent.pid) if received else ()
             for rank in ranks:
-                if time.monotonic() - told.get(rank, 0.0) > 1:
-                    told[rank] = time.monotonic()
+                if time.monotonic() - signalled.get(rank, 0.0) > 1:
+                    signalled[rank] = time.monotonic()
                     send(rank, signal.SIGUSR1)
-            times = [at for at in asked if at is not None]
-            if times and times[-1] - times[0] > SAME_WISH:
+            times = [at for at in received if at is not None]
+            if times and times[-1] - times[0] > SAME_REQUEST_SECONDS:
                 for process in (*ranks, agent.pid):
                     send(process, signal.SIGKILL)
                 break
-            left = marker.exists() or told.keys() - set(ranks) or (asked and not ranks)
-            if left and not stopped:
-                stopped = True  # torchrun would start them anew, or wait for nodes
+            exited = signalled.keys() - set(ranks) or (received and not ranks)
+            if (marker.exists() or exited) and not stopped:
+                stopped = (
+                    True  # or torchrun would restart them, or wait for other nodes
+                )
                 agent.terminate()
             time.sleep(0.1)
         agent.wait()
         saved = marker.exists()
     code = agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
-    return REQUEUE if code and (asked or saved) else code
+    return REQUEUE if code and (received or saved) else code
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Self-supervised objectives, each a small HeteroBrain subclass."""
+"""Self-supervised objectives, each a small subclass of HeteroBrain."""

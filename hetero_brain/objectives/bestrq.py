@@ -14,20 +14,20 @@ from .masking import mask_batch
 
 
 class BestRQBrain(HeteroBrain):
-    """Masked prediction of the labels that a frozen quantizer gives to the features.
+    """Masked prediction of the labels that a frozen quantizer assigns to the features.
 
     Modules: ``features`` (waveforms → stacked features), ``quantizer``, ``encoder``, and
-    ``output`` (linear, d_model → n_codebooks · codebook_size). Of ``hparams`` it reads
-    ``mask_prob`` and ``mask_span`` (stacked frames) and ``noise_std``: masked frames are
-    replaced by noise of that deviation (paper: variance 0.1, i.e. 0.316).
+    ``output`` (linear, d_model → n_codebooks · codebook_size). Reads from ``hparams``:
+    ``mask_prob``, ``mask_span`` (in stacked frames) and ``noise_std``, the standard
+    deviation of the noise that replaces masked frames (paper: variance 0.1, i.e. 0.316).
 
-    Loss: mean cross-entropy over masked frames and codebooks, in nats; log(codebook
-    size) is chance. Logged per domain beside it: ``accuracy``, and ``codebook_use``, the
-    share of the codes that occurred as labels since the last entry (a collapsed
-    codebook shows here).
+    Loss: mean cross-entropy over masked frames and codebooks, in nats; chance level is
+    log(codebook size). Also logged per domain: ``accuracy``, and ``codebook_use``, the
+    fraction of codes that occurred as labels since the last entry, which shows a
+    collapsed codebook.
     """
 
-    # The last (batch, iteration) prepared, and what came out.
+    # The last (batch, iteration) passed to masked_inputs, and its result.
     _prepared, _inputs = (None, None), None
 
     def compute_forward(self, batch, stage):
@@ -36,30 +36,30 @@ class BestRQBrain(HeteroBrain):
         Returns
         -------
         loss : torch.Tensor
-            Mean cross-entropy, in nats; 0 where a batch has no masked frame. The logits
-            are too large to be kept.
+            Mean cross-entropy, in nats; 0 if the batch has no masked frame. The loss is
+            computed here because the logits are too large to keep.
         hits : torch.Tensor
-            (masked frames, n_codebooks) of bool: which labels were the likeliest.
+            (masked frames, n_codebooks) of bool: where the label had the largest logit.
         labels : torch.Tensor
             (masked frames, n_codebooks).
         """
         noisy, lengths, masked, labels = self.masked_inputs(batch, stage)
         encoded, _ = self.modules.encoder(noisy, lengths)
-        encoded = encoded.flatten(0, 1)[masked]  # only these through the output layer
+        encoded = encoded.flatten(0, 1)[masked]  # the output layer needs no others
         output = self.modules.output
         loss, hits = linear_cross_entropy(encoded, labels, output.weight, output.bias)
         return loss, hits, labels
 
     def compute_objectives(self, predictions, batch, stage):
-        """The cross-entropy of ``compute_forward``."""
+        """The cross-entropy from ``compute_forward``."""
         return predictions[0]
 
     @torch.no_grad()
     def masked_inputs(self, batch, stage):
-        """Features with noise in their masked spans, and the labels behind it.
+        """Features with noise in their masked spans, and the labels of the masked frames.
 
-        Computed once a batch: the K + 1 passes of a local solve share them. Masks and
-        noise belong to (seed, iteration, utterance), whatever else is in the batch.
+        Computed once per batch and shared by the K + 1 passes of a local solve. Masks and
+        noise depend on (seed, iteration, utterance) only, not on the rest of the batch.
 
         Returns
         -------
@@ -68,7 +68,7 @@ class BestRQBrain(HeteroBrain):
         lengths : torch.Tensor
             (batch,) in frames.
         masked : torch.Tensor
-            (masked frames,), their places in the flattened (batch · frames).
+            (masked frames,), their indices in the flattened (batch · frames).
         labels : torch.Tensor
             (masked frames, n_codebooks).
         """
@@ -90,24 +90,24 @@ class BestRQBrain(HeteroBrain):
         )
         frames = x.flatten(0, 1)
         labels = self.modules.quantizer(frames[masked])
-        frames[masked] = noise * self.hparams.noise_std  # in x, which it is a view of
+        frames[masked] = noise * self.hparams.noise_std  # frames is a view: changes x
         self._prepared = batch, iteration
         self._inputs = x, lengths, masked, labels
         return self._inputs
 
-    def observe(self, part, k, outputs):
-        """Add accuracy and the codes seen, at φ_K."""
+    def observe(self, domain_batch, k, outputs):
+        """Record the accuracy and the codes seen, at φ_K."""
         _, hits, labels = outputs
         if k == self.local_steps and len(labels):
-            self.monitor.add(part.domain, accuracy=hits.float().mean())
-            if part.domain not in self.codes_seen:
+            self.monitor.add(domain_batch.domain, accuracy=hits.float().mean())
+            if domain_batch.domain not in self.codes_seen:
                 unseen = torch.zeros_like(self.modules.output.bias, dtype=torch.bool)
-                self.codes_seen[part.domain] = unseen.view(labels.shape[1], -1)
+                self.codes_seen[domain_batch.domain] = unseen.view(labels.shape[1], -1)
             codebooks = torch.arange(labels.shape[1], device=labels.device)
-            self.codes_seen[part.domain][codebooks, labels] = True
+            self.codes_seen[domain_batch.domain][codebooks, labels] = True
 
     def interval_stats(self):
-        """Figures of the interval, with the share of codes in use per domain."""
+        """Figures of the interval, with the fraction of codes in use per domain."""
         seen = {}
         for of_rank in gathered({d: s.cpu() for d, s in self.codes_seen.items()}):
             for domain, codes in of_rank.items():
@@ -117,12 +117,12 @@ class BestRQBrain(HeteroBrain):
         return {**super().interval_stats(), **use}
 
     def interval_state(self):
-        """With the codes seen."""
+        """As the base class's, with the codes seen."""
         seen = {domain: codes.cpu() for domain, codes in self.codes_seen.items()}
         return {**super().interval_state(), "codes_seen": seen}
 
     def restore_interval(self, states):
-        """With the codes seen."""
+        """As the base class's, with the codes seen."""
         super().restore_interval(states)
         self.codes_seen.clear()
         for state in states:
@@ -132,5 +132,5 @@ class BestRQBrain(HeteroBrain):
 
     @cached_property
     def codes_seen(self):
-        """Domain → whether each code was a label since the last entry."""
+        """Domain → which codes were labels since the last entry."""
         return {}

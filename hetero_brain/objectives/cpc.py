@@ -1,16 +1,17 @@
 """Contrastive predictive coding (CPC; van den Oord et al., arXiv:1807.03748).
 
-What the paper of PTLOC leaves open in its second experiment was read as follows.
+The PTLOC paper leaves details of its second experiment open. This module interprets it as
+follows.
 
 - "Context 256 samples": raw audio is cut into windows of 256 samples, the channels of the
   1-D convolution of kernel 3 (``models/features.py``, ``models/front_ends.py``).
-- Its stride, i.e. the frame rate: two windows a frame by default (``stack: 2``), 94
-  frames/s at 48 kHz and 31 at 16 kHz.
+- Its stride, i.e. the frame rate: two windows per frame by default (``stack: 2``), which
+  gives 94 frames/s at 48 kHz and 31 frames/s at 16 kHz.
 - "12 positives and 12 negatives per instance": an instance is a frame t. Its positives
-  are the next 12 frames, each to be told from the same 12 negatives.
-- Negatives are frames of the same utterance, drawn uniformly from those that are none of
-  the 12 positives, so that speaker, channel and language give nothing away.
-- The context of an instance must not hold its positives: the encoder is causal.
+  are the next 12 frames, each contrasted with the same 12 negatives.
+- Negatives are frames of the same utterance, drawn uniformly from those other than the 12
+  positives, so that speaker, channel and language do not identify the positives.
+- The context of an instance must not contain its positives: the encoder is causal.
 """
 
 import numpy as np
@@ -26,17 +27,17 @@ from ..training.rng import generator
 
 
 class FuturePredictor(nn.Module):
-    """Predicts the latents of the next frames from a context, one matrix a step.
+    """Predicts the latents of the next frames from a context, with one matrix per step.
 
-    The matrices begin at zero: every candidate is equally likely, and the loss is
-    log(1 + negatives), until they have learnt something.
+    The matrices are initialised to zero, so that all candidates are equally likely and
+    the initial loss is log(1 + negatives).
 
     Arguments
     ---------
     d_model : int
         Dimension of contexts and latents.
     n_steps : int
-        Positives of an instance.
+        Positives per instance.
     """
 
     def __init__(self, d_model, n_steps=12):
@@ -56,7 +57,7 @@ def make_predictor(encoder, n_positives=12):
 
 
 def draw_negatives(lengths, n_frames, n_steps, n_negatives, rngs):
-    """Instances of a batch, and the frames that they are contrasted with.
+    """The instances of a batch, and the frames to contrast them with.
 
     Arguments
     ---------
@@ -65,25 +66,25 @@ def draw_negatives(lengths, n_frames, n_steps, n_negatives, rngs):
     n_frames : int
         Frames of the padded batch.
     n_steps, n_negatives : int
-        Positives and negatives of an instance.
+        Positives and negatives per instance.
     rngs : sequence of numpy.random.Generator
-        One an utterance.
+        One per utterance.
 
     Returns
     -------
     instances : numpy.ndarray
-        (N,) of int64, places in the flattened (batch · n_frames): the frames t that have
-        all of t + 1 … t + n_steps in their utterance.
+        (N,) of int64, indices in the flattened (batch · n_frames): the frames t for which
+        all of t + 1 … t + n_steps are in the utterance.
     negatives : numpy.ndarray
-        (N, n_negatives) of int64, places likewise: uniform over the frames of the
-        utterance that are none of t + 1 … t + n_steps.
+        (N, n_negatives) of int64, indices likewise: uniform over the frames of the
+        utterance other than t + 1 … t + n_steps.
     """
     instances, negatives = [], []
     for row, (length, rng) in enumerate(zip(lengths, rngs)):
         frames = np.arange(max(0, length - n_steps))
         if len(frames):
             drawn = rng.integers(length - n_steps, size=(len(frames), n_negatives))
-            drawn += n_steps * (drawn > frames[:, None])  # step over the positives
+            drawn += n_steps * (drawn > frames[:, None])  # skip the positives
             instances.append(frames + row * n_frames)
             negatives.append(drawn + row * n_frames)
     if not instances:
@@ -92,11 +93,11 @@ def draw_negatives(lengths, n_frames, n_steps, n_negatives, rngs):
 
 
 class CPCBrain(HeteroBrain):
-    """Tells the next frames of an utterance from others of it (InfoNCE).
+    """Discriminates the next frames of an utterance from its other frames (InfoNCE).
 
     Modules: ``features`` (waveforms → frames), ``encoder`` (a causal
     :class:`~hetero_brain.models.conformer.Conformer`) and ``predictor``
-    (:class:`FuturePredictor`). Of ``hparams`` it reads ``n_negatives``.
+    (:class:`FuturePredictor`). Reads ``n_negatives`` from ``hparams``.
 
     With latents z = front end(x), contexts c = blocks(z) and the matrices W_k, instance t
     has the loss (eq. 4 of the CPC paper, averaged over k = 1 … n_steps)
@@ -104,9 +105,9 @@ class CPCBrain(HeteroBrain):
         −log ( exp s_k(z_{t+k}) / (exp s_k(z_{t+k}) + Σ_n exp s_k(z_n)) ),
         s_k(z) = (W_k c_t) · z / √d.
 
-    The loss of a batch is the mean over its instances, in nats, so that a local step does
-    not grow with the batch; log(1 + n_negatives) is chance. Logged per domain beside it:
-    ``accuracy``, how often the positive scores highest.
+    The loss of a batch is the mean over its instances, in nats, so that the size of a
+    local step does not depend on the batch size; chance level is log(1 + n_negatives).
+    Also logged per domain: ``accuracy``, how often the positive scores highest.
     """
 
     def compute_forward(self, batch, stage):
@@ -126,29 +127,29 @@ class CPCBrain(HeteroBrain):
             generator(self.hparams.seed, "negatives", iteration, i) for i in batch.id
         ]
         instances, negatives = (
-            torch.from_numpy(places).to(x.device, non_blocking=True)
-            for places in draw_negatives(
+            torch.from_numpy(indices).to(x.device, non_blocking=True)
+            for indices in draw_negatives(
                 lengths.tolist(), x.shape[1], steps, count, rngs
             )
         )
-        latents = hidden[0].flatten(0, 1)  # z: what the front end made
+        latents = hidden[0].flatten(0, 1)  # z, the output of the front end
         next_steps = torch.arange(1, steps + 1, device=x.device)
         positives = latents[instances.unsqueeze(1) + next_steps]
         predicted = self.modules.predictor(contexts.flatten(0, 1)[instances])
         predicted = predicted / predicted.shape[-1] ** 0.5
-        right = (predicted * positives).sum(-1, keepdim=True)
-        wrong = predicted @ latents[negatives].mT.to(predicted.dtype)
-        return widened(torch.cat([right, wrong], dim=-1))
+        positive_scores = (predicted * positives).sum(-1, keepdim=True)
+        negative_scores = predicted @ latents[negatives].mT.to(predicted.dtype)
+        return widened(torch.cat([positive_scores, negative_scores], dim=-1))
 
     def compute_objectives(self, predictions, batch, stage):
-        """Mean InfoNCE, in nats; 0 where no utterance of a batch is long enough."""
+        """Mean InfoNCE loss, in nats; 0 if no utterance of the batch is long enough."""
         if len(predictions) == 0:
             return predictions.sum()
         scores = predictions.flatten(0, 1)
         return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.long))
 
-    def observe(self, part, k, outputs):
-        """Add the accuracy at φ_K."""
+    def observe(self, domain_batch, k, outputs):
+        """Record the accuracy at φ_K."""
         if k == self.local_steps and len(outputs):
             hits = outputs[..., 0] > outputs[..., 1:].amax(-1)
-            self.monitor.add(part.domain, accuracy=hits.float().mean())
+            self.monitor.add(domain_batch.domain, accuracy=hits.float().mean())

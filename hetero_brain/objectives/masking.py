@@ -1,14 +1,14 @@
-"""Span masks that belong to (seed, step, utterance)."""
+"""Span masks, drawn per utterance from its own generator."""
 
 import numpy as np
 
 
 def span_mask(n_frames, mask_prob, span, rng):
-    """Mask spans of an utterance, each frame with probability 1 − (1 − p)^span.
+    """Mask spans of an utterance: a frame is masked with probability 1 − (1 − p)^span.
 
-    A span starts at any frame with probability p; spans may overlap, and may begin
-    before the first frame, so that the share is the same at the start of an utterance
-    as in its middle, and in a short one as in a long one.
+    A span starts at any frame with probability p. Spans may overlap, and may start before
+    the first frame, so that the probability is the same at the start of an utterance as
+    in its middle, and in short utterances as in long ones.
 
     Arguments
     ---------
@@ -19,7 +19,7 @@ def span_mask(n_frames, mask_prob, span, rng):
     span : int
         Frames in a span (paper: 20).
     rng : numpy.random.Generator
-        Where the draw comes from.
+        Source of randomness.
 
     Returns
     -------
@@ -33,13 +33,13 @@ def span_mask(n_frames, mask_prob, span, rng):
     (0.33, 0.33)
     """
     starts = rng.random(n_frames + span - 1) < mask_prob
-    # A frame is masked if one of the `span` places up to it starts a span.
+    # A frame is masked if a span starts at it or at one of the span − 1 frames before.
     started = np.concatenate([[0], np.cumsum(starts)])
     return started[span:] > started[:-span]
 
 
 def mask_batch(lengths, n_frames, mask_prob, span, rngs):
-    """Masks of a batch, each utterance's drawn over its own frames.
+    """Masks of a batch, drawn for each utterance over its own frames.
 
     Arguments
     ---------
@@ -50,7 +50,7 @@ def mask_batch(lengths, n_frames, mask_prob, span, rngs):
     mask_prob, span
         As for :func:`span_mask`.
     rngs : sequence of numpy.random.Generator
-        One an utterance.
+        One per utterance.
 
     Returns
     -------

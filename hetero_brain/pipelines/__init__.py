@@ -1,5 +1,5 @@
 """What a recipe's ``train.py`` calls: pre-training in rounds, fine-tuning, experiments.
 
 ``recipe`` reads the command line and the YAML, ``pretraining`` and ``finetuning`` run
-what it says, ``experiment`` runs both for many models and ``report`` makes the tables.
+what they describe, ``experiment`` runs both for many models, ``report`` makes the tables.
 """

@@ -2,10 +2,10 @@
 
 > python -m hetero_brain.experiment recipes/VoicePrompts/experiment.yaml --data_folder /
 
-Each step, a phase or a fine-tuning, is a command of a recipe's ``train.py``;
+Each step, a phase or a fine-tuning run, is one command of a recipe's ``train.py``;
 ``commands.txt`` lists them, so that any can be run alone. Phases that start from the
-same one run in parallel. Started again, it runs the steps that have not finished. A
-signal (see ``preemption``) makes it leave, and the steps that run.
+same phase run in parallel. A repeated run executes only the steps that have not finished.
+A signal (see ``preemption``) makes the experiment and its running steps save and exit.
 """
 
 import json
@@ -25,18 +25,18 @@ from .recipe import load_recipe, read_recipe
 from .report import gather, plot_phases, table
 from .rounds import chains
 
-running = set()  # steps, as processes
+running = set()  # processes of the current steps
 
 
 def abandon():
-    """Kill the steps that run."""
+    """Kill the running steps."""
     for step in tuple(running):
         step.kill()
 
 
 def overrides(settings):
-    """Command-line words for a dict of overrides: strings as they stand (``overrides.py``
-    says what becomes of them), all else as JSON, which is YAML."""
+    """Command-line words for a dict of overrides: strings verbatim (``overrides.py``
+    documents how they are read), other values as JSON, which is valid YAML."""
     words = []
     for key, value in settings.items():
         words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
@@ -44,14 +44,14 @@ def overrides(settings):
 
 
 def run(command, folder, threads):
-    """Run a command unless ``folder`` says it finished; its output goes to a file there.
+    """Run a command unless ``folder/done`` holds it; log it to ``folder/output.txt``.
 
     Raises
     ------
     RuntimeError
-        It failed; names the file with its output.
+        The command failed; names the file with its output.
     SystemExit
-        It was asked to leave, or this process was.
+        A signal asked the command or this process to leave.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done, output = folder / "done", folder / "output.txt"
@@ -65,11 +65,11 @@ def run(command, folder, threads):
             command, stdout=file, stderr=subprocess.STDOUT, env=environment
         )
         running.add(step)
-        told = False  # once, since asked twice it does not save
+        terminated = False  # only one SIGTERM: after a second, a step does not save
         while step.poll() is None:
-            if preemption.requested() and not told:
+            if preemption.requested() and not terminated:
                 step.terminate()
-                told = True
+                terminated = True
             time.sleep(0.1)
         running.remove(step)
     code = step.returncode
@@ -77,12 +77,14 @@ def run(command, folder, threads):
         sys.exit(preemption.REQUEUE)
     if code != 0:
         tail = output.read_text(encoding="utf-8", errors="replace")[-2000:]
-        raise RuntimeError(f"{shlex.join(command)}\nfailed; see {output}:\n{tail}")
+        raise RuntimeError(
+            f"{shlex.join(command)}\nfailed with exit code {code}; see {output}:\n{tail}"
+        )
     done.write_text(shlex.join(command))
 
 
 def debug_options(run_opts):
-    """The words by which a step is run in debug mode, as its experiment is."""
+    """The options that pass the experiment's debug mode on to its steps."""
     if not run_opts["debug"]:
         return []
     settings = {key: run_opts[key] for key in ("debug_batches", "debug_epochs")}
@@ -90,9 +92,9 @@ def debug_options(run_opts):
 
 
 def pretraining_commands(spec, recipe, folder, options=()):
-    """Folder of each chain's first phase → the chain's command, in several dicts that run
-    one after another: what a chain starts from is in a dict before. ``options`` are
-    further words of each command."""
+    """Folder of each chain's first phase → the chain's command, as a list of dicts to run
+    one after another: the phase that a chain starts from is in an earlier dict.
+    ``options`` are appended to each command."""
     waves = defaultdict(dict)
     for seed in spec["seeds"]:
         out = folder / "pretrain" / str(seed)
@@ -115,8 +117,8 @@ def pretraining_commands(spec, recipe, folder, options=()):
 
 
 def finetuning_commands(spec, recipe, folder, options=()):
-    """Folder of each run → its command; judges × their seeds and domains × models.
-    ``options`` are further words of each command."""
+    """Folder of each run → its command: judges × their seeds and domains × models.
+    ``options`` are appended to each command."""
     commands = {}
     for judge, settings in spec["judges"].items():
         read_recipe([str(recipe / settings["hparams"]), *_words(spec, settings)])
@@ -145,29 +147,29 @@ def finetuning_commands(spec, recipe, folder, options=()):
 
 
 def _words(spec, settings):
-    """The overrides of a step that its YAML entry and the experiment give."""
+    """Overrides of a step: its ``options`` in the YAML, and the data folder."""
     try:
         words = shlex.split(settings["options"])
-    except ValueError as fault:  # a quotation mark without its other one
-        raise InputError(f"options: {settings['options']!r}: {fault}") from fault
+    except ValueError as error:  # an unclosed quotation mark
+        raise InputError(f"options: {settings['options']!r}: {error}") from error
     return [*words, *overrides({"data_folder": spec["data_folder"]})]
 
 
 def check(spec):
-    """Raise InputError naming every key that a step of an experiment lacks."""
+    """Raise an InputError that names every missing key of the experiment's steps."""
     keys = {"pretrain": ("hparams", "options")}
     steps = {"pretrain": spec["pretrain"]}
     for name, judge in spec["judges"].items():
         keys[f"judges: {name}"] = ("hparams", "seeds", "domains", "options")
         steps[f"judges: {name}"] = judge
-    faults = [
+    problems = [
         f"  {step}: no {key}"
         for step, needed in keys.items()
         for key in needed
         if key not in (steps[step] or {})
     ]
-    if faults:
-        raise InputError("\n".join([f"{spec.path}:", *faults]))
+    if problems:
+        raise InputError("\n".join([f"{spec.path}:", *problems]))
 
 
 def main(argv):
@@ -193,7 +195,7 @@ def main(argv):
 
 
 def run_all(commands, parallel):
-    """Run commands (by their folders), ``parallel`` at a time, and count them."""
+    """Run commands (folder → command), ``parallel`` at a time, and print the progress."""
     parallel = min(parallel, len(commands))
     threads = max(1, len(os.sched_getaffinity(0)) // parallel)
     names = ", ".join(dict.fromkeys(folder.parts[-1] for folder in commands))
@@ -206,7 +208,7 @@ def run_all(commands, parallel):
             for i, future in enumerate(as_completed(futures), start=1):
                 future.result()
                 print(f"\r{names}: {i} of {len(futures)}", end="", flush=True)
-        finally:  # of a failure, or a signal: what has not begun does not begin
+        finally:  # after a failure or a signal, do not start the remaining commands
             pool.shutdown(wait=False, cancel_futures=True)
     print()
 

@@ -1,4 +1,4 @@
-"""Fine-tuning from manifests: what every recipe's finetune/train.py ends with."""
+"""Fine-tuning from manifests: the last call of every recipe's finetune/train.py."""
 
 from pathlib import Path
 
@@ -23,18 +23,17 @@ from .recipe_run import recipe_brain
 def finetune(hparams, run_opts, splits):
     """Fine-tune with CTC, or CTC and attention, and evaluate the best epoch.
 
-    Utterances that CTC cannot spell are named, and trained on by a ``decoder`` only.
-    Writes ``<output_folder>/<split>.json`` for every split in ``eval_splits`` that has
-    rows.
+    Utterances that CTC cannot spell are logged; only a ``decoder`` trains on them. Writes
+    ``<output_folder>/<split>.json`` for every split in ``eval_splits`` that has rows.
 
     Arguments
     ---------
     hparams : dict
-        As in a recipe's ``ctc.yaml`` or, with a ``decoder``, ``attention.yaml``. May
-        hold ``alphabet`` (as :func:`train_tokenizer`) and
-        ``character_domains`` (as :class:`CTCBrain`).
+        As in a recipe's ``ctc.yaml`` or, with a ``decoder``, ``attention.yaml``.
+        Optional keys: ``alphabet`` (see :func:`train_tokenizer`) and
+        ``character_domains`` (see :class:`CTCBrain`).
     run_opts : RunOptions or dict
-        SpeechBrain's.
+        SpeechBrain's run options.
     splits : dict
         ``train``, ``dev`` and those of ``eval_splits`` that have rows → Manifest of
         transcribed speech; see :func:`splits.finetuning_splits`.
@@ -42,7 +41,7 @@ def finetune(hparams, run_opts, splits):
     Returns
     -------
     dict
-        Split → error rates, as :func:`error_rates`.
+        Split → error rates, from :func:`error_rates`.
     """
     folder = Path(hparams["output_folder"])
     rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
@@ -107,21 +106,21 @@ def finetune(hparams, run_opts, splits):
 
 
 def recogniser(hparams, tokenizer):
-    """The Brain to fine-tune, its modules, and how it decodes.
+    """The class of the Brain to fine-tune, its modules and its searchers.
 
     Arguments
     ---------
     hparams : dict
         As for :func:`finetune`.
     tokenizer : SentencePieceProcessor
-        Its pieces are the first units.
+        Its pieces are the first output units.
 
     Returns
     -------
     kind : type
         CTCBrain or JointBrain.
     modules : dict
-        Those of ``hparams``, the encoder as pre-trained, and new output layers.
+        Those of ``hparams`` with the pre-trained encoder, and new output layers.
     searches : dict
         Stage → SpeechBrain's searcher.
     """

@@ -1,6 +1,6 @@
-"""What the command line puts in the place of a YAML's values.
+"""Overrides of a YAML's values from the command line.
 
-A word on the command line means what its key holds in the YAML:
+How an override is read depends on what its key holds in the YAML:
 
 ==================================  ====================================================
 in the YAML                         on the command line
@@ -10,11 +10,11 @@ null, of a path (``PATHS``)         the same, but for ``null``
 a list                              YAML in brackets, ``[es, no]``; or its elements:
                                     ``es``, ``es no``, ``es,no``. Strings stay strings.
 a number, ``True``, a mapping       YAML; a mapping changes the keys that it has
-null, or a tag such as ``!new:``    YAML; what is no number, ``True``, list, mapping or
-                                    tag is a string
+null, or a tag such as ``!new:``    YAML; anything but a number, ``True``, a list, a
+                                    mapping or a tag is a string
 ==================================  ====================================================
 
-Whatever the YAML holds, HyperPyYAML's tags are heeded: ``'!ref <seed>'``.
+HyperPyYAML's tags are interpreted whatever the YAML holds: ``'!ref <seed>'``.
 """
 
 import difflib
@@ -45,7 +45,7 @@ class _Unresolved(VersionedResolver):
 
 
 def override(tree, words):
-    """Put words of the command line in the place of values.
+    """Replace values of a YAML by those given on the command line.
 
     Arguments
     ---------

@@ -1,4 +1,4 @@
-"""Pre-training from manifests: what every recipe's pretrain/train.py ends with."""
+"""Pre-training from manifests: the last call of every recipe's pretrain/train.py."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ def pretrain(hparams, run_opts, train, dev):
     hparams : dict
         As in a recipe's ``pretrain/hparams``: ``brain_class`` (the objective), ``plan``,
         ``loader``, ``sample_rate``, and what :func:`rounds.run_phases` reads. A module
-        ``quantizer`` that wants to be fitted is fitted first.
+        ``quantizer`` that has to be fitted is fitted first.
     run_opts : RunOptions or dict
-        SpeechBrain's.
+        SpeechBrain's run options.
     train, dev : Manifest
-        Every domain of ``train`` takes part; those of ``dev`` are validated on, and dev
-        may be None.
+        Trains on all domains of ``train``, validates on those of ``dev``, which may be
+        None.
     """
     seed, seconds = hparams["seed"], hparams["plan"]["max_utterance_seconds"]
     train, dev = (

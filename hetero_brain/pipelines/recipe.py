@@ -1,4 +1,4 @@
-"""What every recipe's train.py begins and ends with."""
+"""How every recipe's train.py starts and ends: command line, YAML, group of ranks."""
 
 import os
 import shutil
@@ -18,49 +18,50 @@ from .overrides import override
 from .yaml_files import Text, load_tree, read_tree
 
 if torch.distributed.is_available():
-    # Before there is a group: default arguments of its functions are the group that there
-    # is when it is imported, which torch._dynamo does in the midst of a run. They
-    # would hold the group, and its threads, when the process ends.
+    # Imported before a process group exists: default arguments of this module's functions
+    # are the group at the time of the import. If torch._dynamo imported it in the middle
+    # of a run, they would keep the group and its threads alive when the process ends.
     import torch.distributed.nn
 
 
 def run(main):
-    """Call a recipe's ``main`` with the command line, and part from the other ranks.
+    """Call a recipe's ``main`` with the command line, then leave the process group.
 
-    A process that ends in a group of ranks may be aborted: gloo's threads then run where
-    Python no longer does, NCCL's buffers are not freed (pytorch/pytorch#190489). After an
-    error the group stays, since ranks that wait in it would hold this one up.
+    A process that ends inside a process group may abort: gloo's threads outlive the
+    interpreter, and NCCL's buffers are not freed (pytorch/pytorch#190489). After an error
+    the process stays in the group: leaving would block on ranks that wait in it.
 
     Arguments
     ---------
     main : callable
-        Takes the list of arguments behind the script's name.
+        Takes the list of arguments after the script's name.
     """
     try:
         with reported():
             main(sys.argv[1:])
     except preemption.Leaving as leaving:
-        if leaving.saved:  # so do all ranks
-            part()
+        if leaving.saved:  # then all ranks leave
+            leave_group()
         raise
-    part()
+    leave_group()
 
 
-def part():
-    """Leave the group of ranks, if there is one."""
+def leave_group():
+    """Destroy the process group, if there is one."""
     if sb.utils.distributed.is_distributed_initialized():
         torch.distributed.destroy_process_group()
 
 
 def load_recipe(argv):
-    """Read the command line and the YAML, join the other ranks, make the folder.
+    """Read the command line and the YAML, join the process group, create the folder.
 
-    Ranks on CPUs talk by gloo; others as SpeechBrain does, by NCCL if not told otherwise.
+    Ranks on CPUs communicate through gloo; others through NCCL, SpeechBrain's default,
+    unless the command line chooses another backend.
 
-    With ``--debug`` all that a run writes is in ``<output_folder>/debug``, which begins
-    empty: nothing there passes for a result, and a phase finds the one before it. (By
-    itself SpeechBrain puts checkpoints into a temporary folder for each Brain.) With
-    ``--debug_persistently``, too, it is in ``<output_folder>``.
+    With ``--debug`` a run writes everything to ``<output_folder>/debug``, which starts
+    empty: nothing there can be taken for a result, and a phase finds the one before it.
+    (SpeechBrain's own debug mode puts the checkpoints of each Brain into a temporary
+    folder.) With ``--debug_persistently`` as well, it writes to ``<output_folder>``.
 
     Arguments
     ---------
@@ -72,15 +73,15 @@ def load_recipe(argv):
     hparams : Hparams
         The YAML with overrides.
     run_opts : RunOptions
-        SpeechBrain's.
+        SpeechBrain's run options.
 
     Raises
     ------
     SystemExit
-        As :func:`read_recipe`; or torchrun has started the ranks again, and gives them
-        the store of those before.
+        See :func:`read_recipe`; or torchrun has restarted the ranks with the store of the
+        old ones.
     InputError
-        As :func:`~hetero_brain.data.workers.use_short_socket_paths` and
+        See :func:`~hetero_brain.data.workers.use_short_socket_paths` and
         :func:`empty_debug_folder`.
     """
     preemption.listen()
@@ -104,42 +105,42 @@ def load_recipe(argv):
 
 
 def empty_debug_folder(folder):
-    """Make a folder for a run in debug mode, without what an earlier one left there.
+    """Create an empty folder for a run in debug mode; replaces that of an earlier one.
 
     Raises
     ------
     InputError
-        There is such a folder, and no run in debug mode has made it.
+        The folder exists, but was not created by a run in debug mode.
     """
-    mark = folder / "made_by_debug"
+    marker = folder / "made_by_debug"
     if folder.exists():
-        if not mark.exists():
+        if not marker.exists():
             raise InputError(
-                f"{folder}: --debug deletes this folder, but no such run has made "
-                "it; rename it, or give another output_folder"
+                f"{folder}: --debug deletes this folder, but it was not created by a run "
+                "with --debug; rename it, or give another output_folder"
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    mark.touch()
+    marker.touch()
 
 
 def refuse_used_store():
-    """Fail in place of a hang: ranks would look for each other where dead ones were.
+    """Fail instead of hanging: restarted ranks would connect to addresses of dead ones.
 
-    torchrun shares its store with the ranks, over restarts (pytorch/pytorch#135712).
+    torchrun shares one store with its ranks across restarts (pytorch/pytorch#135712).
     """
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if restarts != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         sys.exit(
-            "torchrun has started the ranks again, in a store with the addresses of "
-            "those before: use templates/torchrun.py, or export "
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1; with --standalone or "
+            "torchrun has restarted the ranks with a store that holds the addresses of "
+            "the old ones: use templates/torchrun.py, or export "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1; either of them with --standalone or "
             "--rdzv-backend c10d"
         )
 
 
 def read_recipe(argv):
-    """Read the command line and the YAML, and do nothing else.
+    """Read the command line and the YAML, without side effects.
 
     Arguments
     ---------
@@ -149,29 +150,29 @@ def read_recipe(argv):
     Returns
     -------
     hparams, run_opts
-        As of :func:`load_recipe`.
+        As for :func:`load_recipe`.
     resolved : str
         The YAML with overrides, its references resolved.
 
     Raises
     ------
     SystemExit
-        What :mod:`yaml_files` and :mod:`overrides` refuse; the message names all wrong
-        overrides at once.
+        :mod:`yaml_files` or :mod:`overrides` refuses the input; the message names all
+        wrong overrides at once.
     """
     hparams_file, run_opts, _ = sb.parse_arguments(argv)
-    # SpeechBrain joins the overrides to one YAML text, which changes what they say.
+    # SpeechBrain joins the overrides into one YAML text, which can change their values.
     _, words = RunOptions._create_parser().parse_known_args(argv)
     try:
         tree = read_tree(hparams_file)
         try:
             override(tree, words)
-        except InputError as fault:
-            raise InputError(f"{hparams_file}: {fault}") from fault
+        except InputError as error:
+            raise InputError(f"{hparams_file}: {error}") from error
         hparams, resolved = load_tree(hparams_file, tree)
         if run_opts["debug"] and not run_opts["debug_persistently"]:
             tree["output_folder"] = Text(f"{hparams['output_folder']}/debug")
             hparams, resolved = load_tree(hparams_file, tree)
-    except InputError as fault:
-        sys.exit(str(fault))
+    except InputError as error:
+        sys.exit(str(error))
     return hparams, run_opts, resolved

@@ -1,4 +1,4 @@
-"""What our recipes add to a Brain: logs, checkpoints, and leaving on a signal."""
+"""What the recipes add to a Brain: logs, checkpoints and preemption."""
 
 from contextlib import nullcontext
 
@@ -11,7 +11,7 @@ from ..training.settings import BRAIN_SETTINGS, RUN_SETTINGS, check_settings
 
 
 def recipe_brain(kind):
-    """The class of a :class:`HeteroBrain` as our recipes run it.
+    """A subclass of a :class:`HeteroBrain` that also logs, saves and handles signals.
 
     Arguments
     ---------
@@ -21,21 +21,21 @@ def recipe_brain(kind):
     Returns
     -------
     type
-        ``kind`` with what :class:`RecipeRun` adds.
+        ``kind`` extended by :class:`RecipeRun`.
     """
     return type(kind.__name__, (RecipeRun, kind), {"__doc__": kind.__doc__})
 
 
 class RecipeRun:
-    """Logs, saves and leaves; mixed in before a HeteroBrain by :func:`recipe_brain`.
+    """Mix-in for a HeteroBrain that logs, saves and handles preemption signals.
 
-    A run writes a log entry every ``log_interval`` iterations, and one after each
-    validation, then saves. Asked to leave by a signal, it saves and does (see
-    :mod:`~hetero_brain.training.preemption`): after the iteration, or after the
-    validation that it is in. Of ``hparams`` it reads
+    A run writes a log entry every ``log_interval`` iterations, and after each validation
+    another one and a checkpoint. On a signal it finishes the current iteration or
+    validation, saves and exits (see :mod:`~hetero_brain.training.preemption`). Reads from
+    ``hparams``:
 
     ``loggers`` : list
-        SpeechBrain train loggers that get every entry.
+        SpeechBrain train loggers that receive every entry.
     ``log_interval`` : int
         Iterations between two log entries (100).
     ``valid_interval`` : int
@@ -48,16 +48,16 @@ class RecipeRun:
         vars(self).update(settings)
 
     def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
-        """As SpeechBrain's, until a signal asks it to leave."""
+        """As SpeechBrain's, but stops early on a preemption signal."""
         self.last_epoch = getattr(epoch_counter, "limit", None)
         saves = self.checkpointer is not None
-        with preemption.deferred(self.unfinished) if saves else nullcontext():
+        with preemption.deferred(self.remaining_work) if saves else nullcontext():
             super().fit(epoch_counter, train_set, valid_set, **kwargs)
             if any(gathered(preemption.requested())):
                 preemption.leave(saved=True)
 
-    def unfinished(self):
-        """What a run that is asked to leave still does, in words."""
+    def remaining_work(self):
+        """Describe what the run still does before it exits on a signal."""
         if self.progress is not None:
             return f"finishing iteration {self.iteration + 1} and saving"
         return f"finishing the validation of epoch {self.epoch} and saving"
@@ -75,11 +75,11 @@ class RecipeRun:
     def _save_intra_epoch_ckpt(self):
         super()._save_intra_epoch_ckpt()
         if self.stopping:
-            ddp_barrier()  # torchrun ends other ranks soon after one has left
+            ddp_barrier()  # torchrun kills the other ranks soon after one has exited
             preemption.leave(saved=True)
 
     def _fit_valid(self, valid_set, epoch, enable):
-        """As SpeechBrain's, and a checkpoint, with all that the epoch has logged."""
+        """As SpeechBrain's, if a validation is due, followed by a checkpoint."""
         last = epoch == self.last_epoch or (self.debug and epoch == self.debug_epochs)
         if not last and epoch % self.valid_interval:
             return
@@ -93,7 +93,7 @@ class RecipeRun:
     # ----------------------------------------------------------------------- logs
 
     def on_fit_start(self):
-        """As SpeechBrain's; logs go on from where they stood at the checkpoint."""
+        """As SpeechBrain's; logs continue from their positions in the checkpoint."""
         self.log_positions = [None] * len(self.loggers)
         super().on_fit_start()
         if self.checkpointer is not None:
@@ -115,7 +115,7 @@ class RecipeRun:
         self.log_positions = state["logs"]
 
     def end_iteration(self, loss):
-        """Log what is due after an iteration."""
+        """Write the log entries that are due after an iteration."""
         super().end_iteration(loss)
         if self.is_due(self.cosine_interval, done=True):
             self.log(train_stats=self.monitor.cosines())
@@ -123,7 +123,7 @@ class RecipeRun:
             self.log(train_stats=self.interval_stats())
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log a validation."""
+        """Log the results of a validation."""
         super().on_stage_end(stage, stage_loss, epoch)
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
@@ -134,7 +134,7 @@ class RecipeRun:
             self.log(train_stats=train_stats, valid_stats=self.dev_stats)
 
     def log(self, **stats):
-        """Give an entry to every logger, with epoch, iteration and learning rates."""
+        """Write an entry to every logger, with epoch, iteration and learning rates."""
         meta = {"epoch": self.epoch, "iteration": self.iteration}
         meta["lr"] = self.global_optimizers()[0].param_groups[0]["lr"]
         if self.local_steps:

@@ -1,4 +1,4 @@
-"""Tables and plots from what runs wrote."""
+"""Tables and plots of the results of runs."""
 
 import json
 from collections import defaultdict
@@ -12,7 +12,7 @@ from ..recognition.error_rates import (
 )
 from ..training.loggers import JsonLinesLogger
 
-MAX_COLUMNS = 8  # of domains; more stand in rows, with the models across
+MAX_COLUMNS = 8  # with more domains a table has them as rows, and models as columns
 
 
 def gather(folder, split, baselines=()):
@@ -30,13 +30,13 @@ def gather(folder, split, baselines=()):
     Returns
     -------
     list of dict
-        One a (judge, model, domain), and one for all domains of a model together:
-        ``CER`` and ``WER`` in percent over the utterances of all seeds, each as ``CER``,
-        ``CER_low``, ``CER_high`` (95 %), ``CER_seeds``; and so ``CER - <baseline>``, the
-        difference, and ``CER relative to <baseline>``, the same in percent of the
-        baseline's errors, where the baseline was run on the same utterances. A domain is
-        that of the utterances; where a model was fine-tuned on another, ``a → b`` is b
-        recognised after fine-tuning on a.
+        One row per (judge, model, domain), and one for all domains of a model together.
+        ``CER`` and ``WER`` are in percent over the utterances of all seeds. Each has
+        ``CER_low`` and ``CER_high`` (95 % interval) and ``CER_seeds`` (one per seed).
+        Where a baseline was run on the same utterances there are also
+        ``CER - <baseline>``, the difference, and ``CER relative to <baseline>``, the
+        difference in percent of the baseline's errors. A domain is that of the
+        utterances; ``a → b`` is domain b recognised after fine-tuning on domain a.
     """
     runs = defaultdict(list)
     for path in sorted(Path(folder).glob(f"*/*/*/*/{split}.json")):
@@ -58,7 +58,7 @@ def gather(folder, split, baselines=()):
         for rate, unit in UNITS.items():
             errors, totals = error_counts(seeds, unit)
             row[f"{rate}_seeds"] = (100 * errors.sum(1) / totals.sum(1)).tolist()
-            # An utterance is resampled with all its seeds: they are not independent.
+            # Seeds of an utterance are not independent, so they are resampled together.
             errors, totals = errors.sum(0), totals.sum(0)
             fractions = {rate: (errors, totals)}
             for baseline in baselines:
@@ -77,24 +77,24 @@ def gather(folder, split, baselines=()):
 
 
 def _ids(seeds):
-    """Names of the utterances of each seed."""
+    """IDs of the utterances of each seed."""
     return [[utterance["id"] for utterance in run] for run in seeds]
 
 
 def table(rows, judge, rate="CER", models=None):
-    """One judge's rates as a Markdown table: models down, domains across, or with many
-    domains the other way round.
+    """One judge's rates as a Markdown table, with models as rows and domains as columns,
+    or the other way round if there are many domains.
 
     Arguments
     ---------
     rows : list of dict
-        As :func:`gather`.
+        From :func:`gather`.
     judge : str
         E.g. ``probe``.
     rate : str
         ``CER``, ``WER``, or a difference such as ``CER - scratch``.
     models : list of str
-        Their order; that of ``rows`` by default. Those without the rate are left out.
+        Their order; that of ``rows`` by default. Models without the rate are left out.
 
     Returns
     -------
@@ -111,27 +111,27 @@ def table(rows, judge, rate="CER", models=None):
         for place, row in cells.items()
     }
     if len(domains) <= MAX_COLUMNS:
-        down, across = models, domains
+        row_names, columns = models, domains
     else:
-        down, across = domains, models
+        row_names, columns = domains, models
         texts = {(domain, model): text for (model, domain), text in texts.items()}
-    lines = [f"| {judge}, {rate} % | " + " | ".join(across) + " |"]
-    lines.append("|---" * (len(across) + 1) + "|")
-    for name in down:
-        found = [texts.get((name, column), "–") for column in across]
+    lines = [f"| {judge}, {rate} % | " + " | ".join(columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for name in row_names:
+        found = [texts.get((name, column), "–") for column in columns]
         lines.append(f"| {name} | " + " | ".join(found) + " |")
     return "\n".join(lines)
 
 
 def plot_phases(folder, path):
-    """Draw loss and local gain of every phase under a folder, per domain, as a PNG.
+    """Plot loss and local gain of every phase in a folder, per domain, as a PNG.
 
     Arguments
     ---------
     folder : str or Path
-        An output folder of pre-training: ``<phase>/log.jsonl``.
+        Output folder of pre-training, with ``<phase>/log.jsonl``.
     path : str or Path
-        The PNG.
+        The PNG to write.
     """
     import matplotlib
 

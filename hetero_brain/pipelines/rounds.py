@@ -1,8 +1,8 @@
 """The alternation CSSL.1 → PTLOC.1 → CSSL.2 → …: phases run one after another.
 
 Every phase has a folder of its own with its checkpoints (``save``) and its logs, and
-starts from the last checkpoint of the phase before. Running the same command again goes
-on where it stopped: finished phases have no epochs left.
+starts from the last checkpoint of the phase before it. The same command continues an
+interrupted run: finished phases have no epochs left.
 """
 
 from collections import Counter
@@ -33,20 +33,20 @@ class Phase:
     Attributes
     ----------
     name : str
-        Its folder.
+        Name of the phase and of its folder.
     init : str or None
-        The phase it starts from (its name, or the folder of an external checkpoint);
-        None for random weights.
+        The name of the phase that it starts from, or the folder of an external
+        checkpoint; None for random weights.
     epochs : int
-        Length.
+        Length of the phase.
     lr : float
         Global learning rate β.
     hold_epochs : float
         Epochs at the full rate; all by default.
     lr_decay : float
-        Factor on both rates, each epoch after those (paper: 1/√2).
+        Factor on both rates for each epoch after those (paper: 1/√2).
     warmup_iterations : int
-        Linear warm-up of both rates.
+        Iterations of linear warm-up of both rates.
     local_steps : int
         K; 0 is CSSL.
     local_lr : float
@@ -79,11 +79,11 @@ def alternation(n_rounds, cssl, ptloc, control=None, init=None):
     cssl, ptloc : dict
         Settings of these phases, as for :class:`Phase`.
     control : dict
-        If given, CSSL continued from CSSL.1 for as many forward-backward passes as
-        PTLOC.1 takes: K + 1 times its epochs, with its schedule stretched as much.
-        Holds ``lr``, and ``warmup_iterations`` if any.
+        If given, CSSL is continued from CSSL.1 for as many forward-backward passes as
+        PTLOC.1 takes: K + 1 times its epochs, with its schedule stretched by the same
+        factor. Holds ``lr``, and optionally ``warmup_iterations``.
     init : str
-        Folder of an external checkpoint that the first phase starts from.
+        Folder of an external checkpoint to start the first phase from.
 
     Returns
     -------
@@ -107,15 +107,15 @@ def alternation(n_rounds, cssl, ptloc, control=None, init=None):
         phases.append(Phase(f"CSSL.{i}", init, **cssl))
         phases.append(Phase(f"PTLOC.{i}", f"CSSL.{i}", **ptloc))
         if i == 1 and control is not None:
-            like = phases[-1]
-            times = like.passes_per_epoch
+            first_ptloc = phases[-1]
+            factor = first_ptloc.passes_per_epoch
             phases.append(
                 Phase(
                     "CSSL-continued.1",
                     "CSSL.1",
-                    epochs=like.epochs * times,
-                    hold_epochs=like.hold_epochs * times,
-                    lr_decay=like.lr_decay ** (1 / times),
+                    epochs=first_ptloc.epochs * factor,
+                    hold_epochs=first_ptloc.hold_epochs * factor,
+                    lr_decay=first_ptloc.lr_decay ** (1 / factor),
                     **control,
                 )
             )
@@ -124,7 +124,8 @@ def alternation(n_rounds, cssl, ptloc, control=None, init=None):
 
 
 def chains(phases):
-    """Split phases where more than one starts from the same: lists that can run at once.
+    """Split phases into chains that can run in parallel: a chain ends with a phase that
+    several others start from.
 
     Example
     -------
@@ -147,21 +148,25 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     Arguments
     ---------
     hparams : dict
-        ``phases``, ``only_phases`` (none for all), ``modules``, ``opt_class`` and
-        ``local_optimizer`` (without ``lr``), ``output_folder``, ``seed``, and what the
-        Brain reads.
+        ``phases``, ``only_phases`` (empty for all), ``modules``, ``opt_class`` and
+        ``local_optimizer`` (without ``lr``), ``output_folder``, ``seed``, and the
+        settings of the Brain.
     run_opts : RunOptions or dict
         SpeechBrain's run options.
     brain_class : type
         A HeteroBrain.
-    train_loader, dev_loader : DataLoader
-        Of global batches, and of single domain batches to validate on, if any.
+    train_loader : DataLoader
+        Of global batches.
+    dev_loader : DataLoader
+        Of single domain batches, to validate on; None for no validation.
     """
     folder = Path(hparams["output_folder"])
     names = [phase.name for phase in hparams["phases"]]
     wanted = hparams["only_phases"] or names
     if unknown := set(wanted) - set(names):
-        raise ValueError(f"only_phases: no phase {sorted(unknown)}; there are {names}")
+        raise ValueError(
+            f"only_phases: no phase {sorted(unknown)}; choose from {names}"
+        )
     for phase in hparams["phases"]:
         if phase.name in wanted:
             torch.manual_seed(derive_seed(hparams["seed"], phase.name))
@@ -220,10 +225,10 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
 
 
 def is_of_phases(key):
-    """Whether a hyperparameter is what phases are made of: a phase has its own values."""
-    made_of = {"cssl", "ptloc", "phases", "only_phases", "n_rounds"}
+    """Whether a hyperparameter describes phases; the fingerprint has each phase's own."""
+    descriptions = {"cssl", "ptloc", "phases", "only_phases", "n_rounds"}
     return (
-        key in made_of
+        key in descriptions
         or key in Phase.__dataclass_fields__
         or key.startswith(("cssl_", "ptloc_"))
     )

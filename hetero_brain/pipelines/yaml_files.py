@@ -1,4 +1,4 @@
-"""YAML files that a user names, in HyperPyYAML's syntax."""
+"""Reading the YAML files that a user names, in HyperPyYAML's syntax."""
 
 import io
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from ..errors import InputError
 
-# Quoted, a string is a string to whoever reads it; HyperPyYAML takes (a) for a tuple.
+# Quoted, a value stays a string when it is read again; HyperPyYAML reads (a) as a tuple.
 Text = DoubleQuotedScalarString
 
 
 def round_trip(**options):
-    """ruamel's YAML that keeps tags, references and comments."""
+    """ruamel's YAML, set to preserve tags, references and comments."""
     yaml = YAML()
-    yaml.width = 1 << 20  # one line a value
+    yaml.width = 1 << 20  # no line breaks inside a value
     for name, value in options.items():
         setattr(yaml, name, value)
     return yaml
 
 
 def read_tree(path):
-    """A YAML file as it stands: tags and references are not resolved.
+    """A YAML file as written, without resolving tags or references.
 
     Arguments
     ---------
@@ -42,24 +42,27 @@ def read_tree(path):
     Raises
     ------
     InputError
-        There is no such file, or it is a folder, not UTF-8, not YAML or not a mapping.
+        The file is missing, a folder, not UTF-8, not YAML or not a mapping.
     """
     try:
         tree = round_trip().load(Path(path).read_text(encoding="utf-8"))
-    except OSError as fault:
-        raise InputError(f"{path}: {fault.strerror}") from fault
-    except UnicodeDecodeError as fault:
-        raise InputError(f"{path}: not a text in UTF-8 ({fault})") from fault
-    except YAMLError as fault:
-        raise InputError(f"{path}: not YAML: {in_a_line(fault)}") from fault
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error})") from error
+    except YAMLError as error:
+        raise InputError(f"{path}: not YAML: {in_a_line(error)}") from error
     if not isinstance(tree, Mapping):
-        kind = "empty" if tree is None else f"a {type(tree).__name__}"
-        raise InputError(f"{path}: {kind} in place of a mapping, of lines key: value")
+        kind = "a list" if isinstance(tree, list) else "a single value"
+        kind = "empty" if tree is None else kind
+        raise InputError(
+            f"{path}: {kind} instead of a mapping; write lines of the form key: value"
+        )
     return tree
 
 
 def load_tree(path, tree):
-    """What a tree describes, as HyperPyYAML makes it.
+    """Build the objects that a tree describes with HyperPyYAML.
 
     Arguments
     ---------
@@ -71,43 +74,45 @@ def load_tree(path, tree):
     Returns
     -------
     hparams : Hparams
-        Its values.
+        The values of the tree.
     resolved : str
-        The tree as YAML, without references.
+        The tree as YAML, with its references resolved.
 
     Raises
     ------
     InputError
-        A value that is still to be given, a reference to nowhere, an object that cannot
-        be made.
+        A placeholder has no value, a reference has no target, or an object cannot be
+        constructed.
     """
     stream = io.StringIO()
     round_trip().dump(tree, stream)
     stream.seek(0)
     stream.name = str(path)
     try:
-        # HyperPyYAML folds long lines of what it has resolved, and loses spaces there.
+        # HyperPyYAML would fold long lines of the resolved YAML and lose spaces there.
         with patch.object(ruamel.yaml, "YAML", round_trip):
             resolved = resolve_references(stream).getvalue()
             return Hparams(path, load_hyperpyyaml(resolved)), resolved
-    except (YAMLError, ImportError, KeyError, OSError, TypeError, ValueError) as fault:
-        raise InputError(f"{path}: {in_a_line(fault)}") from fault
+    except (YAMLError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: {in_a_line(error)}") from error
 
 
 class Hparams(dict):
-    """Values of a YAML; one that it lacks is a fault of the file."""
+    """Values of a YAML; a missing key raises an InputError that names the file."""
 
     def __init__(self, path, values):
         super().__init__(values)
         self.path = path
 
     def __missing__(self, key):
-        raise InputError(f"{self.path}: no key {key!r}; is this YAML for this command?")
+        raise InputError(
+            f"{self.path}: no key {key!r}; is this YAML meant for this command?"
+        )
 
 
-def in_a_line(fault):
-    """The message of an exception in one line."""
-    if isinstance(fault, MarkedYAMLError):
-        line = f"line {fault.problem_mark.line + 1}: " if fault.problem_mark else ""
-        return f"{line}{fault.problem or fault.context}"
-    return " ".join(" ".join(map(str, fault.args or [fault])).split()) or repr(fault)
+def in_a_line(error):
+    """The message of an exception on one line."""
+    if isinstance(error, MarkedYAMLError):
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        return f"{line}{error.problem or error.context}"
+    return " ".join(" ".join(map(str, error.args or [error])).split()) or repr(error)

@@ -1,5 +1,5 @@
 """Speech recognition on a pre-trained encoder: CTC, and CTC with attention (``joint``).
 
-``tokenizer`` makes the units, ``spelling`` finds the utterances that CTC cannot spell,
-``error_rates`` counts.
+``tokenizer`` defines the output units, ``spelling`` finds utterances with fewer frames
+than CTC needs, ``error_rates`` computes CER and WER.
 """

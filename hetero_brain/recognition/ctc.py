@@ -21,14 +21,14 @@ logger = get_logger(__name__)
 
 
 class CTCBrain(HeteroBrain):
-    """A linear CTC layer on an encoder; trained as CSSL is, with K = 0.
+    """A linear CTC layer on an encoder; trained like CSSL, with K = 0.
 
     Modules: ``features``, ``encoder``, ``readout`` (the encoder's last layer, or a
-    weighting of all) and ``ctc`` (d_model → units and blank). Of ``hparams``
-    it reads ``tokenizer``, whose pieces are the first units, the blank the next;
-    ``freeze_encoder_iterations`` (the encoder takes part without gradient or dropout for
-    so long; ``.inf`` for a probe); ``augment`` (SpecAugment on the feature frames, or
-    None); ``searches`` (stage → SpeechBrain's searcher; greedy where there is none);
+    weighted sum of all) and ``ctc`` (d_model → units and blank). Reads from ``hparams``:
+    ``tokenizer``, whose pieces are the first units, followed by the blank;
+    ``freeze_encoder_iterations`` (how long the encoder is frozen, i.e. without gradient
+    or dropout; ``.inf`` for a probe); ``augment`` (SpecAugment on the feature frames, or
+    None); ``searches`` (stage → SpeechBrain's searcher; greedy decoding without one);
     ``character_domains`` (languages written without spaces: a character is a word).
     """
 
@@ -38,7 +38,7 @@ class CTCBrain(HeteroBrain):
         return self.hparams.tokenizer.get_piece_size()
 
     def encode(self, batch, stage):
-        """What the recogniser sees of a batch.
+        """Features and encoder of a batch.
 
         Returns
         -------
@@ -72,9 +72,9 @@ class CTCBrain(HeteroBrain):
         return self.modules.ctc(encoded).float().log_softmax(-1), lengths
 
     def compute_objectives(self, predictions, batch, stage):
-        """Loss per utterance, averaged; notes the errors outside of training.
+        """Loss per utterance, averaged; outside of training, records the errors.
 
-        The log has the share of utterances that CTC cannot spell as ``unspellable``.
+        Logs the fraction of utterances that CTC cannot spell as ``unspellable``.
 
         Raises
         ------
@@ -88,21 +88,21 @@ class CTCBrain(HeteroBrain):
         if stage != sb.Stage.TRAIN:
             self.note_errors(batch, self.decode(predictions, stage))
         if unspellable.all() and loss.isnan():
-            raise NothingToLearn("no utterance that CTC can spell")
+            raise NothingToLearn("CTC cannot spell any utterance of the batch")
         return loss
 
     def recognition_loss(self, predictions, batch):
         """CTC loss: −log p(words) of an utterance, in nats, averaged over those that CTC
-        can spell; NaN without any."""
+        can spell; NaN if there are none."""
         log_probs, lengths, *_ = predictions
         tokens, token_lens = batch.tokens
         relative = lengths / log_probs.shape[1]
-        # SpeechBrain's is 0, as its gradient, for an utterance that has no path.
+        # SpeechBrain's loss and its gradient are 0 for an utterance without a path.
         total = ctc_loss(log_probs, tokens, relative, token_lens, self.blank, "sum")
         return total / self.spellable(predictions, batch).sum()
 
     def spellable(self, predictions, batch):
-        """Whether each utterance has the frames that CTC needs: (batch,) of bool."""
+        """Whether each utterance has as many frames as CTC needs: (batch,) of bool."""
         tokens, _ = batch.tokens
         return frames_to_spell(tokens, token_counts(batch)) <= predictions[1]
 
@@ -116,11 +116,11 @@ class CTCBrain(HeteroBrain):
         return [self.text(sequence) for sequence in ids]
 
     def text(self, ids):
-        """The text of units, without the marks of a decoder behind the pieces."""
+        """The text of units; the blank and a decoder's marks are ignored."""
         return self.hparams.tokenizer.decode([i for i in ids if i < self.blank])
 
     def note_errors(self, batch, hypotheses):
-        """Word and character errors of each utterance; of spaces, only one counts."""
+        """Word and character errors of each utterance; repeated spaces count as one."""
         references, hypotheses = (
             [" ".join(text.split()) for text in texts]
             for texts in (batch.wrd, hypotheses)
@@ -156,7 +156,7 @@ class CTCBrain(HeteroBrain):
             )
 
     def on_stage_start(self, stage, epoch=None):
-        """Empty the list of errors."""
+        """Clear the list of errors."""
         super().on_stage_start(stage, epoch)
         self.utterances = []
 
@@ -168,7 +168,7 @@ class CTCBrain(HeteroBrain):
             self.utterances = sorted(found, key=lambda utterance: utterance["id"])
 
     def dev_figures(self, stage_loss):
-        """With the error rates."""
+        """Losses and error rates."""
         return {**super().dev_figures(stage_loss), **error_rates(self.utterances)}
 
     def evaluate_to(self, path, loader):
@@ -177,14 +177,14 @@ class CTCBrain(HeteroBrain):
         Arguments
         ---------
         path : str or Path
-            Where to write; see ``report`` for what is made of it.
+            The JSON file, which ``report`` reads.
         loader : DataLoader
             Of single domain batches.
 
         Returns
         -------
         dict
-            As :func:`error_rates`.
+            From :func:`error_rates`.
         """
         self.evaluate(loader, min_key="CER", progressbar=False)
         text = json.dumps(self.utterances, ensure_ascii=False, indent=1)
@@ -195,6 +195,6 @@ class CTCBrain(HeteroBrain):
 
 
 def token_counts(batch):
-    """(batch,) of int64: how many tokens each utterance has."""
+    """Number of tokens of each utterance: (batch,) of int64."""
     tokens, relative = batch.tokens
     return (relative * tokens.shape[1]).round().long()

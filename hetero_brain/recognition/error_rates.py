@@ -1,4 +1,4 @@
-"""Word and character error rates, and how sure they are."""
+"""Word and character error rates, and their confidence intervals."""
 
 import math
 
@@ -16,8 +16,8 @@ def error_rates(utterances):
     Arguments
     ---------
     utterances : list of dict
-        As :meth:`CTCBrain.note_errors` makes them: ``domain``, and for words and
-        characters the errors and the length of the reference.
+        From :meth:`CTCBrain.note_errors`: ``domain``, and for words and characters the
+        number of errors and the length of the reference.
 
     Returns
     -------
@@ -37,12 +37,12 @@ def error_rates(utterances):
 
 
 def bootstrap_interval(errors, totals, key=0):
-    """Percentile bootstrap of an error rate over utterances, 95 %.
+    """An error rate and its 95 % interval, by percentile bootstrap over utterances.
 
     Arguments
     ---------
     errors, totals : array_like of float, shape (utterances,)
-        Errors, and reference words or characters, of each utterance.
+        Number of errors, and of reference words or characters, in each utterance.
     key : int or str
         Seed of the resampling.
 
@@ -62,14 +62,15 @@ def bootstrap_interval(errors, totals, key=0):
         len(errors), size=(N_RESAMPLES, len(errors))
     )
     errors_drawn, totals_drawn = errors[draws].sum(1), totals[draws].sum(1)
-    drawn = totals_drawn > 0  # a baseline may have had no error in some
+    # Totals may be a baseline's errors, of which a resample may hold none.
+    drawn = totals_drawn > 0
     rates = 100 * errors_drawn[drawn] / totals_drawn[drawn]
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(100 * errors.sum() / totals.sum()), float(low), float(high)
 
 
 def describe(utterances):
-    """Error rates of one run in words, for its log.
+    """Error rates of one run as text, for its log.
 
     Arguments
     ---------
@@ -79,7 +80,7 @@ def describe(utterances):
     Returns
     -------
     str
-        A line for each domain: CER and WER in percent with their 95 % intervals.
+        One line per domain: CER and WER in percent with their 95 % intervals.
     """
     lines = []
     for domain in sorted({utterance["domain"] for utterance in utterances}):
@@ -94,7 +95,7 @@ def describe(utterances):
 
 
 def with_interval(rate, low, high):
-    """A rate and its interval, as in a table's cell."""
+    """A rate and its interval as text, e.g. for the cell of a table."""
     return f"{rate:.1f} [{low:.1f}, {high:.1f}]"
 
 

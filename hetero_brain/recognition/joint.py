@@ -10,22 +10,22 @@ from speechbrain.decoders import CTCScorer, S2STransformerBeamSearcher, ScorerBu
 
 from .ctc import CTCBrain, token_counts
 
-# Behind the tokenizer's pieces: the CTC blank, the beginning and the end of a sentence.
-# CTC layer and decoder share these outputs, as SpeechBrain's joint search wants.
+# Outputs after the tokenizer's pieces: the CTC blank, the beginning and the end of a
+# sentence. The CTC layer and the decoder share them, as SpeechBrain's search requires.
 BLANK, BOS, EOS = 0, 1, 2
 N_MARKS = 3
-PADDING = -1  # of targets
+PADDING = -1  # target in the padding
 
 
 class JointBrain(CTCBrain):
     """CTC and attention on one encoder.
 
-    Modules: those of :class:`CTCBrain` and ``decoder``. Of ``hparams`` it reads, beside
-    theirs, ``ctc_weight`` (λ of the loss) and ``label_smoothing``.
+    Modules: those of :class:`CTCBrain` and ``decoder``. Reads from ``hparams`` also
+    ``ctc_weight`` (λ of the loss) and ``label_smoothing``.
     """
 
     def compute_forward(self, batch, stage):
-        """What CTC and the decoder say.
+        """Outputs of the CTC layer and of the decoder.
 
         Returns
         -------
@@ -49,8 +49,8 @@ class JointBrain(CTCBrain):
         )
 
     def recognition_loss(self, predictions, batch):
-        """(1 − λ) attention + λ CTC, each −log p of an utterance, in nats, averaged; CTC
-        over those that it can spell, and nothing without any."""
+        """(1 − λ) attention + λ CTC, each the mean −log p of an utterance, in nats. CTC
+        is averaged over utterances that it can spell, and left out if there are none."""
         *_, logits = predictions
         targets = self.targets(batch)
         attention = F.cross_entropy(
@@ -67,15 +67,15 @@ class JointBrain(CTCBrain):
         return loss
 
     def targets(self, batch):
-        """Tokens with the end of the sentence behind each, then ``PADDING``."""
+        """Tokens of each utterance, then the end of the sentence, then ``PADDING``."""
         tokens, counts = batch.tokens.data, token_counts(batch).unsqueeze(1)
         places = torch.arange(tokens.shape[1] + 1, device=tokens.device)
         targets = F.pad(tokens, (0, 1)).masked_fill(places > counts, PADDING)
         return targets.masked_fill(places == counts, self.blank + EOS)
 
     def decode(self, predictions, stage):
-        """Words of each utterance: by CTC alone while training, where an early decoder
-        would go on to the longest text allowed; in the end by beam search on both."""
+        """Words of each utterance: by CTC alone during training, when an early decoder
+        would continue to the maximum length; by joint beam search in the test stage."""
         log_probs, lengths, encoded, _ = predictions
         search = self.hparams.searches.get(stage)
         if search is None:
@@ -92,15 +92,15 @@ def joint_search(modules, n_pieces, beam_size, ctc_weight, max_decode_ratio):
     modules : dict
         ``decoder`` and ``ctc``.
     n_pieces : int
-        Of the tokenizer.
+        Pieces of the tokenizer.
     beam_size : int
-        Hypotheses kept of an utterance.
+        Hypotheses kept per utterance.
     ctc_weight : float
         λ of the search, from 0 to 1.
     max_decode_ratio : float
-        Most tokens of a hypothesis to the frames of its encoder: on noise, where the end
-        of the sentence may never be likely, the search ends there. CTC cannot emit more
-        than 1.
+        Maximum number of tokens of a hypothesis per encoder frame. It ends the search on
+        noise, where the end of the sentence may never be likely. CTC emits at most one
+        token per frame.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""What CTC can spell: each unit takes a frame, and so does the blank that has to stand
-between two units that are the same.
+"""Which utterances CTC can spell: each unit takes a frame, and so does the blank that has
+to separate two equal units.
 
 Graves et al., "Connectionist temporal classification", ICML 2006: an utterance with
-fewer frames has no path, and a loss of infinity.
+fewer frames has no path, and its loss is infinite.
 """
 
 import numpy as np
@@ -18,14 +18,14 @@ ADVICE = "Larger units (unigram, bpe; vocab_size) or a smaller stack help."
 
 
 def frames_to_spell(tokens, counts):
-    """The fewest frames in which CTC can emit each of some utterances.
+    """The minimum number of frames in which CTC can emit each utterance.
 
     Arguments
     ---------
     tokens : torch.Tensor
         (batch, tokens) of int64.
     counts : torch.Tensor
-        (batch,), tokens of each utterance; what is behind them is padding.
+        (batch,), number of tokens of each utterance, followed by padding.
 
     Returns
     -------
@@ -43,26 +43,26 @@ def frames_to_spell(tokens, counts):
 
 
 def unspellable(manifest, tokenizer, features, sample_rate):
-    """The utterances of a manifest that CTC cannot spell, as far as it tells.
+    """The utterances of a manifest that CTC cannot spell, judged by their durations.
 
-    A duration is rounded, and audio may be a little shorter than it: an utterance with
-    hardly a frame to spare may turn out otherwise once it is read.
+    Durations are rounded, and the audio may be slightly shorter: an utterance within a
+    frame of the limit may be judged differently once its audio is read.
 
     Arguments
     ---------
     manifest : Manifest
-        With words.
+        Of transcribed speech.
     tokenizer : SentencePieceProcessor
         Words → units.
     features : torch.nn.Module
-        Its ``frames`` tells the frames of so many samples.
+        Its method ``frames`` maps numbers of samples to numbers of frames.
     sample_rate : int
-        Hz.
+        In Hz.
 
     Returns
     -------
     dict
-        Row → (frames that it needs, frames that it has).
+        Row → (frames needed, frames available).
     """
     samples = np.round(manifest.duration * float(sample_rate)).astype(np.int64)
     frames = features.frames(torch.from_numpy(samples))
@@ -80,52 +80,52 @@ def unspellable(manifest, tokenizer, features, sample_rate):
 
 
 def leave_out_unspellable(splits, tokenizer, features, sample_rate, keep=False):
-    """Log which utterances CTC cannot spell, and leave those of training out.
+    """Log which utterances CTC cannot spell, and remove them from the training split.
 
     Arguments
     ---------
     splits : dict
-        ``train`` and others → Manifest.
+        ``train`` and other splits → Manifest.
     tokenizer, features, sample_rate
         As for :func:`unspellable`.
     keep : bool
-        Those of training stay, as there is a decoder that learns from them.
+        Keep them in training, for a decoder to learn from.
 
     Returns
     -------
     dict
-        As ``splits``. The others are as they were: their error rates are of all.
+        As ``splits``. Other splits are unchanged: error rates cover all utterances.
 
     Raises
     ------
     ValueError
-        Naming the domains that would have no utterance left to train on.
+        Names the domains that would have no training utterance left.
     """
-    left = {}
+    remaining_splits = {}
     for split, manifest in splits.items():
         found = unspellable(manifest, tokenizer, features, sample_rate)
         leave_out = found and split == "train" and not keep
         if found:
-            what = "left out of training" if leave_out else "left out of the CTC loss"
-            log_unspellable(manifest, found, what)
-        left[split] = remaining(manifest, found) if leave_out else manifest
-    return left
+            left_out_of = "training" if leave_out else "the CTC loss"
+            log_unspellable(manifest, found, f"left out of {left_out_of}")
+        remaining_splits[split] = remaining(manifest, found) if leave_out else manifest
+    return remaining_splits
 
 
-def log_unspellable(manifest, found, what):
-    """Log what :func:`unspellable` found in a manifest, and what becomes of it."""
+def log_unspellable(manifest, found, treatment):
+    """Log what :func:`unspellable` found in a manifest, and how it is treated."""
     names = (
-        f"{manifest[row]['ID']}: {needed} frames needed, {had} there"
-        for row, (needed, had) in found.items()
+        f"{manifest[row]['ID']}: {needed} frames needed, {available} there"
+        for row, (needed, available) in found.items()
     )
     logger.warning(
         f"{manifest.path}: {len(found)} of {len(manifest)} utterances have fewer frames "
-        f"than CTC needs to spell them; {what}. {ADVICE}{listed(names)}"
+        f"than CTC needs to spell them; {treatment}. {ADVICE}{listed(names)}"
     )
 
 
 def remaining(manifest, left_out):
-    """The manifest of the other rows; ValueError if a domain has none."""
+    """The manifest without some rows; ValueError if a domain has none left."""
     rest = manifest.subset(np.setdiff1d(np.arange(len(manifest)), [*left_out]))
     if gone := {*manifest.domain.tolist()} - {*rest.domain.tolist()}:
         names = ", ".join(sorted(manifest.domains[i] for i in gone))

@@ -14,31 +14,31 @@ from ..training.files import write_atomically
 logger = get_logger(__name__)
 
 SPACE = "\u2581"  # how SentencePiece writes the space
-RESERVED = {"\0", SPACE, "\u2585"}  # characters that it keeps for itself
+RESERVED = {"\0", SPACE, "\u2585"}  # characters that SentencePiece reserves
 MAX_SHOWN = 20
-CHUNK = 10_000  # texts that are encoded at a time
+CHUNK = 10_000  # texts per call of the tokenizer
 
 
 def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""):
-    """Train SentencePiece on transcripts, or load what was trained before.
+    """Train SentencePiece on transcripts, or load an existing model.
 
-    Text is encoded as it stands, without any normalisation: ``decode(encode(text))`` is
-    ``text``. This is checked for all training transcripts, also with a model that was
-    there before. Each character of the transcripts and of ``alphabet`` is a unit.
+    Text is encoded without any normalisation: ``decode(encode(text))`` is ``text``. This
+    is checked for all training transcripts, also for an existing model. Each character of
+    the transcripts and of ``alphabet`` is a unit.
 
     Arguments
     ---------
     texts : iterable of str
-        Training transcripts; empty ones are passed over.
+        Training transcripts; empty ones are skipped.
     model_file : str or Path
-        Where the model is kept.
+        File of the model.
     unit : str
         ``char``: all characters; ``unigram`` or ``bpe``: pieces of words.
     vocab_size : int
-        Most pieces of ``unigram`` and ``bpe``, or the number of characters if that is
-        larger, which is logged; a text that supports fewer gets fewer.
+        Maximum number of pieces of ``unigram`` and ``bpe``; raised to the number of
+        characters if that is larger, with a warning. Short texts may give fewer pieces.
     alphabet : str
-        Characters that are units even where the text has none of them, so that models
+        Characters that are units even if the text does not contain them, so that models
         for several corpora have the same outputs.
 
     Returns
@@ -49,22 +49,25 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
     Raises
     ------
     ValueError
-        No text at all; or texts that do not come back as they were, because of a
-        character that SentencePiece reserves, or because the model that was there is
-        for other texts or normalises them. Names the first of them.
+        There is no text; or texts change in encoding and decoding, because they contain a
+        reserved character, or because an existing model was trained on other texts or
+        normalises them. Names the first of them.
     """
     model_file = Path(model_file)
 
     def train():
         words = [text for text in texts if text]
         if not words:
-            raise ValueError(f"{model_file}: no transcripts to train a tokenizer on")
-        if known := model_file.exists():
+            raise ValueError(
+                f"{model_file}: there are no transcripts to train a tokenizer on; the "
+                "column wrd of the training manifest is empty"
+            )
+        if exists := model_file.exists():
             model = model_file.read_bytes()
         else:
             model = fit(words, model_file, unit, vocab_size, alphabet)
         check_round_trip(model, [alphabet, *words], model_file)
-        if not known:
+        if not exists:
             model_file.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(model_file, model)
 
@@ -73,14 +76,14 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
 
 
 def fit(words, model_file, unit, vocab_size, alphabet):
-    """The SentencePiece model of some transcripts.
+    """Train a SentencePiece model on transcripts.
 
     Arguments
     ---------
     words : list of str
         The transcripts, none of them empty.
     model_file : Path
-        What messages call it.
+        Name of the model in messages.
     unit, vocab_size, alphabet
         As for :func:`train_tokenizer`.
 
@@ -91,13 +94,13 @@ def fit(words, model_file, unit, vocab_size, alphabet):
     Raises
     ------
     ValueError
-        Naming the first transcripts with a reserved character.
+        Names the first transcripts with a reserved character.
     """
     if reserved := [text for text in [alphabet, *words] if RESERVED & {*text}]:
         names = ", ".join(sorted(map(_name, RESERVED)))
         raise ValueError(
-            f"{model_file}: remove from the transcripts what SentencePiece keeps for "
-            f"itself ({names}):{listed(map(repr, dict.fromkeys(reserved)))}"
+            f"{model_file}: remove the characters that SentencePiece reserves ({names}) "
+            f"from the transcripts:{listed(map(repr, dict.fromkeys(reserved)))}"
         )
     counts = Counter()
     for text in words:
@@ -108,13 +111,13 @@ def fit(words, model_file, unit, vocab_size, alphabet):
     needed = len(characters) + 1  # with the unknown unit
     if unit != "char" and needed > vocab_size:
         logger.warning(
-            f"{model_file}: {needed} units in place of vocab_size: {vocab_size}, as each "
-            "character of the transcripts is one, and the space and the unknown are. "
+            f"{model_file}: {needed} units instead of vocab_size: {vocab_size}, as each "
+            "character of the transcripts is one, and so are space and unknown unit. "
             "With so many characters, unit: char is the usual choice."
         )
-    # SentencePiece takes characters, required ones first, until those taken make up 1 of
-    # the text in float32, where 40 million characters hide a rare one. So all are
-    # required but the most common, without which they never make up 1.
+    # SentencePiece adds characters, required ones first, until their share of the text
+    # reaches 1 in float32; in 40 million characters rounding gets there without a rare
+    # one. So all are required except the most common, without which the share is below 1.
     required = "".join(sorted(characters - {most_common})).replace(" ", SPACE)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
@@ -128,9 +131,9 @@ def fit(words, model_file, unit, vocab_size, alphabet):
         normalization_rule_name="identity",
         remove_extra_whitespaces=False,
         add_dummy_prefix=unit != "char",
-        # Longer ones, in bytes, would be left out; 10 is the least that it takes.
+        # In bytes; longer texts would be skipped. SentencePiece requires at least 10.
         max_sentence_length=max(10, max(len(text.encode()) for text in words)),
-        unk_surface="\N{DOUBLE QUESTION MARK}",  # one character, and no end of a word
+        unk_surface="\N{DOUBLE QUESTION MARK}",  # one character without a space
         bos_id=-1,
         eos_id=-1,
         minloglevel=2,
@@ -139,21 +142,21 @@ def fit(words, model_file, unit, vocab_size, alphabet):
 
 
 def check_round_trip(model, texts, model_file):
-    """Refuse a tokenizer that does not give texts back as they were.
+    """Refuse a tokenizer whose encoding and decoding changes a text.
 
     Arguments
     ---------
     model : bytes
         A SentencePiece model.
     texts : iterable of str
-        What it has to spell.
+        Texts that it must reproduce.
     model_file : Path
-        Where it is, or will be.
+        Its file, for messages.
 
     Raises
     ------
     ValueError
-        Naming the first texts, and what became of them.
+        Names the first texts that change, and what they become.
     """
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
     texts = [*dict.fromkeys(filter(None, texts))]
@@ -164,24 +167,24 @@ def check_round_trip(model, texts, model_file):
         changed += [pair for pair in zip(chunk, decoded) if pair[0] != pair[1]]
     if changed:
         raise ValueError(
-            f"{model_file} changes {len(changed)} of {len(texts)} transcripts of the "
-            "training data; it was made for others, or by a version that normalised "
-            "text. Remove it, with the checkpoints beside it, or give another "
+            f"{model_file} changes {len(changed)} of {len(texts)} training transcripts; "
+            "it was trained on other transcripts, or by a version that normalised "
+            "text. Remove it together with the checkpoints beside it, or give another "
             f"output_folder.{listed(f'{a!r} becomes {b!r}' for a, b in changed)}"
         )
 
 
 def warn_of_unknown(tokenizer, texts, name):
-    """Log the characters that are no units: no recogniser can write them.
+    """Log the characters that are not units: no recogniser can write them.
 
     Arguments
     ---------
     tokenizer : sentencepiece.SentencePieceProcessor
-        Of :func:`train_tokenizer`.
+        From :func:`train_tokenizer`.
     texts : iterable of str
         Transcripts to evaluate on.
     name : str
-        What messages call them.
+        Name of the texts in messages.
 
     Returns
     -------
@@ -197,21 +200,22 @@ def warn_of_unknown(tokenizer, texts, name):
     if unknown:
         shown = listed(f"{_name(c)}: {n} times" for c, n in unknown.most_common())
         logger.warning(
-            f"{name}: {len(unknown)} characters, {unknown.total()} of "
-            f"{counts.total()} in all, are not in the training transcripts, so that "
-            f"no recogniser can write them and each is an error:{shown}"
+            f"{name}: {len(unknown)} different characters are not in the training "
+            "transcripts, so that no recogniser can write them; each of their "
+            f"{unknown.total()} occurrences among {counts.total()} characters is an "
+            f"error:{shown}"
         )
     return unknown
 
 
 def _name(character):
-    """A character and its name in Unicode."""
+    """A character and its Unicode name."""
     name = unicodedata.name(character, f"U+{ord(character):04X}")
     return f"{character!r} {name}"
 
 
 def listed(lines):
-    """Lines of a message, the first 20 of them."""
+    """The first 20 lines for a message, and how many more there are."""
     lines = [*lines]
     more = [f"and {len(lines) - MAX_SHOWN} more"] if len(lines) > MAX_SHOWN else []
     return "".join(f"\n  {line}" for line in [*lines[:MAX_SHOWN], *more])

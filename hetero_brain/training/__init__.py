@@ -1,5 +1,5 @@
-"""What surrounds the algorithm in a run: nothing here knows speech.
+"""The parts of a training run around the algorithm; nothing here is specific to speech.
 
-Checkpoints and how they are kept whole, logs, ranks, preemption, learning rates, settings
-and seeds.
+Checkpoints and their integrity, loggers, ranks, preemption, learning-rate schedules,
+settings and seeds.
 """

@@ -1,8 +1,8 @@
-"""Checkpoints that a kill at any moment leaves whole, and that know their run.
+"""Checkpoints that survive a kill at any moment, and that record which run wrote them.
 
-A checkpoint is a folder. It is written under another name, synced, and renamed when all
-of it is there; beside SpeechBrain's files it holds the sizes and digests of all files,
-and what the run was made of.
+A checkpoint is a folder. It is written under a temporary name, synced to disk, and
+renamed once it is complete. Besides SpeechBrain's files it holds the size and digest of
+every file, and the fingerprint of the run.
 """
 
 import errno
@@ -33,39 +33,40 @@ from .integrity import FILES, damage, file_digest, metadata_damage
 
 logger = get_logger(__name__)
 
-DAMAGED = "damaged."  # before the name of a checkpoint
-RUN = "run.json"  # its fingerprint
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DAMAGED = "damaged."  # prefix of the name of a damaged checkpoint
+RUN = "run.json"  # file with the fingerprint of the run
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DamagedCheckpoint(RuntimeError):
-    """There are checkpoints, and none is whole."""
+    """There are checkpoints, but every one of them is damaged."""
 
 
 class AnotherRun(ValueError):
-    """A checkpoint of other settings, another architecture or other data."""
+    """The checkpoint was written with other settings, architecture or data."""
 
 
 class AtomicCheckpointer(Checkpointer):
-    """SpeechBrain's checkpointer for runs that are killed, and disks that fill up.
+    """SpeechBrain's checkpointer for runs that may be killed and disks that may fill up.
 
-    Used as SpeechBrain's. What is kept is set here once, whatever the calls of
-    ``save_and_keep_only`` say.
+    Used like SpeechBrain's, but which checkpoints are kept is set here once; what the
+    calls of ``save_and_keep_only`` ask for is ignored.
 
     Arguments
     ---------
     checkpoints_dir : str or Path
-        Where they are.
+        Folder of the checkpoints.
     recoverables : dict
-        Name → what is saved.
+        Name → object to save.
     keep_last : int
-        Newest checkpoints to keep, 2 or more: when one is damaged there is another.
+        How many of the newest checkpoints to keep; at least 2, so that there is another
+        one if the newest is damaged.
     keep_best : str
-        Key of the metadata; the checkpoint where it is lowest is kept, too.
+        Metadata key; the checkpoint with its lowest value is kept as well.
     milestone_interval : int
-        Epochs between checkpoints that are kept for ever; 0 for none.
+        Epochs between checkpoints that are kept forever; 0 for none.
     fingerprint : dict
-        As :func:`fingerprint` makes it. A checkpoint with another one is refused.
+        From :func:`fingerprint`. A checkpoint with a different one is refused.
 
     Raises
     ------
@@ -90,7 +91,8 @@ class AtomicCheckpointer(Checkpointer):
         self.fingerprint = fingerprint
 
     def add_recoverables(self, recoverables):
-        """Register what is saved; SpeechBrain's leaves out that it must be there."""
+        """Register objects to save, as required: SpeechBrain's method does not record
+        whether they are optional."""
         for name, obj in recoverables.items():
             self.add_recoverable(name, obj)
 
@@ -99,34 +101,34 @@ class AtomicCheckpointer(Checkpointer):
     def save_checkpoint(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO
     ):
-        """Write a checkpoint beside the others, and rename it when it is whole.
+        """Write a checkpoint under a temporary name, and rename it once it is complete.
 
         Returns
         -------
         Checkpoint
-            None but on the main process.
+            None on all ranks but the main process.
 
         Raises
         ------
         OSError
-            The disk is full; the checkpoints before this one are as they were.
+            The disk is full; earlier checkpoints are untouched.
         """
         meta = {**(meta or {}), "unixtime": self._now()}
         try:
             draft = super().save_checkpoint(meta, end_of_epoch, name, logging.DEBUG)
             return self._publish(draft, verbosity) if if_main_process() else None
-        except Exception as fault:
-            full = self._is_full(fault)
+        except Exception as error:
+            disk_is_full = self._is_disk_full(error)
             self._remove_leftovers()
-            if not full:
+            if not disk_is_full:
                 raise
             found = self.find_checkpoint()
             raise OSError(
                 errno.ENOSPC,
                 f"{self.checkpoints_dir}: the disk is full, no checkpoint was written. "
-                "Make room and start the same command again: it goes on from "
+                "Free some space and run the same command again: it will continue from "
                 f"{found.path.name if found else 'the beginning'}",
-            ) from fault
+            ) from error
         except BaseException:
             self._remove_leftovers()
             raise
@@ -134,13 +136,13 @@ class AtomicCheckpointer(Checkpointer):
     def save_and_keep_only(
         self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO, **_
     ):
-        """Save, then delete what was not to be kept."""
+        """Save, then delete the checkpoints that are not to be kept."""
         self.save_checkpoint(meta, end_of_epoch, name, verbosity)
         self.thin()
 
     @main_process_only
     def thin(self):
-        """Delete all but the last, the best and the milestones."""
+        """Delete all checkpoints but the newest, the best and the milestones."""
         kept = self.find_checkpoints(max_num_checkpoints=self.keep_last)
         if self.keep_best is not None:
             kept += self.find_checkpoints(min_key=self.keep_best, max_num_checkpoints=1)
@@ -152,9 +154,10 @@ class AtomicCheckpointer(Checkpointer):
                 and epoch % self.milestone_interval == 0
             )
             if not milestone and checkpoint not in kept:
-                doomed = _prefixed(checkpoint.path, UNFINISHED)
-                os.rename(checkpoint.path, doomed)  # never half a checkpoint
-                shutil.rmtree(doomed)
+                # Renamed first: a kill must not leave half a checkpoint.
+                renamed = _prefixed(checkpoint.path, UNFINISHED)
+                os.rename(checkpoint.path, renamed)
+                shutil.rmtree(renamed)
 
     def _new_checkpoint_dirpath(self):
         return _prefixed(super()._new_checkpoint_dirpath(), UNFINISHED)
@@ -163,19 +166,19 @@ class AtomicCheckpointer(Checkpointer):
         return _prefixed(super()._custom_checkpoint_dirpath(name), UNFINISHED)
 
     def _now(self):
-        """The time, but later than the newest checkpoint: clocks are set back."""
+        """The time; later than the newest checkpoint even if the clock was set back."""
         newest = self.find_checkpoint() if if_main_process() else None
         return max(time.time(), newest.meta["unixtime"] + 1e-3 if newest else 0)
 
     def _publish(self, draft, verbosity):
         folder = draft.path
         (folder / RUN).write_text(json.dumps(self.fingerprint), encoding="utf-8")
-        listed = {p.name: [p.stat().st_size, file_digest(p)] for p in folder.iterdir()}
-        (folder / FILES).write_text(json.dumps(listed), encoding="utf-8")
+        files = {p.name: [p.stat().st_size, file_digest(p)] for p in folder.iterdir()}
+        (folder / FILES).write_text(json.dumps(files), encoding="utf-8")
         for path in (*folder.iterdir(), folder):
             sync(path)
         final = folder.with_name(folder.name.removeprefix(UNFINISHED))
-        if final.exists():  # of this name: one that a caller chose
+        if final.exists():  # only if the caller chose the name
             shutil.rmtree(final)
         os.rename(folder, final)
         sync(self.checkpoints_dir)
@@ -183,27 +186,28 @@ class AtomicCheckpointer(Checkpointer):
         files = {name: final / path.name for name, path in draft.paramfiles.items()}
         return draft._replace(path=final, paramfiles=files)
 
-    def _is_full(self, fault):
-        """Whether a write failed for want of room. What torch raises does not say."""
-        if isinstance(fault, OSError):
-            return fault.errno in FULL
-        if not isinstance(fault, RuntimeError) or not if_main_process():
+    def _is_disk_full(self, error):
+        """Whether a write failed because the disk is full: torch's RuntimeError does not
+        say, so a test file is written."""
+        if isinstance(error, OSError):
+            return error.errno in DISK_FULL
+        if not isinstance(error, RuntimeError) or not if_main_process():
             return False
         probe = self.checkpoints_dir / f"{UNFINISHED}probe"
         try:
             with open(probe, "wb") as file:
                 file.write(bytes(2**20))
                 os.fsync(file.fileno())
-        except OSError as second:
-            return second.errno in FULL
+        except OSError as probe_error:
+            return probe_error.errno in DISK_FULL
         finally:
             probe.unlink(missing_ok=True)
         return False
 
     def _remove_leftovers(self):
-        """Delete what a killed process has begun to write, or to delete.
+        """Delete what a killed process was writing or deleting.
 
-        No collective call: behind a fault the other ranks are elsewhere.
+        Not a collective call: after an error the other ranks are elsewhere.
         """
         if not if_main_process():
             return
@@ -215,21 +219,21 @@ class AtomicCheckpointer(Checkpointer):
     def recover_if_possible(
         self, importance_key=None, max_key=None, min_key=None, ckpt_predicate=None
     ):
-        """Load the newest checkpoint (or the best by a key) that is whole.
+        """Load the newest undamaged checkpoint, or the best one by a key.
 
         Damaged ones are named in a warning, and renamed.
 
         Returns
         -------
         Checkpoint
-            None if there is none at all.
+            None if there is no checkpoint at all.
 
         Raises
         ------
         DamagedCheckpoint
-            There are some, and none is whole; each with what is wrong with it.
+            All checkpoints are damaged; lists what is wrong with each.
         AnotherRun
-            It has another fingerprint; what differs, with both values.
+            The checkpoint has another fingerprint; lists what differs, with both values.
         """
         keys = (importance_key, max_key, min_key, ckpt_predicate)
         chosen = ddp_broadcast(self._choose(*keys) if if_main_process() else None)
@@ -246,7 +250,7 @@ class AtomicCheckpointer(Checkpointer):
         return self._construct_checkpoint_objects(folders)
 
     def load_checkpoint(self, checkpoint):
-        """As SpeechBrain's, tensors and plain values only."""
+        """As SpeechBrain's, but unpickles only tensors and plain values."""
         for name, obj in self.recoverables.items():
             if get_default_hook(obj, DEFAULT_LOAD_HOOKS) is torch_recovery:
                 self.custom_load_hooks.setdefault(name, _load_state)
@@ -257,23 +261,23 @@ class AtomicCheckpointer(Checkpointer):
 
     def _choose(self, *keys):
         self._remove_leftovers()
-        faults = {path: metadata_damage(path) for path in self._folders()}
-        faults = {path: fault for path, fault in faults.items() if fault}
+        problems = {path: metadata_damage(path) for path in self._folders()}
+        problems = {path: problem for path, problem in problems.items() if problem}
         for found in self.find_checkpoints(*keys):
-            fault = damage(found.path)
-            if fault is None:
+            problem = damage(found.path)
+            if problem is None:
                 break
-            faults[found.path] = fault
+            problems[found.path] = problem
         else:
             found = None
-        lines = [f"{path}: {fault}" for path, fault in sorted(faults.items())]
-        if faults and found is None:
+        lines = [f"{path}: {problem}" for path, problem in sorted(problems.items())]
+        if problems and found is None:
             raise DamagedCheckpoint(
-                "No checkpoint is whole; remove them to begin anew:\n  "
+                "All checkpoints are damaged; remove them to start from scratch:\n  "
                 + "\n  ".join(lines)
             )
-        for path, line in zip(sorted(faults), lines):
-            logger.warning(f"damaged: {line}; {found.path.name} is used.")
+        for path, line in zip(sorted(problems), lines):
+            logger.warning(f"Damaged checkpoint {line}; {found.path.name} is used.")
             os.rename(path, _prefixed(path, DAMAGED))
         return found
 
@@ -283,13 +287,13 @@ class AtomicCheckpointer(Checkpointer):
         theirs = json.loads((folder / RUN).read_text(encoding="utf-8"))
         if differing := differences(theirs or {}, self.fingerprint):
             raise AnotherRun(
-                f"{folder} is of another run; give another output_folder, or the "
-                "settings it was started with:\n  " + "\n  ".join(differing)
+                f"{folder} belongs to another run; give another output_folder, or the "
+                "settings that run was started with:\n  " + "\n  ".join(differing)
             )
 
 
 def _load_state(obj, path, end_of_epoch):
-    """Load hook for everything with a ``load_state_dict``."""
+    """Load hook for any object with a ``load_state_dict``."""
     obj.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
 
 

@@ -1,43 +1,43 @@
-"""Files that a crash or a kill leaves whole."""
+"""Writing files so that a crash or a kill cannot leave them half written."""
 
 import errno
 import os
 from pathlib import Path
 
-UNFINISHED = "unfinished."  # before the name of what is being written
+UNFINISHED = "unfinished."  # prefix of the name of what is being written
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
 
 
 def sync(path):
-    """Have the disk hold what was written to a file, or to a folder's list of files.
+    """Flush a file, or a folder's list of entries, to disk.
 
-    Some file systems (CIFS, some of FUSE) cannot do so for folders and say that the call
-    is invalid; their lists are then on the disk when they are.
+    Some file systems (CIFS, some FUSE ones) cannot sync a folder and report the call as
+    invalid; that is ignored.
 
     Arguments
     ---------
     path : str or Path
-        The file or folder.
+        File or folder.
     """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
-    except OSError as fault:
-        if fault.errno not in NO_SYNC or not os.path.isdir(path):
+    except OSError as error:
+        if error.errno not in NO_SYNC or not os.path.isdir(path):
             raise
     finally:
         os.close(handle)
 
 
 def write_atomically(path, data):
-    """Write bytes to a file that a kill leaves either absent, as it was, or whole.
+    """Write a file so that a kill leaves either the old contents or the new ones.
 
     Arguments
     ---------
     path : str or Path
         The file.
     data : bytes
-        All of it.
+        Its whole contents.
     """
     path = Path(path)
     draft = path.with_name(f"{UNFINISHED}{path.name}")

@@ -1,4 +1,7 @@
-"""What the numbers of a run depend on: two runs that differ in it share no checkpoint."""
+"""The fingerprint of a run: everything that its results depend on.
+
+Runs with different fingerprints cannot share a checkpoint.
+"""
 
 import hashlib
 import json
@@ -8,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-# Not part of the numbers: where things are, how often they are told, how they are read,
-# what is evaluated and how, how long a run is.
+# Keys that do not affect the weights at a given iteration: locations, logging intervals,
+# how audio is read, what is evaluated and how, how long the run is.
 LEFT_OUT = {
     "beam_size",
     "ckpt_interval_minutes",
@@ -34,25 +37,25 @@ LEFT_OUT = {
     "tokenizer",
     "valid_interval",
 }
-PLACES = ("_folder", "_file", "_path", "_root")  # endings of keys that hold paths
+PATH_ENDINGS = ("_folder", "_file", "_path", "_root")  # of keys that hold paths
 PLAIN = (str, bool, int, float, type(None))
 
 
 def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
-    """What the numbers of a run depend on, as plain values to compare.
+    """Everything that the results of a run depend on, as plain values to compare.
 
     Arguments
     ---------
     brain : HeteroBrain
-        Its modules and its run options count.
+        Its modules and run options are included.
     hparams : dict
-        Those of the recipe; paths, intervals, lengths and readers are left out.
+        The recipe's; paths, intervals, durations and loader settings are left out.
     manifest : Manifest
         Of the training data; None if it is not known.
     leave_out : sequence of str
-        Further keys of ``hparams`` that do not count.
+        Further keys of ``hparams`` to leave out.
     **more
-        Further values that do, such as the settings of a phase.
+        Further values to include, such as the settings of a phase.
 
     Returns
     -------
@@ -70,7 +73,7 @@ def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
         for key, value in hparams.items()
         if key not in LEFT_OUT
         and key not in leave_out
-        and not key.endswith(PLACES)
+        and not key.endswith(PATH_ENDINGS)
         and not (isinstance(value, torch.nn.Module) and value in known)
     }
     options = {key: getattr(brain, key) for key in ("precision", "max_grad_norm")}
@@ -79,17 +82,17 @@ def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
 
 
 def differences(theirs, ours):
-    """Where two fingerprints differ, in words.
+    """Describe where two fingerprints differ.
 
     Arguments
     ---------
     theirs, ours : dict
-        As :func:`fingerprint`; ``theirs`` was read from a file.
+        From :func:`fingerprint`; ``theirs`` was read from a file.
 
     Returns
     -------
     list of str
-        ``key: value there, value here`` of the first 20, and how many more there are.
+        ``key: value there, value here`` for the first 20, and how many more there are.
     """
     ours, absent = json.loads(json.dumps(ours)), "absent"
     found = [

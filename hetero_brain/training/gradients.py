@@ -1,4 +1,4 @@
-"""Gradients as lists beside the parameters: made, added up and laid out in memory."""
+"""Lists of gradients aligned with the parameters: their computation, sum and layout."""
 
 from collections import Counter
 
@@ -13,9 +13,9 @@ def gradients(loss, params, scaler):
     loss : torch.Tensor
         Scalar.
     params : list of torch.nn.Parameter
-        What it is differentiated by.
+        The parameters to differentiate with respect to.
     scaler : torch.amp.GradScaler
-        Of fp16: the loss is scaled for the backward pass, the gradients unscaled after.
+        For fp16: scales the loss before the backward pass; the gradients are unscaled.
 
     Returns
     -------
@@ -26,13 +26,13 @@ def gradients(loss, params, scaler):
     grads = list(torch.autograd.grad(scaled, params, allow_unused=True))
     if scaler.is_enabled():
         scale = scaler.get_scale()
-        for i, grad in enumerate(grads):  # one by one: no second copy of them all
+        for i, grad in enumerate(grads):  # one by one, to avoid a second copy of all
             grads[i] = None if grad is None else grad / scale
     return grads
 
 
 def total_norm(grads):
-    """The 2-norm of all gradients together, without those that are None."""
+    """The 2-norm of all gradients together, ignoring those that are None."""
     return torch.nn.utils.get_total_norm([g for g in grads if g is not None])
 
 
@@ -44,18 +44,18 @@ def accumulate(params, grads, scale=1):
     params : list of torch.nn.Parameter
         Their ``.grad`` may be None.
     grads : list of torch.Tensor or None
-        Aligned with ``params``. One that shares its memory with nothing is taken as it
-        is, not copied.
+        Aligned with ``params``. A gradient that shares its memory with no other becomes
+        ``.grad`` without a copy.
     scale : float
-        What the gradients are multiplied by.
+        Factor on the gradients.
     """
     pairs = [(param, grad) for param, grad in zip(params, grads) if grad is not None]
     added = [(param.grad, grad) for param, grad in pairs if param.grad is not None]
-    places = Counter(grad.untyped_storage().data_ptr() for _, grad in pairs)
+    users = Counter(grad.untyped_storage().data_ptr() for _, grad in pairs)
     for param, grad in pairs:
         if param.grad is None:
             memory = grad.untyped_storage()
-            alone = places[memory.data_ptr()] == 1 and memory.nbytes() == grad.nbytes
+            alone = users[memory.data_ptr()] == 1 and memory.nbytes() == grad.nbytes
             own = grad if alone and scale == 1 else grad * scale
             param.grad = laid_out(own, param)
     if added:
@@ -63,28 +63,29 @@ def accumulate(params, grads, scale=1):
 
 
 def divide(params, divisor):
-    """Divide every ``.grad``."""
+    """Divide every ``.grad`` in place."""
     for param in params:
         if param.grad is not None:
             param.grad.div_(divisor)
 
 
 def laid_out(grad, param):
-    """A gradient in its parameter's layout in memory; itself where it has it.
+    """A gradient with the strides of its parameter; the same tensor if it has them.
 
-    Fused optimizers take that for granted: on a CPU they go through the memory of both
-    and would mix up the elements, on a GPU they raise. PyTorch sees to it for what
-    ``backward`` adds up in ``.grad``, but not for what ``torch.autograd.grad`` returns.
+    Fused optimizers assume equal strides: on a CPU they walk through the memory of both
+    and would pair up the wrong elements, on a GPU they raise. PyTorch ensures this for
+    what ``backward`` accumulates in ``.grad``, but not for what ``torch.autograd.grad``
+    returns.
 
     Arguments
     ---------
     grad, param : torch.Tensor
-        Of one shape and type.
+        Of the same shape and dtype.
 
     Returns
     -------
     torch.Tensor
-        With the strides of param.
+        With the strides of ``param``.
     """
     if grad.stride() == param.stride():
         return grad
@@ -92,5 +93,5 @@ def laid_out(grad, param):
 
 
 def memory_of(tensor):
-    """The elements of a dense tensor in the order of its memory; not a copy."""
+    """A flat view of a dense tensor, its elements in memory order."""
     return tensor.as_strided((tensor.numel(),), (1,))

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what was written."""
+"""Checks that a checkpoint on disk is what was written."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ FILES = "files.json"  # name → size and digest of each file of a checkpoint
 
 
 def damage(folder):
-    """What is wrong with a checkpoint, in words; None if it is whole.
+    """Describe what is wrong with a checkpoint; None if nothing is.
 
     Arguments
     ---------
@@ -24,28 +24,28 @@ def damage(folder):
             if not path.exists():
                 return f"{name} is missing"
             if path.stat().st_size != size:
-                return f"{name} has {path.stat().st_size} bytes of {size}"
+                return f"{name} has {path.stat().st_size} bytes instead of {size}"
             if file_digest(path) != digest:
-                return f"{name} is not what was written"
+                return f"{name} does not match its digest"
     except FileNotFoundError:
         return f"{FILES} is missing"
     except (ValueError, AttributeError, TypeError):
-        return f"{FILES} is not what was written"
-    except OSError as fault:
-        return str(fault)
+        return f"{FILES} is corrupt"
+    except OSError as error:
+        return str(error)
     return None
 
 
 def metadata_damage(folder):
-    """What is wrong with the metadata of a checkpoint, or None."""
+    """Describe what is wrong with the metadata of a checkpoint, or None."""
     try:
         meta = yaml.safe_load((folder / METAFNAME).read_text(encoding="utf-8"))
-        whole = {"unixtime", "end-of-epoch"} <= meta.keys()
+        complete = {"unixtime", "end-of-epoch"} <= meta.keys()
     except FileNotFoundError:
         return f"{METAFNAME} is missing"
     except (OSError, ValueError, AttributeError, yaml.YAMLError):
-        whole = False
-    return None if whole else f"{METAFNAME} is not what was written"
+        complete = False
+    return None if complete else f"{METAFNAME} is corrupt"
 
 
 def file_digest(path):

@@ -1,8 +1,8 @@
-"""Train loggers that go on from a checkpoint, with the iteration as the step.
+"""Train loggers that resume from a checkpoint, with the iteration as the step.
 
-``position()`` says where a log stands, which a checkpoint keeps; ``resume(position,
-iteration)`` cuts off what a killed run wrote behind it, so that the log of a resumed run
-is that of one that was never killed.
+A checkpoint stores each log's ``position()``; ``resume(position, iteration)`` truncates
+what a killed run wrote after it, so that the log of a resumed run equals that of a run
+that was never killed.
 """
 
 import json
@@ -24,10 +24,10 @@ logger = get_logger(__name__)
 
 
 class ResumableFile:
-    """A log that is one file, ``save_file``, and only appended to."""
+    """A log that is a single append-only file, ``save_file``."""
 
     def position(self):
-        """Bytes written so far, which are on the disk then."""
+        """Bytes written so far; syncs them to disk first."""
         if not os.path.exists(self.save_file):
             return 0
         sync(self.save_file)
@@ -35,17 +35,21 @@ class ResumableFile:
 
     @main_process_only
     def resume(self, position, iteration):
-        """Go on behind ``position``, or anew if that is None."""
-        cut(self.save_file, position or 0)
+        """Continue at ``position``, or with an empty file if that is None."""
+        truncate(self.save_file, position or 0)
 
 
-def cut(path, size):
-    """Cut a log to a size; says so if it is shorter than that already."""
-    there = os.path.getsize(path) if os.path.exists(path) else 0
-    if there < size:
-        logger.warning(f"{path}: {there} bytes where the checkpoint knows {size}")
-    elif there > size:
-        logger.info(f"{path}: {there - size} bytes from behind the checkpoint cut off")
+def truncate(path, size):
+    """Truncate a log to a size in bytes; warns if it is already shorter."""
+    found = os.path.getsize(path) if os.path.exists(path) else 0
+    if found < size:
+        logger.warning(
+            f"{path} has {found} bytes but had {size} at the checkpoint; entries are lost"
+        )
+    elif found > size:
+        logger.info(
+            f"{path}: removed {found - size} bytes written after the checkpoint"
+        )
         os.truncate(path, size)
 
 
@@ -54,7 +58,7 @@ class TextLogger(ResumableFile, FileTrainLogger):
 
 
 class EntryLogger(TrainLogger):
-    """Takes SpeechBrain's entries and hands them to ``write`` on the main process."""
+    """Receives SpeechBrain's entries and passes them to ``write`` on the main process."""
 
     @main_process_only
     def log_stats(
@@ -75,12 +79,12 @@ class EntryLogger(TrainLogger):
 
 
 class JsonLinesLogger(ResumableFile, EntryLogger):
-    """One JSON object an entry, for ``report`` and for scripts.
+    """One JSON object per entry, for ``report`` and for scripts.
 
     Arguments
     ---------
     save_file : str
-        Where entries are appended.
+        File that entries are appended to.
 
     Example
     -------
@@ -108,8 +112,8 @@ class JsonLinesLogger(ResumableFile, EntryLogger):
 class IterationTensorboardLogger(EntryLogger, TensorboardLogger):
     """SpeechBrain's TensorBoard logger with the iteration on the horizontal axis.
 
-    SpeechBrain counts the entries of this process instead, which starts anew when a
-    run is resumed. The first entry makes the events file.
+    SpeechBrain's own step counts the entries of this process, and so restarts at zero
+    when a run is resumed. The first entry creates the events file.
 
     Arguments
     ---------
@@ -139,7 +143,7 @@ class IterationTensorboardLogger(EntryLogger, TensorboardLogger):
         self.writer.flush()
 
     def position(self):
-        """Bytes in each events file, which are on the disk then."""
+        """Bytes in each events file; syncs them to disk first."""
         files = sorted(Path(self.save_dir).glob("events.*"))
         for path in files:
             sync(path)
@@ -147,13 +151,13 @@ class IterationTensorboardLogger(EntryLogger, TensorboardLogger):
 
     @main_process_only
     def resume(self, position, iteration):
-        """Go on behind ``position``, or anew if that is None.
+        """Continue at ``position``, or without any entry if that is None.
 
-        A TensorBoard that has read the entries cut off forgets them at ``purge_step``.
+        ``purge_step`` tells a running TensorBoard to drop the truncated entries.
         """
         for path in Path(self.save_dir).glob("events.*"):
             if path.name in (position or {}):
-                cut(path, position[path.name])
+                truncate(path, position[path.name])
             else:
                 path.unlink()
         self.purge_step = iteration + 1

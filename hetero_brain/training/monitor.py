@@ -1,4 +1,4 @@
-"""What an iteration tells about each domain, gathered between two log entries."""
+"""Per-domain figures of training, averaged between two log entries."""
 
 from collections import Counter, defaultdict
 from itertools import combinations
@@ -9,9 +9,10 @@ from .parallel import gathered
 
 
 class DomainMonitor:
-    """Averages per-domain figures over the iterations since the last entry.
+    """Averages per-domain figures over the iterations since the last log entry.
 
-    Each rank notes its own units; entries are of all ranks, which all ask for them.
+    Each rank records its own units; :meth:`pop` and :meth:`cosines` combine those of all
+    ranks, so every rank must call them.
 
     Example
     -------
@@ -35,8 +36,7 @@ class DomainMonitor:
             self.counts[name, domain] += 1
 
     def add_solve(self, domain, passes):
-        """Add a local solve: (loss, gradient norm) of each pass, the first at θ, the last
-        at φ_K."""
+        """Add a local solve: (loss, gradient norm) of each pass, from θ to φ_K."""
         (first, _), (last, norm) = passes[0], passes[-1]
         self.add(
             domain,
@@ -47,7 +47,7 @@ class DomainMonitor:
         )
 
     def drop(self, domain):
-        """Count an iteration that a domain dropped out of."""
+        """Count an iteration in which a domain was left out."""
         self.dropped[domain] += 1
 
     def keep_gradient(self, domain, grads, params):
@@ -76,19 +76,20 @@ class DomainMonitor:
         }
 
     def mean(self, name):
-        """Mean of a figure over domains, each by its own mean; NaN without any."""
+        """Mean over domains of each domain's mean of a figure; NaN if there is none."""
         means = [
             float(s) / self.counts[k] for k, s in self.sums.items() if k[0] == name
         ]
         return sum(means) / len(means) if means else float("nan")
 
     def state(self):
-        """What was noted since the last entry, to save between two iterations."""
+        """What was recorded since the last entry, to save between two iterations."""
         sums = {key: float(total) for key, total in self.sums.items()}  # exact
         return {"sums": sums, "counts": {**self.counts}, "dropped": {**self.dropped}}
 
     def restore(self, states):
-        """Note what some monitors had: one's own, or those of all ranks there were."""
+        """Replace what was recorded by the sum of some states: this rank's own, or those
+        of all ranks of an earlier run."""
         for name in ("sums", "counts", "dropped"):
             total = getattr(self, name)
             total.clear()
@@ -97,7 +98,7 @@ class DomainMonitor:
                     total[key] += value
 
     def pop(self):
-        """All figures as ``name/domain`` → float, and start anew."""
+        """All figures as ``name/domain`` → float; clears them."""
         sums, counts, dropped = Counter(), Counter(), Counter()
         floats = {key: float(total) for key, total in self.sums.items()}
         for own in gathered((floats, dict(self.counts), dict(self.dropped))):

@@ -1,7 +1,7 @@
-"""Sharing the units of an iteration among ranks, and what ranks tell each other.
+"""Distributing the units of an iteration over ranks, and communication between ranks.
 
-A unit is one local solve: a domain, or a replica of it. Units are planned without regard
-to the number of ranks; a local solve needs no communication.
+A unit is one local solve: a domain, or a replica of it. Units are planned independently
+of the number of ranks; a local solve needs no communication.
 """
 
 import heapq
@@ -12,30 +12,30 @@ from speechbrain.utils.distributed import is_distributed_initialized
 
 from .gradients import memory_of
 
-BUCKET_BYTES = 25 * 2**20  # of gradients sent at a time, as DDP does
+BUCKET_BYTES = 25 * 2**20  # of gradients per all-reduce, as in DDP
 
 
 def rank_and_size():
-    """This process's rank, and how many there are: (0, 1) without torchrun."""
+    """The rank of this process, and the number of ranks: (0, 1) without torchrun."""
     if not is_distributed_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def share_out(costs, n_ranks):
-    """Which rank takes which unit: longest first, each to the rank that has least.
+    """Assign units to ranks: longest first, each to the rank with the least load so far.
 
     Arguments
     ---------
     costs : sequence of float
-        Of each unit, in any measure of time.
+        Cost of each unit, in any measure of time.
     n_ranks : int
-        Ranks.
+        Number of ranks.
 
     Returns
     -------
     list of int
-        The rank of each unit. Every rank has one if there are as many units.
+        The rank of each unit. No rank is idle if there are at least as many units.
 
     Example
     -------
@@ -61,30 +61,31 @@ def gathered(value):
 
 
 def broadcast_module(module):
-    """Give every rank the parameters and buffers of rank 0."""
+    """Broadcast parameters and buffers from rank 0 to all ranks."""
     if rank_and_size()[1] > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             torch.distributed.broadcast(tensor.data, src=0)
 
 
 def reduce_gradients(params, figures):
-    """Add up gradients and some figures over all ranks.
+    """All-reduce gradients, and some figures with them, to their sums over ranks.
 
-    In buckets, each sent while the next is filled: that takes three quarters of the time
-    of a single all-reduce for 25 M and 71 M parameters (gloo, 2 ranks).
+    One all-reduce per bucket, each sent while the next bucket is filled: for 25 M and
+    71 M parameters this takes three quarters of the time of a single all-reduce (gloo, 2
+    ranks).
 
     Arguments
     ---------
     params : list of torch.nn.Parameter
-        ``.grad``, laid out as the parameter, becomes the sum, or stays None where no
-        rank has one.
+        ``.grad``, with the strides of its parameter, becomes the sum, or stays None where
+        no rank has one.
     figures : torch.Tensor
-        (n,) of any floating type.
+        (n,) of any floating-point dtype.
 
     Returns
     -------
     torch.Tensor
-        (n,), the sums; the argument itself without other ranks.
+        (n,), the sums; the argument itself if there is only one rank.
     """
     if rank_and_size()[1] == 1:
         return figures
@@ -99,15 +100,15 @@ def reduce_gradients(params, figures):
         sent.append((members, sizes, flat, work))
     for members, sizes, flat, work in sent:
         work.wait()
-        head, total, *grads = flat.split(sizes)  # the figures are in each
-        for param, there, grad in zip(members, head.tolist(), grads):
+        head, total, *grads = flat.split(sizes)  # every bucket carries the figures
+        for param, n_present, grad in zip(members, head.tolist(), grads):
             shaped = grad.as_strided(param.shape, param.stride())
-            param.grad = shaped if there else None
+            param.grad = shaped if n_present else None
     return total
 
 
 def _buckets(params):
-    """Lists of parameters of one dtype, each until it has :data:`BUCKET_BYTES`."""
+    """Parameters grouped by dtype, and into lists of about :data:`BUCKET_BYTES`."""
     buckets, sizes = defaultdict(list), Counter()
     for param in params:
         buckets[param.dtype, sizes[param.dtype] // BUCKET_BYTES].append(param)

@@ -1,4 +1,4 @@
-"""A Brain with figures of each domain, which resumes after any iteration."""
+"""A Brain that resumes after any iteration and keeps figures of each domain."""
 
 import math
 from functools import partial
@@ -20,52 +20,52 @@ from .parallel import gathered, rank_and_size
 
 @partial(register_checkpoint_hooks, save_on_main_only=False)
 class ResumableBrain(sb.Brain):
-    """A ``sb.Brain`` that resumes after any iteration, with figures of each domain.
+    """A ``sb.Brain`` that resumes after any iteration and keeps figures of each domain.
 
-    All arguments are those of ``sb.Brain``. ``monitor`` averages what the iterations say
-    about each domain until somebody takes it, ``dev_monitor`` what a validation says.
+    Takes the arguments of ``sb.Brain``. ``monitor`` averages the figures of each domain
+    over training iterations until they are read, ``dev_monitor`` over a validation.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.monitor, self.dev_monitor = DomainMonitor(), DomainMonitor()
-        self.nonfinite_count = 0  # as at the start of an epoch, for a lone fit_batch
+        self.nonfinite_count = 0  # set here for a fit_batch called without fit
         self.epoch = 1
-        self.progress = None  # the progress bar, within an epoch
-        self.stopping = False  # some rank wanted to stop in the last iteration
+        self.progress = None  # the progress bar, during an epoch
+        self.stopping = False  # some rank asked to stop in the last iteration
 
     @property
     def iteration(self):
-        """Iterations done since the phase began: updates of θ, skipped ones too."""
+        """Iterations since the phase began: updates of θ, including skipped ones."""
         return self.optimizer_step
 
     def global_optimizers(self):
-        """The optimizers of θ, also of a subclass that makes several."""
+        """The optimizers of θ: one, unless a subclass creates several."""
         return [*(self.optimizers_dict or {"optimizer": self.optimizer}).values()]
 
     def is_due(self, interval, done=False):
-        """Whether an interval ends with this iteration (counted already if done)."""
+        """Whether an interval ends with this iteration; ``done`` if already counted."""
         return interval and (self.iteration + (not done)) % interval == 0
 
     def wants_to_stop(self):
-        """Whether this rank asks all ranks to stop after this iteration; override it.
+        """Whether this rank asks all ranks to stop after this iteration; to override.
 
-        ``self.stopping`` then says on every rank whether any of them did.
+        Afterwards ``self.stopping`` is True on every rank if any rank asked.
         """
         return False
 
     # ------------------------------------------------------------------ training
 
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **kwargs):
-        """As SpeechBrain's; but the items of a training set are global batches, so that
-        there is nothing left to batch."""
+        """As SpeechBrain's, but without batching the training set: its items are global
+        batches already."""
         if stage == sb.Stage.TRAIN:
             kwargs.setdefault("batch_size", None)
         return super().make_dataloader(dataset, stage, ckpt_prefix, **kwargs)
 
     def _fit_train(self, train_set, epoch, enable):
-        """As SpeechBrain's, under a progress bar that also shows the local gain, and
-        started at this iteration where the loader can be."""
+        """As SpeechBrain's, but starts the loader at this iteration if its sampler has
+        ``start_at``, and also shows the local gain in the progress bar."""
         self.epoch = epoch
         if hasattr(sampler := getattr(train_set, "sampler", None), "start_at"):
             sampler.start_at(self.iteration)
@@ -73,47 +73,49 @@ class ResumableBrain(sb.Brain):
         bar = tqdm(train_set, initial=self.step, dynamic_ncols=True, disable=not enable)
         nonfinite = self.nonfinite_count if self.step else 0
 
-        def rest():
-            self.nonfinite_count = nonfinite  # which SpeechBrain has set to 0
+        def remaining_batches():
+            self.nonfinite_count = nonfinite  # SpeechBrain has just set it to 0
             if self.step:
-                self.anneal(self.iteration - 1)  # for logs, if that was the last
+                # If no batch is left in the epoch, its log entry needs these rates.
+                self.anneal(self.iteration - 1)
             yield from bar
 
         with bar as self.progress:
-            super()._fit_train(rest(), epoch, enable=False)
+            super()._fit_train(remaining_batches(), epoch, enable=False)
         self.progress = None
 
     def anneal(self, iteration):
-        """Set the learning rates of an iteration; override it."""
+        """Set the learning rates of an iteration; to override."""
 
     def end_iteration(self, loss):
-        """Called at the end of ``fit_batch``: shows loss and local gain."""
+        """Called at the end of ``fit_batch``; shows the loss and the local gain."""
         if self.progress is not None:
             gain = self.monitor.mean("local_gain")
             self.progress.set_postfix(loss=f"{loss:.4f}", gain=f"{gain:.4f}")
 
     def interval_stats(self):
-        """Figures since the last call, ``name/domain`` → float; starts them anew."""
+        """Figures since the last call, ``name/domain`` → float; clears them."""
         return self.monitor.pop()
 
     # ---------------------------------------------------------------- validation
 
     def evaluate_batch(self, batch, stage):
-        """Evaluate a batch, or that of a :class:`DomainBatch`, noted for its domain."""
+        """Evaluate a batch; for a :class:`DomainBatch`, record the loss of its domain."""
         if not isinstance(batch, DomainBatch):
             return super().evaluate_batch(batch, stage)
         try:
             loss = super().evaluate_batch(batch.batches[-1], stage)
         except NothingToLearn:
             self.dev_monitor.drop(batch.domain)
-            self.step -= 1  # SpeechBrain's mean, which leaves NaN out, counts it too
+            # SpeechBrain's running mean ignores the NaN but would count the step.
+            self.step -= 1
             return torch.tensor(math.nan)
         self.dev_monitor.add(batch.domain, loss=loss.item())
         return loss
 
     def dev_figures(self, stage_loss):
-        """Losses over the batches of all ranks, of which ``stage_loss`` is this rank's
-        mean: of all domains as ``loss``, and of each; NaN where no batch had one."""
+        """Mean losses over the batches of all ranks: ``loss`` over all domains, and one
+        for each; NaN without any batch. ``stage_loss`` is the mean of this rank."""
         counts = self.dev_monitor.counts.items()
         batches = sum(count for (figure, _), count in counts if figure == "loss")
         dropped = any(gathered(bool(self.dev_monitor.dropped)))
@@ -128,7 +130,7 @@ class ResumableBrain(sb.Brain):
 
     @mark_as_saver
     def _save(self, path):
-        """Write where a run stands between two iterations; every rank must call it."""
+        """Write the state of the run between two iterations; every rank must call it."""
         state = self.run_state()
         if if_main_process():
             torch.save(state, path)
@@ -138,7 +140,7 @@ class ResumableBrain(sb.Brain):
         self.restore_run(torch.load(path, map_location="cpu", weights_only=True))
 
     def run_state(self):
-        """Where a run stands between two iterations, as tensors and plain values."""
+        """The state of a run between two iterations, as tensors and plain values."""
         return {
             "step": self.step,
             "avg_train_loss": self.avg_train_loss,
@@ -148,7 +150,7 @@ class ResumableBrain(sb.Brain):
         }
 
     def restore_run(self, state):
-        """Take what :meth:`run_state` gave, on any number of ranks."""
+        """Restore what :meth:`run_state` returned, on any number of ranks."""
         self.step, self.avg_train_loss = state["step"], state["avg_train_loss"]
         self.optimizer_step = state["optimizer_step"]
         self.nonfinite_count = state["nonfinite_count"]
@@ -156,13 +158,13 @@ class ResumableBrain(sb.Brain):
         if size == len(ranks):
             ranks = [ranks[rank]]
         elif rank > 0:
-            ranks = []  # all to the first
+            ranks = []  # rank 0 takes the states of all
         self.restore_interval(ranks)
 
     def interval_state(self):
-        """What :meth:`interval_stats` is made of, as tensors and plain values."""
+        """The state behind :meth:`interval_stats`, as tensors and plain values."""
         return self.monitor.state()
 
     def restore_interval(self, states):
-        """Take what :meth:`interval_state` gave, of this rank or of several."""
+        """Restore what :meth:`interval_state` returned on one rank or on several."""
         self.monitor.restore(states)

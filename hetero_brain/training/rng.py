@@ -1,8 +1,8 @@
-"""Seeds and generators named by what they are for.
+"""Seeds and random generators keyed by their purpose.
 
-Everything random in a run is drawn from a generator that is keyed with, say, the run's
+Everything random in a run is drawn from a generator keyed with, for example, the run's
 seed, a purpose, a step and a domain. No draw depends on how many came before it, so a
-step can be replayed alone and a run resumed on other processes.
+step can be replayed alone, and a run can be resumed by other processes.
 """
 
 import hashlib
@@ -13,9 +13,9 @@ import torch
 
 
 def derive_seed(*keys):
-    """A seed that depends on every key, its type and its place, and on nothing else.
+    """A seed that depends on the value, type and position of every key, and nothing else.
 
-    It is the same in every process and on every machine, unlike Python's ``hash``.
+    Unlike Python's ``hash`` it is the same in every process and on every machine.
 
     Arguments
     ---------
@@ -47,7 +47,7 @@ def derive_seed(*keys):
             kind, text = "s", key.encode()
         else:
             raise TypeError(f"a seed key must be an int or a str, got {key!r}")
-        # The length before each key: no two lists of keys are encoded alike.
+        # The length before each key makes the encoding of a list of keys unique.
         digest.update(f"{kind}{len(text)}:".encode() + text)
     return int.from_bytes(digest.digest(), "big") >> 1
 
@@ -55,8 +55,8 @@ def derive_seed(*keys):
 def generator(*keys):
     """A NumPy generator keyed with ``derive_seed(*keys)``.
 
-    Philox is counter-based: other keys give independent streams. NumPy keeps its bits
-    the same for ever, and what a ``Generator`` makes of them within a release.
+    Philox is counter-based: different keys give independent streams. NumPy guarantees its
+    bit stream across releases, but what a ``Generator`` draws from it only within one.
 
     Arguments
     ---------
@@ -77,12 +77,12 @@ def generator(*keys):
 
 
 class RandomState:
-    """PyTorch's random state, on the CPU and on one device, to be set, kept and restored.
+    """PyTorch's random state, on the CPU and on one device: to seed, keep and restore.
 
     Arguments
     ---------
     device : torch.device or str
-        Where the model is.
+        Device of the model.
 
     Example
     -------
@@ -100,18 +100,18 @@ class RandomState:
         self.device = None if on_cpu else torch.get_device_module(device)
 
     def seed(self, seed):
-        """Begin a sequence of random numbers."""
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed asks all devices
+        """Seed the generators of the CPU and of the device."""
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices
         if self.device is not None:
             self.device.manual_seed(seed)
 
     def keep(self):
-        """Remember the state, for :meth:`restore`."""
+        """Keep the current state for :meth:`restore`."""
         on_device = None if self.device is None else self.device.get_rng_state()
         self.kept = torch.get_rng_state(), on_device
 
     def restore(self):
-        """Go back to the state that was kept."""
+        """Return to the state that was kept."""
         torch.set_rng_state(self.kept[0])
         if self.device is not None:
             self.device.set_rng_state(self.kept[1])

@@ -2,17 +2,18 @@
 
 
 class HoldThenDecay:
-    """1 for N epochs, then multiplied by a factor every epoch; with a linear warm-up.
+    """1 for N epochs, then multiplied by a factor every epoch, with a linear warm-up.
 
-    The schedule of the paper: pre-training holds for 60 epochs and decays by 1/√2 to
-    epoch 80. Used for local and global rates alike, they stay in step.
+    The schedule of the paper, whose pre-training holds the rate for 60 epochs and then
+    multiplies it by 1/√2 every epoch until epoch 80. Local and global rates share it, so
+    their ratio is constant.
 
     Arguments
     ---------
     hold_epochs : float
         Epochs at the full rate.
     decay : float
-        Factor of each epoch after that.
+        Factor on the rate for each epoch after those.
     warmup_iterations : int
         Iterations over which the rate rises linearly from 0.
 
@@ -36,14 +37,14 @@ class HoldThenDecay:
 
 
 def scale_rates(optimizers, factor):
-    """Set every learning rate to a factor of what it was at first.
+    """Set every learning rate to its initial value times a factor.
 
     Arguments
     ---------
     optimizers : iterable of torch.optim.Optimizer
-        Changed in place; each group's first rate is kept as its ``initial_lr``.
+        Changed in place; the initial rate of a group is kept as its ``initial_lr``.
     factor : float
-        1 for the first rates.
+        Factor on the initial rates.
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""Checks of the settings that a Brain reads from hparams: all faults in one error."""
+"""Checks of the settings that a Brain reads from hparams: all problems in one error."""
 
 import difflib
 import numbers
@@ -13,7 +13,7 @@ def check_settings(hparams, settings):
     hparams : dict
         All hyperparameters of a run.
     settings : dict
-        Key → (default, test of a value, what the test wants in words).
+        Key → (default, test of a value, description of valid values).
 
     Returns
     -------
@@ -23,8 +23,8 @@ def check_settings(hparams, settings):
     Raises
     ------
     ValueError
-        Listing every key with a wrong value, and every key that looks like a
-        misspelling of a setting which would silently keep its default.
+        Lists every key with a wrong value, and every key that looks like a misspelling
+        of a setting, which would otherwise silently keep its default.
 
     Example
     -------
@@ -32,7 +32,7 @@ def check_settings(hparams, settings):
     {'n': 2}
     """
     values = {k: hparams.get(k, default) for k, (default, _, _) in settings.items()}
-    faults = [
+    problems = [
         f"{key}: {values[key]!r} is not {wanted}"
         for key, (_, test, wanted) in settings.items()
         if key in hparams and not test(hparams[key])
@@ -41,9 +41,9 @@ def check_settings(hparams, settings):
     for key in hparams:
         meant = difflib.get_close_matches(key, absent, n=1, cutoff=0.88)
         if key not in settings and meant:
-            faults.append(f"{key}: no such setting; did you mean {meant[0]}?")
-    if faults:
-        raise ValueError("Wrong hyperparameters:\n  " + "\n  ".join(faults))
+            problems.append(f"{key}: no such setting; did you mean {meant[0]}?")
+    if problems:
+        raise ValueError("Wrong hyperparameters:\n  " + "\n  ".join(problems))
     return values
 
 
@@ -62,12 +62,12 @@ def is_weights(value):
 
 
 def one_of(*names):
-    """A setting's default, test and words for a choice; the first is the default."""
+    """Default, test and description of a choice; the first name is the default."""
     return names[0], lambda value: value in names, f"one of {', '.join(names)}"
 
 
 def optional(kind):
-    """A setting's default, test and words for an optional callable."""
+    """Default, test and description of an optional callable."""
     return None, lambda value: value is None or callable(value), kind
 
 
@@ -89,17 +89,17 @@ RUN_SETTINGS = {
 
 
 def brain_settings(hparams):
-    """The settings of a :class:`HeteroBrain`, as :func:`check_settings` gives them.
+    """The settings of a :class:`HeteroBrain`, from :func:`check_settings`.
 
     Raises
     ------
     ValueError
-        As :func:`check_settings`; or local steps without a local optimizer.
+        See :func:`check_settings`; or there are local steps but no local optimizer.
     """
     settings = check_settings(hparams, BRAIN_SETTINGS)
     if settings["local_steps"] > 0 and settings["local_optimizer"] is None:
         raise ValueError(
-            f"local_optimizer: needed with local_steps: {settings['local_steps']}, e.g. "
-            "!name:torch.optim.SGD with its lr"
+            f"local_optimizer: needed with local_steps: {settings['local_steps']}; set "
+            "it to a factory, e.g. !name:torch.optim.SGD with its lr"
         )
     return settings

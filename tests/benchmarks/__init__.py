@@ -1,1 +1,1 @@
-"""Benchmarks: ``make bench``, ``make bench-quick``. Ratios, measured side by side."""
+"""Benchmarks (``make bench``, ``make bench-quick``): ratios of interleaved timings."""

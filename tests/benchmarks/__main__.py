@@ -1,4 +1,4 @@
-"""Run the benchmarks: a table in the terminal, JSON and PNG in ``results/bench``.
+"""Run the benchmarks: tables in the terminal, JSON and PNG in ``results/bench``.
 
 > python -m tests.benchmarks [--quick] [--only throughput bilevel …]
 """
@@ -26,7 +26,7 @@ SECTIONS = (
 
 
 def main():
-    """Run the sections that were asked for."""
+    """Run the requested sections."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller, in 3 minutes")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
@@ -39,7 +39,7 @@ def main():
     for name in args.only:
         start = time.perf_counter()
         run = import_module(f"{__package__}.{name}").run
-        section = in_new_process(run, args.quick)  # whose memory no other has used
+        section = in_new_process(run, args.quick)  # with memory that no other has used
         tables += section
         print("\n\n".join(table.markdown() for table in section))
         print(f"\n({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)
@@ -48,7 +48,7 @@ def main():
             json.dumps(results, indent=1), encoding="utf-8"
         )
     draw(tables, args.output_folder / "bench.png")
-    print(f"Everything is in {args.output_folder}.")
+    print(f"Tables, JSON and plot are in {args.output_folder}.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""2. What the bilevel update costs beside plain forward-backward passes."""
+"""2. The cost of the bilevel update, compared with plain forward-backward passes."""
 
 import math
 import statistics
@@ -15,26 +15,26 @@ from .speech import batch, global_batch
 TRAIN = sb.Stage.TRAIN
 
 
-def plain_passes(brain, part, grads):
-    """As many forward-backward passes of a domain as its solve has, and nothing else.
+def plain_passes(brain, domain_batch, grads):
+    """The forward-backward passes of a domain's solve, and nothing else.
 
     The passes are the Brain's own, on the same features, masks and labels.
 
     Arguments
     ---------
     brain : HeteroBrain
-        Whose gradients are left alone.
-    part : DomainBatch
+        Its gradients stay as they are.
+    domain_batch : DomainBatch
         The domain's batch.
     grads : list of torch.Tensor or None
-        What is added to, aligned with the parameters.
+        Sums to add the gradients to, aligned with the parameters.
 
     Returns
     -------
     float
         Seconds.
     """
-    params, (batch,) = brain.local_solver.params, part.batches
+    params, (batch,) = brain.local_solver.params, domain_batch.batches
     own = [param.grad for param in params]
     for param, grad in zip(params, grads):
         param.grad = grad
@@ -49,42 +49,42 @@ def plain_passes(brain, part, grads):
 
 
 def both(brain, parts, plain_first):
-    """Seconds of an iteration and of as many plain passes, a domain of each in turn.
+    """Seconds of an iteration and of as many plain passes, alternating between domains.
 
-    A machine whose speed drifts is so the same to both. The plain passes are given the
-    iteration's optimizer step.
+    A drift in the speed of the machine thus affects both alike. The optimizer step of the
+    iteration is also counted for the plain passes.
 
     Returns
     -------
     iteration, plain : float
         Seconds.
     ratios : list of float
-        The former to the latter, of each domain: what is done once an iteration is
-        shared out evenly.
+        ``iteration / plain`` of each domain; work that is done once per iteration is
+        distributed evenly over the domains.
     """
     solve, params = brain.local_solve, brain.local_solver.params
     grads, plain, solves, spent = [None] * len(params), [], [], 0.0
 
-    def beside(part):
+    def run_plain(domain_batch):
         nonlocal spent
         start = time.perf_counter()
-        plain.append(plain_passes(brain, part, grads))
+        plain.append(plain_passes(brain, domain_batch, grads))
         spent += time.perf_counter() - start
 
     @contextmanager
-    def solve_and_plain(part):
+    def solve_and_plain(domain_batch):
         nonlocal spent
         start = time.perf_counter()
-        brain.masked_inputs(part.batches[0], TRAIN)  # are kept for both
+        brain.masked_inputs(domain_batch.batches[0], TRAIN)  # cached for both
         spent += time.perf_counter() - start
         if plain_first:
-            beside(part)
+            run_plain(domain_batch)
         start = time.perf_counter()
-        with solve(part) as phi:
+        with solve(domain_batch) as phi:
             yield phi
         solves.append(time.perf_counter() - start)
         if not plain_first:
-            beside(part)
+            run_plain(domain_batch)
 
     brain.local_solve, step = solve_and_plain, {"step": 0.0}
     start = time.perf_counter()
@@ -100,11 +100,11 @@ def both(brain, parts, plain_first):
 
 
 def costs(size, parts, rounds):
-    """Seconds of iterations, of the plain passes, and ratios: K, and a list of each.
+    """For each K: seconds of iterations, seconds of the plain passes, and their ratios.
 
-    By one Brain: plain passes of two alike differed by up to 5 %. What comes second has
-    its own speed, so that a ratio is the geometric mean of a domain's two, one of each
-    order. ``rounds``: K → how many; even.
+    All with one Brain, because plain passes of two equal Brains differed by up to 5 %.
+    Speed depends on which of the two runs first, so a ratio is the geometric mean of a
+    domain's ratios in both orders. ``rounds``: K → number of rounds, which is even.
     """
     brain = ours(size, 1)
     brain.fit_batch(parts[:1])
@@ -119,7 +119,7 @@ def costs(size, parts, rounds):
 
 @contextmanager
 def timed(places, seconds):
-    """Add up the time spent in functions: {label: (object, name)} → seconds[label]."""
+    """Add the time spent in functions, {label: (object, name)}, to ``seconds[label]``."""
     originals = {label: getattr(*place) for label, place in places.items()}
 
     def wrap(label):
@@ -141,10 +141,10 @@ def timed(places, seconds):
 
 
 def kept_apart(brain, parts, rounds):
-    """What a pass takes longer if its gradient is a tensor of its own: milliseconds.
+    """Milliseconds that a pass takes longer if its gradients are new tensors.
 
-    By ``torch.autograd.grad`` in place of ``backward``, which adds a gradient to
-    ``.grad`` while the cache has it, and uses its memory again.
+    Compares ``torch.autograd.grad`` with ``backward``, which adds each gradient to
+    ``.grad`` while it is in the cache, and reuses its memory.
     """
     params = brain.local_solver.params
 
@@ -154,37 +154,37 @@ def kept_apart(brain, parts, rounds):
         )
 
     differences = []
-    for part in parts:
-        (batch,) = part.batches
+    for domain_batch in parts:
+        (batch,) = domain_batch.batches
         ways = {
             "apart": lambda b=batch: torch.autograd.grad(loss(b), params),
             "added": lambda b=batch: loss(b).backward(),
         }
-        taken = alternate(ways, rounds, warm_up=2)  # .grad has to be there
+        taken = alternate(ways, rounds, warm_up=2)  # the first round allocates .grad
         differences += [a - b for a, b in zip(taken["apart"], taken["added"])]
     brain.zero_grad(set_to_none=True)
     return 1000 * statistics.median(differences)
 
 
 def passes(size, parts, rounds, rounds_apart):
-    """Milliseconds a domain (K = 1) of what an iteration does beside plain passes.
+    """Milliseconds per domain (K = 1) of an iteration's work besides plain passes.
 
     Returns
     -------
-    beside : dict
+    extra : dict
         Label → ms.
     whole : float
-        ms of a domain in all.
+        Total ms of a domain.
     """
     brain = ours(size, 1)
     brain.fit_batch(parts)
     solver = brain.local_solver
     places = {
         "local step, from θ to φ": (solver, "step"),
-        "whether φ is finite": (solver, "check"),
+        "check that φ is finite": (solver, "check"),
         "norm of the hypergradient": (torch.nn.utils, "get_total_norm"),
-        "to the mean": (brain, "accumulate"),
-        "buffers, and back to θ": (solver, "_restore"),
+        "adding it to the mean": (brain, "accumulate"),
+        "restoring buffers and θ": (solver, "_restore"),
     }
     seconds = dict.fromkeys(places, 0.0)
     start = time.perf_counter()
@@ -193,16 +193,16 @@ def passes(size, parts, rounds, rounds_apart):
             brain.fit_batch(parts)
     solves = rounds * len(parts) / 1000
     whole = (time.perf_counter() - start) / solves
-    beside = {label: taken / solves for label, taken in seconds.items()}
+    extra = {label: taken / solves for label, taken in seconds.items()}
     apart = kept_apart(brain, parts, rounds_apart)
-    beside["gradients kept apart, of both passes"] = 2 * apart
-    return beside, whole
+    extra["gradients as new tensors, both passes"] = 2 * apart
+    return extra, whole
 
 
 def peak(size, local_steps):
     """Peak memory of two iterations over two domains, in copies of the parameters.
 
-    Above that of the Brain with kernels and optimizer loaded by no iteration yet.
+    Relative to the Brain after a forward pass and before its first iteration.
     """
     brain, parts = ours(size, local_steps), global_batch(2, 1)
     with torch.no_grad():
@@ -226,12 +226,12 @@ def run(quick):
         ],
     )
     seconds = {"tiny": 4} if quick else {"tiny": 32, "base": 32}
-    rounds = {"tiny": {1: 10, 3: 8}, "base": {1: 2, 3: 2}}  # even: both orders alike
+    rounds = {"tiny": {1: 10, 3: 8}, "base": {1: 2, 3: 2}}  # even: half in each order
     rounds_apart = {"tiny": 24, "base": 8}
     if quick:
         rounds, rounds_apart = {"tiny": {1: 2, 3: 2}}, {"tiny": 4}
     for length in seconds.values():
-        batch(length)  # manifests are read here, not in the first round
+        batch(length)  # reads the manifests before the first round
     for size, length in seconds.items():
         parts = global_batch(5, length)
         for local_steps, bilevel, plain, found in costs(size, parts, rounds[size]):
@@ -247,27 +247,27 @@ def run(quick):
                 ]
             )
     times.notes = [
-        "The same domain batches in both; 32 s is the VoicePrompts recipe's. Features, "
-        "masks and labels are made before, for both. Plain passes have the same "
-        "optimizer step, but neither keep θ, nor step locally, nor check or log. A "
-        "domain's solve and its plain passes take turns; a domain's ratio is the "
-        "geometric mean of two iterations, one in each order, with its share of what is "
-        "done once an iteration."
+        "Both use the same domain batches; 32 s is the size in the VoicePrompts recipe. "
+        "Features, masks and labels are computed beforehand for both. The plain passes "
+        "include the optimizer step, but no copy of θ, local step, check or log. A "
+        "domain's solve and its plain passes alternate; a domain's ratio is the "
+        "geometric mean of two iterations, one in each order, and includes its share of "
+        "the work that is done once per iteration."
     ]
-    beside = Table("Bilevel update: what it does beside the passes (K = 1)", ["pass"])
+    extra = Table("Bilevel update: work besides the passes (K = 1)", ["work"])
     columns = []
     for size, length in seconds.items():
         found, whole = passes(size, global_batch(2, length), 4, rounds_apart[size])
-        beside.columns += [f"{size}: ms a domain", "%"]
-        found["together"] = sum(found.values())
+        extra.columns += [f"{size}: ms per domain", "% of the iteration"]
+        found["total"] = sum(found.values())
         columns.append({name: (ms, 100 * ms / whole) for name, ms in found.items()})
     for name in columns[0]:
-        beside.rows.append([name, *(cell for c in columns for cell in c[name])])
-    beside.notes = [
-        "None takes longer if the domain batches do, which are as above. Kept apart: by "
-        "autograd.grad, whose gradients have memory of their own, in place of backward, "
-        "which adds each to .grad while the cache has it; the median of single passes, "
-        "in alternation.",
+        extra.rows.append([name, *(cell for c in columns for cell in c[name])])
+    extra.notes = [
+        "None of these times depends on the length of the domain batches, which is as "
+        "above. Gradients as new tensors: the time of autograd.grad, which returns new "
+        "tensors, minus that of backward, which adds each gradient to .grad while it is "
+        "in the cache; median of alternating single passes.",
     ]
     memory = Table(
         "Bilevel update: peak memory in copies of the parameters",
@@ -279,7 +279,7 @@ def run(quick):
     for k, value in peaks.items():
         memory.rows.append([size, k, value, value - peaks[0]])
     memory.notes = [
-        "1 s of speech a domain, so that parameters dominate; AdamW's two moments, the "
-        "gradient of θ, and for K > 0 the copy of θ are in it."
+        "1 s of speech per domain, so that parameters dominate. The peak includes both "
+        "moments of AdamW, the gradient of θ and, for K > 0, the copy of θ."
     ]
-    return [times, beside, memory]
+    return [times, extra, memory]

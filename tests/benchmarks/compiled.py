@@ -1,4 +1,4 @@
-"""7. What ``torch.compile`` of the encoder gives, as SpeechBrain's option does it."""
+"""7. The speed-up by ``torch.compile`` of the encoder, with SpeechBrain's option."""
 
 import shutil
 import time
@@ -12,15 +12,15 @@ OPTIONS = {"compile": True, "compile_module_keys": ["encoder"]}
 
 
 def run(quick):
-    """One batch again and again, so that only the first round compiles; not if quick."""
+    """Repeat one batch, so that only the first iteration compiles; nothing if quick."""
     if quick:  # compiling alone takes a minute
         return []
     table = Table(
         f"torch.compile of the encoder (tiny, K = 1, M = 1, {SECONDS} s)",
         ["code", "first iteration (s)", "s / iteration", "ratio to eager"],
         notes=[
-            "One batch, whose shapes are compiled in the first iteration; with "
-            "others it is compiled again, up to torch's limit of 8 times.",
+            "One batch, whose shapes are compiled in the first iteration; each new "
+            "shape is compiled again, up to torch's limit of 8 times.",
         ],
     )
     if shutil.which("c++") is None:

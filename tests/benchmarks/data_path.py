@@ -1,4 +1,4 @@
-"""The data path: the loader against training, planning and resume, the manifest."""
+"""5. The data path: loader compared with training, planning and resuming, manifests."""
 
 import hashlib
 import itertools
@@ -23,17 +23,17 @@ from . import models, speech
 from .measure import Table, alternate, in_new_process, peak_bytes, ratios, spread
 
 KINDS = ((".wav", 8000, 8000), (".flac", 16000, 16000), (".flac", 16000, 8000))
-MODELS = {"tiny": 2, "base": 1}  # and the global batches of a measurement
+MODELS = {"tiny": 2, "base": 1}  # size → global batches per measurement
 WORKERS = (0, 2)
 ROOT = Path(__file__).parents[2]
-N_DOMAINS, GLOBAL_BATCH_SECONDS = 10, 320  # of the plans that are timed
+N_DOMAINS, GLOBAL_BATCH_SECONDS = 10, 320  # of the timed plans
 ROWS_PER_FILE = 100  # of manifests
-HELD_OUT = 10_000  # clips of a made-up Common Voice, in each of dev and test
+HELD_OUT = 10_000  # clips in each of dev and test of the synthetic Common Voice
 CLIPS_PER_SPEAKER = 20
 
 
 def run(quick):
-    """The loader's, the plan's and the manifest's tables."""
+    """The tables of the loader, the plan and the manifest."""
     planned = (10_000, 100_000) + (() if quick else (1_000_000, 10_000_000))
     with tempfile.TemporaryDirectory() as folder:
         sources = files(Path(folder), KINDS[-1:] if quick else KINDS)
@@ -51,14 +51,14 @@ def run(quick):
 
 
 def files(folder, kinds):
-    """The speech of the sample in several kinds of file.
+    """The speech of the sample in several file formats.
 
     Arguments
     ---------
     folder : Path
-        For those that are made.
+        For the converted files.
     kinds : sequence of tuple
-        Suffix, rate of the file and rate wanted, in Hz.
+        Suffix, sample rate of the file and sample rate to read it at, in Hz.
 
     Returns
     -------
@@ -76,7 +76,7 @@ def files(folder, kinds):
 
 
 def copy_of(utterances, folder, suffix, rate):
-    """The manifest of the same speech, written as 16-bit files of another kind."""
+    """A manifest of the same speech, converted to 16-bit files of another format."""
     rows = []
     for number, row in enumerate(utterances.manifest):
         signal = read_audio(row, speech.RATE)
@@ -90,7 +90,7 @@ def copy_of(utterances, folder, suffix, rate):
 
 
 def repeated(utterances, times):
-    """The utterances several times over, for an epoch that lasts."""
+    """The utterances repeated several times, for a longer epoch."""
     rows = utterances.manifest
     return Utterances(
         rows.subset(np.tile(np.arange(len(rows)), times)), utterances.sample_rate
@@ -114,14 +114,14 @@ def epoch_seconds(rows, plan):
     )
 
 
-def a_pass(loader):
+def load_epoch(loader):
     """Load an epoch."""
     for _ in loader:
         pass
 
 
 def first_pass(loader):
-    """Load an epoch, workers to be started.
+    """Load an epoch, including the start of the workers.
 
     Returns
     -------
@@ -132,12 +132,12 @@ def first_pass(loader):
     batches = iter(loader)
     next(batches)
     seconds = time.perf_counter() - start
-    a_pass(batches)
+    load_epoch(batches)
     return seconds
 
 
 def train(brain, batches):
-    """Train on global batches that are in memory."""
+    """Train on global batches in memory."""
     for batch in batches:
         brain.fit_batch(batch)
 
@@ -151,11 +151,13 @@ def ready_batches(seconds):
 
 def audio_of(global_batch):
     """Audio in a global batch, in seconds."""
-    return sum(speech.seconds_of(part.batches[0]) for part in global_batch)
+    return sum(
+        speech.seconds_of(domain_batch.batches[0]) for domain_batch in global_batch
+    )
 
 
 def loader_table(sources, seconds, repeats, rounds):
-    """The loader alone against training alone, in turns."""
+    """The loader alone compared with training alone, in interleaved rounds."""
     batches = ready_batches(seconds)
     candidates, audio, startup = {}, {}, {}
     for size, n_batches in MODELS.items():
@@ -168,13 +170,13 @@ def loader_table(sources, seconds, repeats, rounds):
         plan = plan_of(utterances.manifest, seconds)
         loader = train_loader(utterances, plan, workers)
         startup[name, workers] = first_pass(loader)
-        candidates[name, workers] = partial(a_pass, loader)
+        candidates[name, workers] = partial(load_epoch, loader)
         audio[name, workers] = epoch_seconds(utterances.manifest, plan)
 
     times = alternate(candidates, rounds, warm_up=0)
     rates = {key: [audio[key] / taken for taken in times[key]] for key in times}
     table = Table(
-        f"Loader alone against training alone, global batches of {seconds} s",
+        f"Loader alone compared with training alone, global batches of {seconds} s",
         ["files", "workers", "audio s/s"]
         + [f"× training {size}" for size in MODELS]
         + ["first batch, s"],
@@ -189,19 +191,19 @@ def loader_table(sources, seconds, repeats, rounds):
         table.rows.append([name, workers, spread(rate), *against, first])
     least = min(min(rates[name, 2]) for name in sources) / max(rates["tiny"])
     table.notes = [
-        "Slowest round of any loader with 2 workers to fastest round of training tiny: "
-        f"{least:.3g} times.",
+        "The slowest round of any loader with 2 workers is "
+        f"{least:.3g} times as fast as the fastest round of training tiny.",
         f"The {len(speech.utterances())} utterances of the sample, "
         f"{speech.utterances().manifest.duration.mean():.1f} s on average, repeated "
         f"{repeats} times; the files are in the page cache.",
-        "Whole epochs; workers have been started before, as from the second epoch of a "
-        "run. The first batch of a run waits for them.",
+        "Whole epochs, with workers already running, as from the second epoch of a run. "
+        "The first batch of a run has to wait for their start.",
     ]
     table.curves = [
         {
             "panel": "Loader alone, training alone",
             "xlabel": "workers",
-            "ylabel": "seconds of audio a second",
+            "ylabel": "seconds of audio per second",
             "label": name,
             "x": list(WORKERS),
             "y": [float(np.median(rates[key])) for key in keys],
@@ -215,14 +217,16 @@ def loader_table(sources, seconds, repeats, rounds):
 
 
 def wait_table(seconds, steps):
-    """How long training waits for a loader that shares its cores."""
+    """The time that training waits for a loader on the same cores."""
     batches = ready_batches(seconds)
     utterances = repeated(speech.utterances(), 20)
     plan = plan_of(utterances.manifest, seconds)
     table = Table(
         f"Training tiny with the loader, FLAC 8 kHz, global batches of {seconds} s",
         ["batches from", "iterations", "audio s/s", "waiting for batches"],
-        notes=["Time in next(loader) / all time, from the second iteration on."],
+        notes=[
+            "Waiting: time in next(loader) / total time, without the first iteration."
+        ],
     )
     brain = models.ours("tiny")
     for name, source in {
@@ -236,21 +240,21 @@ def wait_table(seconds, steps):
 
 
 def train_from(brain, batches, steps):
-    """Train on what a loader yields.
+    """Train on the batches of a loader.
 
     Returns
     -------
     rate : float
-        Seconds of audio a second.
+        Seconds of audio per second.
     waiting : float
-        The share of time in ``next(batches)``.
+        The fraction of time spent in ``next(batches)``.
     """
     brain.fit_batch(next(batches))
     audio, waited, start = 0.0, 0.0, time.perf_counter()
     for _ in range(steps):
-        asked = time.perf_counter()
+        begin = time.perf_counter()
         batch = next(batches)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - begin
         brain.fit_batch(batch)
         audio += audio_of(batch)
     taken = time.perf_counter() - start
@@ -261,37 +265,37 @@ def train_from(brain, batches, steps):
 
 
 def plan_table(sizes):
-    """Time and memory of the plan, by rows."""
+    """Time and memory of planning, by number of rows."""
     table = Table(
         f"Planning, {N_DOMAINS} domains, global batches of {GLOBAL_BATCH_SECONDS} s",
         [
             "rows",
-            "steps an epoch",
+            "steps per epoch",
             "build, s",
-            "cut an epoch, s",
-            "then a step, µs",
+            "first step of an epoch, s",
+            "further steps, µs each",
             "resume at step",
             "resume, s",
             "peak memory, MiB",
         ],
         notes=[
             "Durations from 0.3 s to 20 s, lognormal, 5.9 s on average.",
-            "Cut an epoch: what the first step asked for in it takes.",
-            "Resume: a fresh plan, asked for a step near the end of the last epoch "
-            "walked; the same rows as on the walk. No audio is read.",
-            "Memory beside durations and domains, each size in its own process.",
+            "The first step requested in an epoch cuts the whole epoch into batches.",
+            "Resume: a new plan is asked for one late step, and gives the same rows as a "
+            "plan that went through all steps before. No audio is read.",
+            "Memory besides durations and domains, each size in its own process.",
         ],
     )
     table.rows = [[size, *in_new_process(plan_figures, size)] for size in sizes]
     table.curves = [
         curve("Planning", "seconds", label, table, column)
-        for label, column in {"build": 2, "cut an epoch": 3, "resume": 6}.items()
+        for label, column in {"build": 2, "first step": 3, "resume": 6}.items()
     ] + [curve("Memory", "MiB", "plan", table, 7)]
     return table
 
 
 def plan_figures(n_rows):
-    """The columns of :func:`plan_table`, for one size."""
+    """The columns of :func:`plan_table` for one number of rows."""
     rng = np.random.default_rng(0)
     durations = np.clip(rng.lognormal(1.5, 0.8, n_rows), 0.3, 20).astype(np.float32)
     domain_of = rng.integers(N_DOMAINS, size=n_rows).astype(np.int16)
@@ -325,21 +329,21 @@ def plan_figures(n_rows):
     walked = walk(range(n_steps, late + 1))
     resumed, resume_seconds = timed(lambda: build()[late])
     if not is_same(resumed, walked):
-        raise AssertionError(f"{n_rows} rows: step {late} is another after a resume")
+        raise AssertionError(f"{n_rows} rows: step {late} differs after resuming")
     step_micros = 1e6 * walk_seconds / (n_steps - 1)
     times = (build_seconds, cut_seconds, step_micros, late, resume_seconds)
     return n_steps, *times, memory / 2**20
 
 
 def timed(function):
-    """What a function returns, and the seconds it takes."""
+    """The result of a function, and the seconds that it takes."""
     start = time.perf_counter()
     result = function()
     return result, time.perf_counter() - start
 
 
 def is_same(one, other):
-    """Whether two global batches have the same rows."""
+    """Whether two global batches of plans have the same rows."""
     rows = [
         [(domain, [taken.tolist() for taken in batches]) for domain, batches in plan]
         for plan in (one, other)
@@ -348,7 +352,7 @@ def is_same(one, other):
 
 
 def curve(panel, ylabel, label, table, column):
-    """A column of a table against its first one."""
+    """The plot of a column of a table over its first column."""
     return {
         "panel": panel,
         "xlabel": "manifest rows",
@@ -364,13 +368,13 @@ def curve(panel, ylabel, label, table, column):
 
 
 def manifest_table(sizes):
-    """Time and memory of the manifest, by rows."""
+    """Time and memory of the manifest, by number of rows."""
     table = Table(
         "The manifest",
-        ["rows", "MiB", "write, s", "read and check, s", "a row, µs", "peak, MiB"],
+        ["rows", "MiB", "write, s", "read and check, s", "µs per row", "peak, MiB"],
         notes=[
-            f"{ROWS_PER_FILE} rows to an audio file, each of which is looked up. Writing "
-            "checks what it wrote.",
+            f"{ROWS_PER_FILE} rows per audio file; reading checks that each file exists. "
+            "Writing includes a check of what was written. µs per row: access to a row.",
             "Peak: memory of reading, each size in its own process.",
         ],
     )
@@ -383,7 +387,7 @@ def manifest_table(sizes):
 
 
 def manifest_figures(n_rows):
-    """The columns of :func:`manifest_table`, for one size."""
+    """The columns of :func:`manifest_table` for one number of rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.csv"
         for number in range(n_rows // ROWS_PER_FILE):
@@ -423,17 +427,17 @@ def rows_of(n_rows):
 
 
 def common_voice_table(sizes):
-    """Time and memory of preparing a release of Common Voice, by clips."""
+    """Time and memory of preparing a release of Common Voice, by number of clips."""
     table = Table(
         "Preparing Common Voice",
-        ["clips in train", "prepare, s", "of a core, s", "peak, MiB"],
+        ["clips in train", "wall-clock time, s", "CPU time, s", "peak, MiB"],
         notes=[
-            "A made-up release: one language, sentences of 9 words, clip_durations.tsv, "
+            "A synthetic release: one language, 9-word sentences, clip durations, and "
             f"{HELD_OUT} more clips in each of dev and test. Its mp3 files have a size "
-            "and no content, and are in memory where there is /dev/shm.",
-            "From the TSVs to all manifests, the words normalised, in one process: time "
-            "passed, and time of a processor.",
-            "Peak: memory beside that at the start, each size in its own process.",
+            "but no content, and are in memory where /dev/shm exists.",
+            "From the TSVs to all manifests in one process, including the normalisation "
+            "of the words.",
+            "Peak: memory above that at the start, each size in its own process.",
         ],
     )
     table.rows = [[size, *in_new_process(prepare_figures, size)] for size in sizes]
@@ -441,7 +445,7 @@ def common_voice_table(sizes):
 
 
 def prepare_figures(n_clips):
-    """The columns of :func:`common_voice_table`, for one size."""
+    """The columns of :func:`common_voice_table` for one number of clips."""
     sys.path.append(str(ROOT / "recipes/CommonVoice"))
     from common_voice_prepare import prepare_common_voice
 
@@ -449,7 +453,7 @@ def prepare_figures(n_clips):
     with tempfile.TemporaryDirectory(
         dir=memory_disk if memory_disk.is_dir() else None
     ) as folder:
-        made_up_release(Path(folder) / "en", n_clips)
+        synthetic_release(Path(folder) / "en", n_clips)
         kept = []
 
         def prepare():
@@ -464,12 +468,12 @@ def prepare_figures(n_clips):
         processor = time.process_time() - before
     ((summary, seconds),) = kept
     if summary.totals["en", "pretrain"].transcribed != n_clips:
-        raise AssertionError(f"of {n_clips} clips some were lost:\n{summary.table()}")
+        raise AssertionError(f"some of {n_clips} clips were lost:\n{summary.table()}")
     return seconds, processor, memory / 2**20
 
 
-def made_up_release(folder, n_clips):
-    """A language of Common Voice: tables, and files that only have a size."""
+def synthetic_release(folder, n_clips):
+    """A language of Common Voice: tables, and audio files of zeros."""
     clips = folder / "clips"
     clips.mkdir(parents=True)
     columns = "client_id path sentence_id sentence sentence_domain up_votes down_votes "
@@ -503,6 +507,6 @@ def made_up_release(folder, n_clips):
 
 
 def number_in_words(number):
-    """The last five digits of a number, each by its name."""
+    """The last five digits of a number, spelt out one by one."""
     names = "zero one two three four five six seven eight nine".split()
     return " ".join(names[int(digit)] for digit in f"{number:05}"[-5:])

@@ -1,8 +1,9 @@
-"""What the backward pass keeps: activations in memory at the end of the forward pass."""
+"""Activations kept for the backward pass: memory at the end of the forward pass."""
 
 import torch
 
-# By whose backward function a tensor is kept; the first that fits. Names of both codes.
+# Kinds by the backward function that keeps a tensor: the first match counts. The names
+# are those that occur in either code.
 KINDS = {
     "attention weights": ("Softmax",),
     "inputs of matrix products": ("Addmm", "Mm", "Bmm", "LinearCrossEntropy"),
@@ -24,9 +25,9 @@ def saved_tensors(node):
 
 
 def kept(loss, parameters):
-    """Bytes that the graph of a loss keeps alive beside parameters, by kind.
+    """Bytes that the graph of a loss keeps alive besides parameters, by kind.
 
-    A tensor that several functions have saved counts once, as the first kind's.
+    A tensor saved by several functions counts once, for the first matching kind.
     """
     own = {p.untyped_storage().data_ptr() for p in parameters}
     sizes, users, seen, left = {}, {}, set(), [loss.grad_fn]

@@ -1,13 +1,13 @@
-"""Kill a small run of VoicePrompts again and again; it must end as if it never was.
+"""Kill a small run of VoicePrompts repeatedly, and compare it with an undisturbed run.
 
 > python -m tests.benchmarks.kills [--kills 50] [--seed 1] [--ranks 1] [--workers 0]
 
-A life is a process, or one a rank, that runs ``recipes/VoicePrompts/pretrain/train.py``
-on the sample and gets SIGKILL at a seeded random moment: a time since its start or, every
-third one, half-way through a file of a checkpoint. The next life is the same command
-again. Once a run has finished, another begins, until there were enough kills. Each is
-compared with a run that was left alone: parameters, moments, counts, logs, TensorBoard's
-scalars. If one differs, both stay where they are for a look.
+A life is one process per rank that runs ``recipes/VoicePrompts/pretrain/train.py`` on the
+sample and receives SIGKILL at a seeded random moment: some time after its start or, in
+every third life, half-way through a file of a checkpoint. The next life is the same
+command. Once a run has finished, another begins, until the number of kills is reached.
+Each run must equal the undisturbed one: parameters, moments, counts, logs, TensorBoard's
+scalars. If one differs, both folders are kept for inspection.
 """
 
 import argparse
@@ -45,7 +45,7 @@ OPTIONS = {
 
 
 def command(folder, workers):
-    """The words of a run in a folder, with some loader workers."""
+    """The command line of a run in a folder, with a number of loader workers."""
     words = [RECIPE / "pretrain/train.py", RECIPE / "pretrain/hparams/bestrq.yaml"]
     options = {"data_folder": RECIPE / "sample", "output_folder": folder, **OPTIONS}
     options["num_workers"] = workers
@@ -54,23 +54,23 @@ def command(folder, workers):
 
 
 def start(folder, ranks=1, workers=0, die_in_write=None):
-    """Run a command in processes of its own, forked from this one's imports.
+    """Start the ranks of a run, as forks of this process, which has done the imports.
 
     Arguments
     ---------
     folder : Path
-        Of the run; what it prints goes to ``<folder>.txt``.
+        Of the run; its output goes to ``<folder>.txt``.
     ranks : int
-        How many processes.
+        Number of processes.
     workers : int
         Loader workers of each.
     die_in_write : int
-        If given, the first kills itself half-way through its file of this number.
+        If given, rank 0 kills itself half-way through the checkpoint file of this number.
 
     Returns
     -------
     list of int
-        The processes.
+        Process ids.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -89,7 +89,7 @@ def start(folder, ranks=1, workers=0, die_in_write=None):
 
 
 def live(folder, workers, die_in_write):
-    """Run the command in this process, and end it."""
+    """Run the command in this process, and end the process."""
     code = 1
     try:
         with open(f"{folder}.txt", "a", encoding="utf-8") as output:
@@ -102,18 +102,18 @@ def live(folder, workers, die_in_write):
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        atexit._run_exitfuncs()  # as at the end of any program: workers end here
+        atexit._run_exitfuncs()  # os._exit skips them; they stop the loader workers
         os._exit(code)
 
 
 def dying(save, number):
-    """A ``torch.save`` that writes half of a file, and kills its process there."""
+    """A ``torch.save`` that writes half of the file ``number`` and kills the process."""
     calls = []
 
     def half(obj, target, **options):
         save(obj, target, **options)
         if not isinstance(target, (str, Path)):
-            return  # what ranks tell each other
+            return  # a buffer, for communication between ranks
         calls.append(target)
         if len(calls) == number:
             os.truncate(target, os.path.getsize(target) // 2)
@@ -123,7 +123,7 @@ def dying(save, number):
 
 
 def wait(processes, seconds=float("inf")):
-    """Wait for processes; when that takes too long, or one fails, the rest are killed.
+    """Wait for processes; kill them after some seconds, or if one of them fails.
 
     Returns
     -------
@@ -148,7 +148,7 @@ def wait(processes, seconds=float("inf")):
 
 
 def where(folder, begin):
-    """What a process that began at a time was at when killed, from what it left."""
+    """What a process started at ``begin`` was doing when killed, judged by its files."""
     phases = [p.parent for p in folder.glob("*/save")]
     if not phases:
         return "before the first phase"
@@ -162,22 +162,22 @@ def where(folder, begin):
 
 
 def checkpoint(phase):
-    """Name → what the newest checkpoint of a phase holds."""
+    """File name → contents of the newest checkpoint of a phase."""
     newest = max((phase / "save").glob("CKPT+*"), key=lambda p: p.stat().st_mtime_ns)
     found = {}
     for path in newest.glob("*.ckpt"):
         try:
             found[path.name] = torch.load(path, weights_only=True)
-        except Exception:  # a text, such as the counter's
+        except Exception:  # a text file, such as the epoch counter's
             found[path.name] = path.read_text(encoding="utf-8")
-    if "brain.ckpt" in found:  # the sizes of TensorBoard's files, which hold times
+    if "brain.ckpt" in found:  # drop sizes of TensorBoard's files, which hold times
         logs = found["brain.ckpt"]["logs"]
         found["brain.ckpt"]["logs"] = [log for log in logs if isinstance(log, int)]
     return found
 
 
 def scalars(phase):
-    """(name, step) → the values that TensorBoard shows."""
+    """Name and step → the values that TensorBoard shows."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     if not (phase / "tensorboard").exists():
@@ -192,7 +192,7 @@ def scalars(phase):
 
 
 def same(a, b):
-    """Whether two nested values are the same, tensors bit for bit."""
+    """Whether two nested values are equal, tensors bit for bit."""
     if torch.is_tensor(a) and torch.is_tensor(b):
         alike = a.dtype == b.dtype and a.shape == b.shape
         return alike and torch.equal(
@@ -206,12 +206,12 @@ def same(a, b):
 
 
 def differences(ours, theirs):
-    """What differs between two runs, in words.
+    """Describe the differences between two runs.
 
     Arguments
     ---------
     ours, theirs : Path
-        Folders of runs: of phases, or with a ``save`` of their own.
+        Folders of runs, with a folder ``save`` in them or in the folders of their phases.
 
     Returns
     -------
@@ -221,7 +221,7 @@ def differences(ours, theirs):
         {path.parent.relative_to(folder) for path in folder.rglob("save")}
         for folder in (ours, theirs)
     )
-    found = [f"{place}: only in one" for place in places ^ others]
+    found = [f"{place}: only in one of the runs" for place in places ^ others]
     for place in () if found else places:
         a, b = ours / place, theirs / place
         states = checkpoint(a), checkpoint(b)
@@ -234,7 +234,7 @@ def differences(ours, theirs):
         logs = {
             p.name for folder in (a, b) for p in folder.glob("*log*") if p.is_file()
         }
-        for name in logs - {"log.txt", "env.log"}:  # SpeechBrain's own tell the time
+        for name in logs - {"log.txt", "env.log"}:  # SpeechBrain's hold times
             texts = [p / name for p in (a, b)]
             if (
                 not all(p.exists() for p in texts)
@@ -247,7 +247,7 @@ def differences(ours, theirs):
 
 
 def main(argv=None):
-    """Kill, compare, tell."""
+    """Kill runs, compare them, and print what was killed where."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
@@ -260,7 +260,7 @@ def main(argv=None):
     if wait(start(folder / "alone", args.ranks, args.workers)) != 0:
         sys.exit((folder / "alone.txt").read_text(encoding="utf-8"))
     alone = time.monotonic() - begin
-    print(f"left alone: {alone:.1f} s", flush=True)
+    print(f"undisturbed run: {alone:.1f} s", flush=True)
     while len(hits) < args.kills:
         runs += 1
         run = folder / f"killed{runs}"
@@ -280,9 +280,12 @@ def main(argv=None):
             print(f"kill {len(hits)}, {lives[-1]:.1f} s: {hits[-1]}", flush=True)
         if found := differences(folder / "alone", run):
             sys.exit(f"{run} differs after {len(hits)} kills: {found}")
-        print(f"run {runs} is as if left alone, {len(hits)} kills so far", flush=True)
+        print(
+            f"run {runs} equals the undisturbed one, {len(hits)} kills so far",
+            flush=True,
+        )
     shutil.rmtree(folder)
-    print(f"\n{len(hits)} kills survived over {runs} runs, all bit for bit:")
+    print(f"\n{len(hits)} kills in {runs} runs, all equal to the undisturbed one:")
     for place, count in Counter(hits).most_common():
         print(f"{count:4} {place}")
 

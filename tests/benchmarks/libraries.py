@@ -1,24 +1,24 @@
-"""First-order MAML by the libraries for it, beside ours: time, memory, hypergradient.
+"""3. First-order MAML by libraries, compared with ours: time, memory, hypergradient.
 
 One iteration is the same for all: K steps of SGD from θ on each domain, the gradient at
 φ_K averaged over the domains, clipping, AdamW. Features, masks and labels are prepared
-before, and the loss is computed by one module, so that only what leads from θ to φ_K and
-back differs. Each library is used as its own documentation or example does it:
+beforehand, and one module computes the loss, so that only the way from θ to φ_K and back
+differs. Each library is used as in its own documentation or examples:
 
 - learn2learn: ``MAML(first_order=True)``, ``clone`` and ``adapt``.
 - higher: ``innerloop_ctx(track_higher_grads=False)`` and the gradient with respect to the
-  fast weights, which its authors give for first order (its issue 63).
+  fast weights, as its authors recommend for first order (its issue 63).
 - TorchOpt documents second-order MAML only, by ``MetaSGD`` and ``recover_state_dict``
-  (``examples/few-shot``). That is measured against our exact hypergradient; first order
-  is put together of ``extract_state_dict(by="deepcopy")`` and its plain ``SGD``.
+  (``examples/few-shot``). That is compared with our exact hypergradient; first order
+  combines ``extract_state_dict(by="deepcopy")`` with its plain ``SGD``.
 - by hand: a loop over ``copy.deepcopy(model)``, without any library.
 
-The libraries are no dependency of this project; the Makefile installs them. The C code
-that learn2learn 0.2.0 ships does not compile on Python ≥ 3.11, but its own ``setup.py``
-makes it anew when told to, with pip's ``--config-settings=--build-option=build_ext``.
+The libraries are not dependencies of this project; the Makefile installs them. The C code
+that learn2learn 0.2.0 ships does not compile on Python ≥ 3.11, but its ``setup.py``
+regenerates it with pip's ``--config-settings=--build-option=build_ext``.
 
-A library that does not import or run is named with its error; with the last error in
-``results/bench/<library>.error``, if there is what pip said when it did not install.
+A library that does not import or run is listed with its error; if pip could not install
+it, with the last error of pip's output in ``results/bench/<library>.error``.
 """
 
 import copy
@@ -40,22 +40,22 @@ from .measure import Table, alternate, in_new_process, peak_bytes, ratios, sprea
 
 ERRORS = Path("results/bench")
 DOMAINS, LOCAL_RATE, MAX_GRAD_NORM = 3, 0.03, 10.0
-UTTERANCE = 3.0  # seconds, about
+UTTERANCE = 3.0  # approximate length of an utterance in seconds
 LOCAL_SGD = partial(torch.optim.SGD, lr=LOCAL_RATE)
 
 
-# ------------------------------------------------------------ what all compute
+# ------------------------------------------------------------ shared by all candidates
 
 
 class MaskedPrediction(torch.nn.Module):
-    """The loss of our BEST-RQ Brain on inputs that are prepared."""
+    """The loss of our BEST-RQ Brain on prepared inputs."""
 
     def __init__(self, encoder, output):
         super().__init__()
         self.encoder, self.output = encoder, output
 
     def forward(self, noisy, lengths, masked, labels):
-        """Mean cross-entropy of what ``BestRQBrain.masked_inputs`` gives."""
+        """Mean cross-entropy on the outputs of ``BestRQBrain.masked_inputs``."""
         encoded, _ = self.encoder(noisy, lengths)
         logits = self.output(encoded.flatten(0, 1)[masked])
         logits = logits.unflatten(-1, (labels.shape[-1], -1))
@@ -66,7 +66,7 @@ class PreparedBrain(HeteroBrain):
     """Trains a module that maps a batch, a tuple of tensors, to its loss."""
 
     def compute_forward(self, batch, stage):
-        """The loss already."""
+        """The loss."""
         return self.modules.model(*batch)
 
     def compute_objectives(self, predictions, batch, stage):
@@ -92,15 +92,15 @@ def accumulate(model, grads):
 
 
 def global_step(optimizer):
-    """What SpeechBrain does with the gradients in ``.grad``."""
+    """SpeechBrain's optimizer step with the gradients in ``.grad``."""
     params = optimizer.param_groups[0]["params"]
     torch.nn.utils.clip_grad_norm_(params, MAX_GRAD_NORM)
     optimizer.step()
     optimizer.zero_grad()
 
 
-# ---------------------------------------------------------------- who does it
-# All take (model, optimizer, local_steps) and return the iteration, a function of the
+# ---------------------------------------------------------------- candidates
+# Each takes (model, optimizer, local_steps) and returns the iteration, a function of the
 # domains' batches.
 
 
@@ -158,7 +158,7 @@ def learn2learn(model, optimizer, local_steps):
 
 
 def higher(model, optimizer, local_steps):
-    """``innerloop_ctx``, the gradient taken at the fast weights."""
+    """``innerloop_ctx``, with the gradient at the fast weights."""
     from higher import innerloop_ctx
 
     local = LOCAL_SGD(model.parameters())
@@ -177,7 +177,7 @@ def higher(model, optimizer, local_steps):
 
 
 def torchopt_sgd(model, optimizer, local_steps):
-    """Copies put into the model, plain ``torchopt.SGD`` on them, θ put back."""
+    """Puts copies into the model, takes plain ``torchopt.SGD`` steps, puts θ back."""
     import torchopt
 
     theta = torchopt.extract_state_dict(model, by="reference")
@@ -201,7 +201,7 @@ def torchopt_sgd(model, optimizer, local_steps):
 
 
 def torchopt_metasgd(model, optimizer, local_steps):
-    """Second order: ``MetaSGD``, with one backward pass a domain to spare memory."""
+    """Second order: ``MetaSGD``, with one backward pass per domain to save memory."""
     import torchopt
 
     local = torchopt.MetaSGD(model, lr=LOCAL_RATE)
@@ -209,7 +209,7 @@ def torchopt_metasgd(model, optimizer, local_steps):
     start = torchopt.extract_state_dict(local, by="reference")
 
     def iteration(batches):
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention differentiates only once
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
             for inputs in batches:
                 for _ in range(local_steps):
                     local.step(model(*inputs))
@@ -222,7 +222,7 @@ def torchopt_metasgd(model, optimizer, local_steps):
 
 
 def passes_alone(model, optimizer, local_steps):
-    """As many passes, all at θ: not MAML, but what none of the others can go below."""
+    """As many passes, all at θ: not MAML, but a lower limit for all others."""
 
     def iteration(batches):
         for inputs in batches:
@@ -242,9 +242,9 @@ class Candidate:
     build : callable
         (model, optimizer, local_steps) → the iteration, a function of batches.
     library : str
-        What has to be imported for it; empty for none.
+        Library that it imports; empty for none.
     reference : str
-        Name of the candidate that it is compared with.
+        Name of the candidate to compare it with.
     solves : bool
         Whether it goes from θ to φ_K, so that its hypergradient can be compared.
     """
@@ -267,16 +267,16 @@ CANDIDATES = {
 }
 
 
-# ------------------------------------------------------------------ the figures
+# ------------------------------------------------------------------ measurements
 
 
 def hypergradient(candidate, model, batches, local_steps):
-    """The mean gradient that a candidate hands to the optimizer.
+    """The mean gradient that a candidate passes to the optimizer.
 
     Arguments
     ---------
     candidate : Candidate
-        Whose.
+        The way to compute it.
     model : torch.nn.Module
         Maps the tensors of a batch to its loss. Not changed.
     batches : list of tuple
@@ -301,7 +301,7 @@ def hypergradient(candidate, model, batches, local_steps):
 
 
 def try_out(names, model, batches, local_steps):
-    """The hypergradient of each candidate named, or why there is none.
+    """The hypergradients of some candidates, or why there is none.
 
     Returns
     -------
@@ -315,7 +315,7 @@ def try_out(names, model, batches, local_steps):
         candidate = CANDIDATES[name]
         try:
             gradients[name] = hypergradient(candidate, model, batches, local_steps)
-        except Exception as error:  # of a library: anything
+        except Exception as error:  # a library may raise anything
             if not candidate.library:
                 raise
             errors[name] = explain(candidate.library, error)
@@ -323,10 +323,10 @@ def try_out(names, model, batches, local_steps):
 
 
 def explain(library, error):
-    """An error in one line: the last of pip's where the library is not installed."""
-    said = ERRORS / f"{library}.error"
-    if isinstance(error, ModuleNotFoundError) and said.exists():
-        lines = said.read_text(encoding="utf-8").splitlines()
+    """An error in one line; if the library is not installed, the last error of pip."""
+    pip_output = ERRORS / f"{library}.error"
+    if isinstance(error, ModuleNotFoundError) and pip_output.exists():
+        lines = pip_output.read_text(encoding="utf-8").splitlines()
         if errors := [line.strip() for line in lines if "error" in line.lower()]:
             return f"not installed: {errors[-1]}"
     return f"{type(error).__name__}: {error}".strip().split("\n")[-1]
@@ -335,7 +335,8 @@ def explain(library, error):
 def seconds(names, model, batches, local_steps, rounds):
     """Seconds of an iteration, in interleaved rounds: name → list.
 
-    On one copy of the model, as two alike differ by where their memory lies.
+    All on one copy of the model: the speed of equal copies depends on where they are in
+    memory.
     """
     iterations, model = {}, copy.deepcopy(model)
     for name in names:
@@ -351,7 +352,7 @@ def compare(names, model, batches, local_steps, rounds):
     Arguments
     ---------
     names : list of str
-        Which candidates, with those that they are compared with.
+        The candidates, including those that they are compared with.
     model : torch.nn.Module
         Maps the tensors of a batch to its loss.
     batches : list of tuple
@@ -388,7 +389,7 @@ def peak(name, size, seconds, local_steps):
     params : int
         Bytes of the parameters.
     """
-    torch.set_num_threads(1)  # another candidate runs beside this one
+    torch.set_num_threads(1)  # two candidates run at a time
     build = CANDIDATES[name].build
 
     def iterate(model, batches):
@@ -403,7 +404,7 @@ def peak(name, size, seconds, local_steps):
 
 
 def memory_rows(names, size, seconds, local_steps):
-    """Rows of candidates: name, K, MB, copies of the parameters, ratio to the first."""
+    """Rows: name, K, peak in MB, peak in copies of the parameters, ratio to the first."""
 
     def measure(name):
         return in_new_process(peak, name, size, seconds, local_steps)
@@ -417,7 +418,7 @@ def memory_rows(names, size, seconds, local_steps):
 
 
 def run(quick):
-    """Time and hypergradients on the model tiny, memory on base."""
+    """Time and hypergradients with the size tiny, memory with base."""
     length, rounds = (2, 2) if quick else (16, 4)
     first_order = [name for name, c in CANDIDATES.items() if c.reference == "ours"]
     exact = [name for name in CANDIDATES if name not in first_order]
@@ -426,10 +427,12 @@ def run(quick):
         f"(tiny, {DOMAINS} domains of {length} s)",
         ["", "K", "s / iteration", "ratio to ours", "hypergradient, difference"],
         notes=[
-            "median [middle half] of interleaved rounds, ratios round by round",
-            "largest difference from ours over the largest entry, in fp32",
-            "exact is second order, compared with ours of that kind, K = 1 only",
-            "the passes alone take no local step: the limit for all of first order",
+            "Median [interquartile range] of interleaved rounds; ratios are taken within "
+            "a round.",
+            "Difference: largest absolute difference from our hypergradient, divided by "
+            "its largest entry, in fp32.",
+            "Exact is second order, and is compared with our exact one; K = 1 only.",
+            "The passes alone take no local step: a lower limit for first order.",
         ],
     )
     model, batches = prepared("tiny", length)
@@ -442,7 +445,10 @@ def run(quick):
     memory = Table(
         f"First-order MAML by libraries: peak memory ({size}, {DOMAINS} domains of 3 s)",
         ["", "K", "MB", "copies of the parameters", "ratio to ours"],
-        notes=["above model and inputs; 2 copies are AdamW's, 1 is the mean gradient"],
+        notes=[
+            "Above the memory of model and inputs. AdamW's state takes 2 copies of the "
+            "parameters, the mean gradient 1."
+        ],
     )
     memory.rows += memory_rows(runs, size, UTTERANCE, 3)
     return [times, memory]

@@ -1,4 +1,4 @@
-"""6. The limit: what the matrix products and convolutions alone would take."""
+"""6. The limit: the time of the matrix products, convolutions and attention alone."""
 
 import statistics
 import time
@@ -13,7 +13,7 @@ from .measure import Table, alternate, spread
 from .models import ours
 from .speech import global_batch
 
-# What the limit counts, and the parts of the rest: substrings of operator names.
+# Substrings of operator names: those that the limit counts, and kinds for the profile.
 HEAVY = ("mm", "conv", "_scaled_dot_product")
 KINDS = {
     "matrix products": ("mm",),
@@ -28,7 +28,7 @@ KINDS = {
 
 
 class Recorder(TorchDispatchMode):
-    """Keeps the operators that run under it, with the shapes of their operands."""
+    """Records the operators that run under it, with the shapes of their operands."""
 
     def __init__(self):
         super().__init__()
@@ -41,12 +41,12 @@ class Recorder(TorchDispatchMode):
         return operator(*args, **kwargs)
 
     def heavy(self):
-        """Of each call, whether it is a matrix product, a convolution or attention."""
+        """For each call, whether it is a matrix product, a convolution or attention."""
         return [any(n in str(operator) for n in HEAVY) for operator, _ in self.calls]
 
 
 def describe(tensor):
-    """A tensor's shape, strides and dtype, as something that is not a tensor."""
+    """A tensor's shape, strides and dtype, without its memory."""
     return ("tensor", tensor.shape, tensor.stride(), tensor.dtype)
 
 
@@ -56,23 +56,23 @@ def is_description(item):
 
 
 def revive(item):
-    """Tensors in place of descriptions: of ones, or of zeros if they are integers, which
-    may be places. The time of hardly any operator depends on values."""
+    """Replace descriptions by tensors of ones, or of zeros for integers, which may be
+    indices. The time of hardly any operator depends on the values."""
     if is_description(item):
         _, shape, stride, dtype = item
         size = 1 + sum((n - 1) * step for n, step in zip(shape, stride))
         real = dtype.is_floating_point or dtype.is_complex or dtype == torch.bool
         return torch.full((size,), real, dtype=dtype).as_strided(shape, stride)
     if isinstance(item, (list, tuple)):
-        return type(item)(revive(part) for part in item)
+        return type(item)(revive(element) for element in item)
     if isinstance(item, dict):
-        return {key: revive(part) for key, part in item.items()}
+        return {key: revive(element) for key, element in item.items()}
     return item
 
 
 def replay(recorder):
-    """Seconds that a recorder's calls take one after another, on operands made
-    beforehand: of the heavy ones, of all."""
+    """Seconds of a recorder's calls, replayed one by one on operands made beforehand: of
+    the heavy ones, and of all."""
     heavy = total = 0.0
     for (operator, shapes), is_heavy in zip(recorder.calls, recorder.heavy()):
         args, kwargs = revive(shapes)
@@ -85,14 +85,14 @@ def replay(recorder):
 
 
 def large_product_rate(n, rounds):
-    """GFLOP/s of a product of two n × n matrices; median."""
+    """GFLOP/s of a product of two n × n matrices, for each round."""
     a, b = torch.randn(n, n), torch.randn(n, n)
     taken = alternate({"mm": lambda: a @ b}, rounds)["mm"]
     return [2e-9 * n**3 / t for t in taken]
 
 
 def profiled(train):
-    """Share of each kind of operator in an iteration, in per cent of all self time."""
+    """Self time of each kind of operator in an iteration, in per cent of the total."""
     with profile(activities=[ProfilerActivity.CPU]) as found:
         train()
     shares = dict.fromkeys([*KINDS, "all else (Python, dispatch, features)"], 0.0)

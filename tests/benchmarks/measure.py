@@ -1,4 +1,4 @@
-"""Times and peak memory, and what they are put into: a table with its notes."""
+"""Measuring time and peak memory, and tables of the results."""
 
 import gc
 import multiprocessing
@@ -19,7 +19,7 @@ import torch
 
 @dataclass
 class Table:
-    """What one section of the benchmarks found.
+    """Results of one section of the benchmarks.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Table:
     rows : list of list
         Cells: texts and numbers.
     notes : list of str
-        What has to be known beside the figures.
+        What a reader has to know to interpret the figures.
     curves : list of dict
         For the plot: ``panel``, ``xlabel``, ``label``, ``x``, ``y``.
     """
@@ -53,25 +53,26 @@ class Table:
 
 
 def alternate(candidates, repeats, warm_up=1):
-    """Time functions in turns, so that a noisy machine is noisy to all of them.
+    """Time functions in interleaved rounds, so that noise affects all of them alike.
 
-    Every other round goes backwards: what comes behind another has its cache to fill.
+    Every other round is in reverse order, because a function starts with the cache that
+    the one before it has left.
 
     Arguments
     ---------
     candidates : dict
         Name → function without arguments.
     repeats : int
-        Rounds that count.
+        Timed rounds.
     warm_up : int
-        Rounds before, that do not.
+        Rounds before those, which are not timed.
 
     Returns
     -------
     dict
-        Name → list of seconds, one a round.
+        Name → list of seconds, one per round.
     """
-    gc.collect()  # what earlier candidates have left
+    gc.collect()  # frees what earlier candidates have left
     seconds = {name: [] for name in candidates}
     for turn in range(warm_up + repeats):
         order = list(candidates.items())[:: -1 if turn % 2 else 1]
@@ -84,7 +85,7 @@ def alternate(candidates, repeats, warm_up=1):
 
 
 def spread(values, digits=3):
-    """Median and the middle half of values, e.g. ``2.51 [2.4, 2.63]``."""
+    """Median and interquartile range of values, e.g. ``2.51 [2.4, 2.63]``."""
     if len(values) < 2:
         return f"{values[0]:.{digits}g}"
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -97,25 +98,25 @@ def ratios(of, to):
 
 
 def in_new_process(function, *args):
-    """Call an importable function in a process of its own, and return its result.
+    """Call an importable function in a new process, and return its result.
 
-    Forked from a server that has imported the models and done nothing else.
+    The process is forked from a server that has only imported the models.
     """
     with new_process() as pool:
         return pool.submit(function, *args).result()
 
 
 def new_process():
-    """A pool of one process as :func:`in_new_process` says."""
+    """A pool of one process, forked as described in :func:`in_new_process`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([f"{__package__}.models"])
     return ProcessPoolExecutor(1, mp_context=context)
 
 
 def alternate_processes(function, names, repeats, *args):
-    """:func:`alternate`, each candidate in a process of its own.
+    """:func:`alternate`, with each candidate in a process of its own.
 
-    What one gives back to the kernel, another need not ask for again.
+    Memory that one candidate frees or keeps thus does not affect the others.
 
     Arguments
     ---------
@@ -124,7 +125,7 @@ def alternate_processes(function, names, repeats, *args):
     names : list of str
         Candidates.
     repeats : int
-        Rounds that count.
+        Timed rounds.
     """
     with ExitStack() as stack:
         pools = {name: stack.enter_context(new_process()) for name in names}
@@ -136,15 +137,15 @@ def alternate_processes(function, names, repeats, *args):
 
 
 def resident_bytes():
-    """Memory of this process that is resident now."""
+    """Resident memory of this process, in bytes."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_bytes(function):
-    """Highest resident memory while ``function`` runs, above that at its start.
+    """Peak resident memory while ``function`` runs, above that at its start.
 
-    Sampled each millisecond from a thread; to be used in a process of its own.
+    A thread samples it every millisecond; to be called in a process of its own.
     """
     gc.collect()
     start, stop = resident_bytes(), threading.Event()
@@ -166,14 +167,14 @@ def peak_bytes(function):
 
 
 def multiplies_bf16():
-    """Whether the processor has instructions for products in bf16."""
+    """Whether the processor has instructions for bf16 products."""
     return bool(
         torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     )
 
 
 def machine():
-    """What the figures were measured on, in one line a fact."""
+    """The machine and software of the measurement: name → fact."""
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

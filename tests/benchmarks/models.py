@@ -1,5 +1,5 @@
-"""The models of the benchmarks: ours, and SpeechBrain's BEST-RQ put together as its
-LibriSpeech recipe does."""
+"""The models of the benchmarks: ours, and SpeechBrain's BEST-RQ as in its LibriSpeech
+recipe."""
 
 from functools import partial
 
@@ -39,7 +39,7 @@ OPTIMIZER = partial(
 
 
 def size_of(name):
-    """Width, depth, … of a size of ours, or of SpeechBrain's ``recipe``."""
+    """Width, depth etc. of one of our sizes, or of SpeechBrain's ``recipe``."""
     return RECIPE_SIZE if name == "recipe" else SIZES[name]
 
 
@@ -79,8 +79,8 @@ def ours(
 
 
 class SpeechBrainBestRQ(sb.Brain):
-    """SpeechBrain's recipe, step by step in its order: one mask a batch, all frames
-    through the output layer, of which the masked ones are kept."""
+    """SpeechBrain's recipe, with the same steps in the same order: one mask per batch,
+    and an output layer on all frames, of which only the masked ones are used."""
 
     def compute_forward(self, batch, stage):
         """Logits and labels of the masked frames."""
@@ -149,7 +149,7 @@ def speechbrain_bestrq(size, precision="fp32"):
 
 
 def speechbrain_batch(batch):
-    """One of our batches as SpeechBrain's recipe collates it: signals, lengths, mask."""
+    """One of our batches, collated as in SpeechBrain's recipe: signals, lengths, mask."""
     wavs, lengths = batch.sig
     samples = (lengths * wavs.shape[1]).round().long()
     examples = [{"id": i, "sig": wav[:n]} for i, wav, n in zip(batch.id, wavs, samples)]

@@ -1,4 +1,4 @@
-"""The plot of the benchmarks: one panel for each quantity that was varied."""
+"""The plot of the benchmarks: one panel per quantity that is varied."""
 
 import matplotlib
 

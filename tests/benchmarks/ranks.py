@@ -1,4 +1,4 @@
-"""8. Ranks: how long they wait for each other, and what they send."""
+"""8. Ranks: how long they wait for each other, and how much they send."""
 
 import multiprocessing
 import tempfile
@@ -22,22 +22,22 @@ from .measure import Table, alternate, ratios, spread
 from .models import ours
 from .speech import RATE
 
-HOURS = {"news": 420, "dictation": 450, "meetings": 80, "british": 183, "libri": 860}
-LIMIT = 16  # seconds of an utterance at most
+HOURS = {"news": 420, "dictation": 450, "rendezvouss": 80, "british": 183, "libri": 860}
+LIMIT = 16  # maximum length of an utterance in seconds
 
 
 @cache
 def english_plan(replicas, global_batch_seconds, share):
-    """Lengths (lognormal) and plan of five domains with the paper's hours.
+    """Lognormal lengths, and a plan, of five domains with the paper's hours.
 
     Arguments
     ---------
     replicas : int
         ``replicas_per_domain``.
     global_batch_seconds : float
-        Audio of an iteration.
+        Audio of an iteration, in seconds.
     share : float
-        Of the paper's hours.
+        Fraction of the paper's hours.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def english_plan(replicas, global_batch_seconds, share):
 
 
 class Noise:
-    """Stands in for ``Utterances``: noise of given lengths."""
+    """A replacement for ``Utterances``: noise of given lengths."""
 
     max_seconds = LIMIT
 
@@ -65,7 +65,7 @@ class Noise:
         self.manifest = SimpleNamespace(duration=durations)
 
     def batch(self, rows, step):
-        """A batch of noise, and no problems."""
+        """A batch of noise, without unreadable utterances."""
         rng = np.random.default_rng(step)
         sizes = (self.manifest.duration[rows] * RATE).astype(int)
         signals = [rng.standard_normal(n, dtype=np.float32) for n in sizes]
@@ -74,7 +74,7 @@ class Noise:
 
 
 def simulated_idle(n_ranks, replicas, global_batch_seconds=1600.0, steps=50):
-    """Share of the iterations' time that each rank waits, by padded seconds of a plan.
+    """Fraction of the time that each rank waits, estimated by padded seconds of a plan.
 
     Returns
     -------
@@ -93,30 +93,30 @@ def simulated_idle(n_ranks, replicas, global_batch_seconds=1600.0, steps=50):
 
 
 def on_ranks(n_ranks, function, *args):
-    """Call an importable function on ranks of a thread each.
+    """Call an importable function on several ranks, with one thread each.
 
     Returns
     -------
     list
-        What it returned, by rank.
+        The results, by rank.
     """
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(n_ranks, mp_context=context) as pool,
     ):
-        meeting = f"file://{folder}/ranks"
+        rendezvous = f"file://{folder}/ranks"
         futures = [
-            pool.submit(_as_rank, meeting, rank, n_ranks, function, *args)
+            pool.submit(_as_rank, rendezvous, rank, n_ranks, function, *args)
             for rank in range(n_ranks)
         ]
         return [future.result() for future in futures]
 
 
-def _as_rank(meeting, rank, size, function, *args):
+def _as_rank(rendezvous, rank, size, function, *args):
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=meeting, rank=rank, world_size=size
+        "gloo", init_method=rendezvous, rank=rank, world_size=size
     )
     try:
         return function(*args)
@@ -125,23 +125,23 @@ def _as_rank(meeting, rank, size, function, *args):
 
 
 def timed_iterations(replicas, global_batch_seconds, rounds):
-    """On a rank: seconds of iterations, of waiting for others, of the all-reduce.
+    """On a rank: seconds per iteration, of waiting for other ranks, of the all-reduce.
 
     Returns
     -------
     list of (float, float, float)
-        Tiny, K = 1.
+        One per iteration, for the size tiny with K = 1.
     """
     durations, plan = english_plan(replicas, global_batch_seconds, 0.01)
     batches = GlobalBatches(Noise(durations), plan, *rank_and_size())
     brain, times = ours("tiny", 1), []
 
     def timed(params, figures):
-        arrived = time.perf_counter()
+        arrival = time.perf_counter()
         torch.distributed.barrier()
-        met = time.perf_counter()
+        start = time.perf_counter()
         figures = reduce_gradients(params, figures)
-        times.append((met - arrived, time.perf_counter() - met))
+        times.append((start - arrival, time.perf_counter() - start))
         return figures
 
     hetero_brain.brain.reduce_gradients = timed
@@ -156,13 +156,13 @@ def timed_iterations(replicas, global_batch_seconds, rounds):
 
 
 def in_one(params, figures):
-    """Add up gradients over ranks in a single all-reduce."""
+    """Sum gradients over ranks in a single all-reduce."""
     with patch.object(hetero_brain.training.parallel, "BUCKET_BYTES", float("inf")):
         return reduce_gradients(params, figures)
 
 
 def timed_reduces(size, rounds):
-    """On a rank: parameters, and seconds of each way of adding up their gradients."""
+    """On a rank: number of parameters, and seconds of each way to reduce gradients."""
     params = list(ours(size).local_solver.params)
     for param in params:
         param.grad = torch.randn_like(param)
@@ -178,9 +178,9 @@ def timed_reduces(size, rounds):
 
 
 def run(quick):
-    """Waiting by simulation and, on two ranks, by the clock; then the all-reduce."""
+    """Waiting times, simulated and, on two ranks, measured; then the all-reduce."""
     idle = Table(
-        "Ranks: share of an iteration that they wait for each other (M = 5, K = 1)",
+        "Ranks: fraction of an iteration spent waiting for other ranks (M = 5, K = 1)",
         ["ranks", "replicas_per_domain", "units", "mean (%)", "longest (%)", "by"],
     )
     for n_ranks in (2, 4, 8):
@@ -195,22 +195,23 @@ def run(quick):
         seconds = np.array(found)  # rank × iteration × (all, waiting, all-reduce)
         shares = 100 * seconds[:, :, 1].sum(1) / seconds[:, :, 0].sum(1)
         row = [2, replicas, len(HOURS) * replicas]
-        idle.rows.append([*row, shares.mean(), shares.max(), "clock (tiny, 96 s)"])
+        idle.rows.append([*row, shares.mean(), shares.max(), "measured (tiny, 96 s)"])
         reduce = np.median(seconds[:, :, 2] / seconds[:, :, 0])
         idle.notes.append(
-            f"By the clock, replicas_per_domain: {replicas}: the all-reduce itself takes "
+            f"Measured with replicas_per_domain: {replicas}: the all-reduce itself takes "
             f"{100 * reduce:.2g} % of an iteration."
         )
     idle.notes.append(
-        "Hours of the paper's five domains, lengths lognormal up to 16 s; simulated: "
-        "padded seconds of 50 iterations of 1600 s. Longest: of the rank that waits most."
+        "Hours of the paper's five domains, lognormal lengths up to 16 s. Simulation: by "
+        "padded seconds, over 50 iterations of 1600 s. Longest: of the rank that waits "
+        "most."
     )
     send = Table(
-        "Ranks: one all-reduce of the gradients, or in buckets of 25 MiB (2 ranks, gloo)",
+        "Ranks: one all-reduce, or one per bucket of 25 MiB (2 ranks, gloo)",
         [
             "size",
-            "sent by a rank (MB)",
-            "DDP with synchronised local steps, K = 1, 3 (MB)",
+            "gradients per iteration (MB)",
+            "the same if DDP synchronised local steps, K = 1, 3 (MB)",
             "one (ms)",
             "buckets (ms)",
             "buckets / one",

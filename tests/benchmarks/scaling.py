@@ -1,4 +1,4 @@
-"""4. How the time of an iteration grows."""
+"""4. How the time of an iteration scales with domains, local steps, length and size."""
 
 import numpy as np
 from speechbrain.dataio.batch import PaddedBatch
@@ -11,7 +11,7 @@ from .speech import RATE, batch, global_batch
 
 
 def long_batch(seconds, n):
-    """``n`` utterances of exactly ``seconds``, of the sample's speech end to end."""
+    """``n`` utterances of exactly ``seconds``, cut from concatenated speech."""
     speech = batch(seconds * n + 10.0, 0)
     wavs, lengths = speech.sig
     samples = (lengths * wavs.shape[1]).round().int()
@@ -22,23 +22,23 @@ def long_batch(seconds, n):
 
 
 def measured(trainers, rounds):
-    """Median seconds of each of some functions, by what was varied."""
+    """Median seconds of some functions: value of the varied quantity → seconds."""
     return {x: float(np.median(s)) for x, s in alternate(trainers, rounds).items()}
 
 
 def iteration(brain, parts):
-    """A function that trains one iteration."""
+    """A function without arguments that trains one iteration."""
     return lambda: brain.fit_batch(parts)
 
 
 def bend(x, y):
-    """Largest distance from the line fitted to the points, over their largest y."""
+    """Largest distance of the points from a fitted line, divided by their largest y."""
     line = np.polyval(np.polyfit(x, y, 1), x)
     return float(np.abs(line - y).max() / max(y))
 
 
 def run(quick):
-    """Against domains, local steps and utterance length for tiny; and for each size."""
+    """Time by domains, local steps and utterance length for tiny; and for each size."""
     rounds, seconds = (2, 3) if quick else (2, 6)
     domains = (1, 2, 4) if quick else (1, 2, 4, 8, 16, 32)
     steps = (0, 1, 2) if quick else (0, 1, 2, 4, 6, 8)
@@ -56,7 +56,13 @@ def run(quick):
     }
     table = Table(
         "Scaling of an iteration (tiny)",
-        ["against", "from … to", "s at the first", "s at the last", "bend (%)"],
+        [
+            "quantity",
+            "from … to",
+            "s at the first",
+            "s at the last",
+            "nonlinearity (%)",
+        ],
     )
     for name, trainers in curves.items():
         taken = measured(trainers, rounds)
@@ -68,13 +74,18 @@ def run(quick):
             )
         )
     table.notes = [
-        f"Domain batches of {seconds} s but for the lengths. Bend: largest distance from "
-        "a straight line, over the longest time. Attention grows with the square of "
-        "length, all else linearly."
+        f"Domain batches of {seconds} s, except where the length varies. Nonlinearity: "
+        "largest distance from a fitted line, divided by the longest time. Attention "
+        "grows with the square of the length, everything else linearly."
     ]
     sizes = Table(
         "Scaling of an iteration: parameters (K = 1, M = 2)",
-        ["size", "parameters (M)", "s / iteration", "ns / parameter and audio s"],
+        [
+            "size",
+            "parameters (M)",
+            "s / iteration",
+            "ns per parameter and second of audio",
+        ],
     )
     for size in ("tiny", "base") if quick else ("tiny", "base", "paper"):
         brain, parts = ours(size, 1), global_batch(2, 2 * seconds)
@@ -86,7 +97,7 @@ def run(quick):
         dict(
             panel="parameters (K = 1, M = 2)",
             xlabel="parameters (M)",
-            ylabel="ns / parameter and audio s",
+            ylabel="ns per parameter and second of audio",
             label="all sizes",
             x=[row[1] for row in sizes.rows],
             y=[row[3] for row in sizes.rows],

@@ -13,7 +13,7 @@ from hetero_brain.data.datasets import Utterances
 
 RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"
 RATE = 8000  # Hz
-MANIFESTS = tempfile.TemporaryDirectory()  # until the process ends
+MANIFESTS = tempfile.TemporaryDirectory()  # exists until the process ends
 
 
 @functools.cache
@@ -32,18 +32,18 @@ def utterances():
 
 @functools.cache
 def batch(seconds, seed=0, like=None):
-    """A batch of about ``seconds`` of speech: five utterances of like length, repeated.
+    """A batch of about ``seconds`` of speech: five utterances of similar length repeated.
 
-    Padding is 1 to 12 % of it; VoicePrompts' batches have 5 to 6 %.
+    1 to 12 % of it is padding; batches of the VoicePrompts recipe have 5 to 6 %.
 
     Arguments
     ---------
     seconds : float
         Audio of the batch.
     seed : int
-        Other seeds give other utterances.
+        Different seeds give different utterances.
     like : float
-        Length that the utterances should be near to, in seconds; drawn if not given.
+        Approximate length of the utterances in seconds; drawn if not given.
     """
     durations = utterances().manifest.duration
     rng = np.random.default_rng(seed)
@@ -58,12 +58,12 @@ def batch(seconds, seed=0, like=None):
 
 
 def seconds_of(batch):
-    """Audio in a batch, padding not counted."""
+    """Seconds of audio in a batch, without padding."""
     return float(batch.sig.lengths.sum()) * batch.sig.data.shape[1] / RATE
 
 
 def padding_of(batch):
-    """Share of a batch that is padding."""
+    """Fraction of a batch that is padding."""
     return 1 - seconds_of(batch) * RATE / batch.sig.data.numel()
 
 

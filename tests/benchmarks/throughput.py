@@ -1,4 +1,4 @@
-"""1. Seconds of audio trained per second, and memory, beside SpeechBrain's BEST-RQ."""
+"""1. Training throughput and memory, compared with SpeechBrain's BEST-RQ."""
 
 import functools
 import statistics
@@ -38,7 +38,7 @@ BUILDERS = {
 
 
 def fit(name, brain, speech):
-    """Train the Brain of that name on a batch of ours."""
+    """Train the Brain of that name on one of our batches."""
     if "SpeechBrain" in name:
         brain.fit_batch(speechbrain_batch(speech))
     else:
@@ -47,24 +47,24 @@ def fit(name, brain, speech):
 
 @functools.cache
 def prepared(name, size, seconds, n_batches):
-    """The Brain of that name, and its batches to come; the same ones for every name."""
+    """The Brain of that name, and an iterator over the same batches for every name."""
     batches = iter([batch(seconds, i) for i in range(n_batches)])
     return BUILDERS[name](size), batches
 
 
 def turn(name, size, seconds, n_batches, at_a_time):
-    """Train the model of that name, which this process keeps, on its next batches."""
+    """Train the Brain of that name on its next batches; this process keeps the Brain."""
     brain, batches = prepared(name, size, seconds, n_batches)
     for _ in range(at_a_time):
         fit(name, brain, next(batches))
 
 
 def peak(name, size, seconds):
-    """Peak bytes of an iteration above what the process had with the model made.
+    """Peak bytes of an iteration, above the memory of the process with the model.
 
-    One of a second comes before, which the moments of AdamW are there from.
+    An iteration on 1 s of audio comes first, which allocates the moments of AdamW.
     """
-    torch.set_num_threads(1)  # another runs beside this one
+    torch.set_num_threads(1)  # two of them run at a time
     brain = BUILDERS[name](size)
     speech = [batch(1.0), batch(seconds, 1)]
     return peak_bytes(lambda: [fit(name, brain, each) for each in speech])
@@ -78,7 +78,7 @@ def peaks_of(names, size, seconds):
 
 
 def kept_bytes(name, size, seconds):
-    """Bytes of the activations kept for the backward pass, by kind; of parameters."""
+    """Bytes kept for the backward pass, by kind; and bytes of the parameters."""
     brain, speech = BUILDERS[name](size), batch(seconds, 1)
     if "SpeechBrain" in name:
         speech = speechbrain_batch(speech)
@@ -90,12 +90,12 @@ def kept_bytes(name, size, seconds):
 
 
 def operator_seconds(size, seconds):
-    """Seconds of our operators alone, on the second batch; median of 3.
+    """Seconds of the operators of our second iteration, replayed alone; median of 3.
 
     Returns
     -------
     heavy, total : float
-        Of matrix products, convolutions and attention; of all operators.
+        For matrix products, convolutions and attention; for all operators.
     """
     brain = BUILDERS[OURS](size)
     fit(OURS, brain, batch(seconds, 0))
@@ -107,26 +107,28 @@ def operator_seconds(size, seconds):
 def run(quick):
     """Throughput for each size and precision; memory in processes of their own."""
     memory = Table(
-        "SSL memory: what is kept for the backward pass (MB)",
-        ["size", "code", *KINDS, REST, "together", "parameters", "peak"],
+        "SSL memory: kept for the backward pass (MB)",
+        ["size", "code", *KINDS, REST, "total", "parameters", "peak"],
     )
     table = Table(
         "SSL throughput: BEST-RQ on one domain (CSSL)",
         ["size", "batch (s)", "code", "audio s / s", "× SpeechBrain fp32", "peak MB"],
     )
     padding = []
-    # Of audio in a batch; batches a turn, so that a turn lasts for some seconds; rounds,
-    # even, so that as many go in each order.
+    # Seconds of audio per batch; batches per turn, so that a turn takes some seconds; and
+    # rounds, an even number so that half of them are in each order.
     plan = {"tiny": (96, 3, 4), "base": (48, 1, 4), "recipe": (48, 1, 2)}
     plan = {"tiny": (12, 1, 2)} if quick else plan
     for size, (seconds, at_a_time, rounds) in plan.items():
         left_out = ["recomputed"] if quick else []
-        if size == "recipe":  # where it does not save enough
+        if (
+            size == "recipe"
+        ):  # recomputing the feed-forward layers saves too little there
             left_out.append("feed-forward recomputed")
-        if size != "tiny":  # where SpeechBrain's gains little; time is short
+        if size != "tiny":  # to save time: SpeechBrain gains little from bf16 there
             left_out.append("bf16" if not multiplies_bf16() else "SpeechBrain, bf16")
-        names = [n for n in BUILDERS if not any(part in n for part in left_out)]
-        n_batches = at_a_time * (1 + rounds)  # with the turn that does not count
+        names = [n for n in BUILDERS if not any(label in n for label in left_out)]
+        n_batches = at_a_time * (1 + rounds)  # with the warm-up turn
         batches = [batch(seconds, i) for i in range(at_a_time, n_batches)]
         padding += [padding_of(each) for each in batches]
         audio = np.add.reduceat(
@@ -154,27 +156,31 @@ def run(quick):
             )
         baseline = statistics.median(ratios(audio, times[BASELINE]))
         for kind, taken in zip(("heavy", "all"), operator_seconds(size, seconds)):
-            most = seconds_of(batch(seconds, 1)) / taken
+            rate = seconds_of(batch(seconds, 1)) / taken
             name = f"{OURS}, {kind} operators alone"
-            table.rows.append([size, seconds, name, most, most / baseline, "-"])
+            table.rows.append([size, seconds, name, rate, rate / baseline, "-"])
     table.notes = [
-        "`recipe` is the size of SpeechBrain's LibriSpeech recipe (12 layers, 576 wide); "
-        f"all with its {CODES} codes of 16, its masks (0.15 × 4 frames), dropout "
-        f"{DROPOUT} and AdamW. Each round has new batches, the same for all; "
-        f"{min(padding):.0%} to {max(padding):.0%} of it is padding, not counted.",
-        "Median [middle half] over rounds; the ratio is taken within a round. Each code "
-        "has a process of its own; they take turns.",
+        "`recipe` is the size of SpeechBrain's LibriSpeech recipe (12 layers of width "
+        f"576). All sizes use that recipe's {CODES} codes of dimension 16, mask "
+        f"probability 0.15 and span 4 frames, dropout {DROPOUT} and AdamW. Each round "
+        "has new batches, which are the same for all; "
+        f"{min(padding):.0%} to {max(padding):.0%} of a batch is padding, which is not "
+        "counted as audio.",
+        "Median [interquartile range] over rounds; the ratio is taken within a round. "
+        "Each code has a process of its own, and the processes take turns.",
         "Heavy operators: the matrix products, convolutions and attention of one "
-        "iteration, replayed; no code with these can be faster. All operators: those of "
-        "PyTorch, replayed, each with its operands in the cache; what is left is Python, "
-        "autograd, drawing dropout, and operands that have left the cache.",
-        "Peak: of an iteration behind the first, above the memory with the model made.",
-        "bf16 of larger models only where the processor multiplies in it.",
-        "Recomputed: run again in the backward pass, not kept; the numbers are the same.",
+        "iteration, replayed alone; no code that uses them can be faster. All operators: "
+        "all PyTorch operators of one iteration, replayed with their operands in the "
+        "cache; this leaves out Python, autograd, the random numbers of dropout, and "
+        "cache misses.",
+        "Peak: of the second iteration, above the memory of the process with the model.",
+        "bf16 of larger models only if the processor has instructions for bf16 products.",
+        "Recomputed: layers run again in the backward pass instead of keeping their "
+        "activations; the results are the same.",
     ]
     memory.notes = [
-        "Peak as above; of the parameters it has the two moments of AdamW and the "
-        "gradient.",
-        "Tensors that several functions need count once, in the first column that fits.",
+        "Peak as above; it includes the two moments of AdamW and the gradient, each of "
+        "the size of the parameters.",
+        "A tensor that several functions keep counts once, in the first matching column.",
     ]
     return [table, memory]

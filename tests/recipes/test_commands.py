@@ -198,7 +198,9 @@ def test_an_override_that_does_not_exist_is_refused(flag, named, tmp_path):
 
 def test_the_readme_quotes_the_algorithm_as_it_is():
     quoted = re.search(
-        r"```python\n(for part.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S
+        r"```python\n(for domain_batch.*?)```",
+        (ROOT / "README.md").read_text("utf-8"),
+        re.S,
     )
     code = (ROOT / "hetero_brain/brain.py").read_text("utf-8")
     assert textwrap.indent(quoted[1], " " * 8) in code

@@ -63,10 +63,10 @@ def files(tmp_path):
     told = {
         "missing": "No such file or directory",
         "folder": "Is a directory",
-        "latin": "not a text in UTF-8",
+        "latin": "not UTF-8 text",
         "broken": "not YAML: line 2",
-        "other": "no key 'domains'; is this YAML for this command?",
-        "list": "a CommentedSeq in place of a mapping",
+        "other": "no key 'domains'; is this YAML meant for this command?",
+        "list": "a list instead of a mapping",
     }
     return {tmp_path / f"{kind}.yaml": text for kind, text in told.items()}
 
@@ -84,7 +84,10 @@ def test_an_experiment_whose_yaml_is_of_something_else(refused, tmp_path):
     assert refused(EXPERIMENT, tmp_path) == f"{tmp_path}: Is a directory"
     domains = ENGLISH / "domains.yaml"
     told = refused(EXPERIMENT, domains, "--data_root", "/data")
-    assert told == f"{domains}: no key 'output_folder'; is this YAML for this command?"
+    assert (
+        told
+        == f"{domains}: no key 'output_folder'; is this YAML meant for this command?"
+    )
 
 
 def test_an_experiment_names_what_its_steps_lack(refused, tmp_path):

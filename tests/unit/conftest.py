@@ -43,8 +43,8 @@ class LossBrain(HeteroBrain):
 def make_brain():
     """make_brain(model, loss, lr=0.1, …hparams) → a Brain ready for ``fit_batch``.
 
-    No clipping and plain SGD at both levels, unless told otherwise; ``local_lr`` is a
-    short way to a local SGD.
+    By default without clipping and with plain SGD at both levels; ``local_lr`` selects
+    local SGD with that rate.
     """
 
     def make(
@@ -76,5 +76,5 @@ def make_brain():
 
 @pytest.fixture
 def make_run(make_brain):
-    """As ``make_brain``; but a Brain that logs and saves, as in our recipes."""
+    """As ``make_brain``, but the Brain logs and saves as in the recipes."""
     return partial(make_brain, kind=recipe_brain(LossBrain))

@@ -2,11 +2,11 @@
 
 > python preempted_run.py FOLDER WHEN [SIGNAL …]
 
-WHEN is where it is sent, once in the life of FOLDER: ``train N`` (iteration), ``valid N``
-(epoch), ``between`` (behind the first phase), ``never``, or ``fail N`` to raise
-and ``sleep N`` to sleep instead; with ``full`` the disk is full at the first checkpoint
-of each phase. ``load`` is in the loader's worker, at its first batch. Between two signals
-there may be a ``pause`` of a second.
+WHEN is the moment of the signals, once per FOLDER: in iteration N (``train N``), in the
+validation of epoch N (``valid N``), after the first phase (``between``), at the first
+batch in a loader worker (``load``), or ``never``. ``fail N`` raises in iteration N
+instead, ``sleep N`` sleeps; with ``full`` the disk is full at the first checkpoint of
+each phase. A ``pause`` among the signals waits for a second.
 """
 
 import errno
@@ -37,10 +37,10 @@ STEPS, EPOCHS, DOMAINS = 3, 2, ("en", "fr")
 
 
 class Batches(Dataset):
-    """Made global batches: a function of the iteration; a rank's share of them."""
+    """A rank's share of synthetic global batches, as a function of the iteration."""
 
     def __init__(self):
-        self.rank, self.size = rank_and_size()  # which a loader worker does not know
+        self.rank, self.size = rank_and_size()  # a loader worker cannot ask
 
     def __getitem__(self, step):
         if sys.argv[2] == "load":
@@ -54,7 +54,7 @@ class Batches(Dataset):
 
 
 class Toy(HeteroBrain):
-    """Learns sums; tells itself to leave where it was told to."""
+    """Learns sums; calls ``disturb`` in every pass."""
 
     def compute_forward(self, batch, stage):
         at = self.iteration + 1 if stage == sb.Stage.TRAIN else self.epoch
@@ -66,7 +66,7 @@ class Toy(HeteroBrain):
 
 
 def disturb(folder, where):
-    """Send the signals that the command line wants here, from the last rank."""
+    """Send the signals that the command line requests here, from the last rank."""
     when, signals = sys.argv[2], sys.argv[3:]
     rank, size = rank_and_size()
     mark = folder / "disturbed"
@@ -77,7 +77,7 @@ def disturb(folder, where):
         if when.startswith("sleep"):
             time.sleep(300)
         if when.startswith("fail"):
-            raise RuntimeError("as told to")
+            raise RuntimeError("as requested")
         for name in signals:
             if name == "pause":
                 time.sleep(1)
@@ -88,18 +88,18 @@ def disturb(folder, where):
         if when == "load":
             time.sleep(1)  # the run waits for this worker
         else:
-            while not preemption.requested():  # noted by a thread, at once
+            while not preemption.requested():  # a thread records the signal
                 time.sleep(0.001)
 
 
 def no_room(mark, *_):
-    """What a checkpoint meets on a full disk."""
+    """A save hook that fails as on a full disk."""
     mark.touch()
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def main(folder):
-    """Two phases, one behind the other."""
+    """Two phases, one after the other."""
     preemption.listen()
     sb.utils.distributed.ddp_init_group({"distributed_backend": "gloo"})
     for phase in ("one", "two"):

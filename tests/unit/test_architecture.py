@@ -1,4 +1,4 @@
-"""The rooms of the package: imports point down, and no file has two jobs' length."""
+"""The rooms of the package: imports point down, and no file or class is too long."""
 
 import ast
 from pathlib import Path
@@ -31,7 +31,7 @@ def name(path):
 
 
 def imported(path, source=None):
-    """Parts of the modules of this package that a file imports, anywhere in it."""
+    """Dotted names, as lists, of what a file imports from this repository."""
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(source or path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -45,7 +45,7 @@ def imported(path, source=None):
         yield from (parts for parts in found if parts[0] in ("hetero_brain", "recipes"))
 
 
-def faults(path, source=None):
+def wrong_imports(path, source=None):
     """Imports of a module that point up, or sideways into another room."""
     room = path.relative_to(PACKAGE).with_suffix("").parts[0]
     for parts in imported(path, source):
@@ -59,7 +59,7 @@ def faults(path, source=None):
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_imports_point_down(path):
     if path != PACKAGE / "__init__.py":
-        assert list(faults(path)) == []
+        assert list(wrong_imports(path)) == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_imports_point_down(path):
     ],
 )
 def test_an_import_that_points_up_is_found(room, line):
-    assert len(list(faults(PACKAGE / room, line))) == 1
+    assert len(list(wrong_imports(PACKAGE / room, line))) == 1
 
 
 def test_every_room_says_what_lives_there():
@@ -87,7 +87,7 @@ def test_every_room_says_what_lives_there():
 
 
 @pytest.mark.parametrize("path", MODULES + RECIPES, ids=name)
-def test_no_file_and_no_class_has_two_jobs_length(path):
+def test_no_file_and_no_class_is_too_long(path):
     source = path.read_text("utf-8")
     assert source.count("\n") <= MODULE_LINES
     for node in ast.walk(ast.parse(source)):

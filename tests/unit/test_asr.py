@@ -1,4 +1,4 @@
-"""Fine-tuning: it fits what it is shown, freezes what it should, and counts right."""
+"""Fine-tuning: it fits its data, freezes the encoder on request, and counts errors."""
 
 import json
 import math
@@ -161,7 +161,7 @@ def tokenizer(request, tmp_path_factory):
 
 
 def confident(tokenizer, texts, p=0.9):
-    """Log-probabilities that say each text: every unit twice, blanks between them."""
+    """Log-probabilities that spell each text: every unit twice, with blanks between."""
     blank = tokenizer.get_piece_size()
     paths = []
     for text in texts:
@@ -170,7 +170,7 @@ def confident(tokenizer, texts, p=0.9):
             path += [unit, unit, blank]
         paths.append(path)
     frames = torch.tensor([len(path) for path in paths])
-    # Behind its end each says something else.
+    # Frames in the padding spell something else.
     probs = torch.full((len(paths), int(frames.max()), blank + 1), (1 - p) / blank)
     probs[:, :, tokenizer.encode("cat")[-1]] = p
     for row, path in zip(probs, paths):
@@ -321,7 +321,7 @@ def test_a_probe_trains_readout_and_ctc_only(tokenizer):
 
 
 def noted(tokenizer, *triples):
-    """The notes on (domain, reference, hypothesis) triples."""
+    """The recorded errors of (domain, reference, hypothesis) triples."""
     brain = brain_for(tokenizer)
     brain.utterances = []
     for i, (domain, reference, hypothesis) in enumerate(triples):
@@ -336,7 +336,7 @@ def test_error_rates_by_hand(tokenizer):
         ("en", "the cat sat", "the  cat sat "),  # spaces are no errors
         ("en", "a dog", "a dot is"),  # 1 substituted, 1 inserted; 1 + 3 characters
         ("fr", "oui", ""),  # 1 deleted; 3 characters
-        ("fr", "", "non"),  # nothing to get right, and an insertion; 3 characters
+        ("fr", "", "non"),  # empty reference, 1 inserted; 3 characters
         ("xx", "", ""),
     )
     assert [u["word_errors"] for u in notes] == [0, 2, 1, 1, 0]

@@ -1,4 +1,4 @@
-"""Joint CTC/attention: its loss against plain lines, what it sees, and that it ends."""
+"""Joint CTC/attention: loss against a plain reference, causal decoder, finite search."""
 
 import json
 import math
@@ -146,7 +146,7 @@ def test_frames_behind_the_end_are_not_attended(tokenizer):
 
 @pytest.mark.parametrize("frames", [1, 7, 40])
 def test_search_on_noise_ends(tokenizer, frames):
-    """Untrained, and even with a decoder that never ends a sentence by itself."""
+    """Without training, and even if the decoder never predicts the end of a sentence."""
     brain, pieces = make(tokenizer), tokenizer.get_piece_size()
     brain.modules.eval()
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_marks_are_no_text(tokenizer):
 
 
 def test_search_follows_both_scores(tokenizer):
-    """CTC is sure of a text and the decoder knows nothing: the text is found."""
+    """With certain CTC scores and an uninformed decoder, the text is found."""
     brain, pieces = make(tokenizer), tokenizer.get_piece_size()
     path = [pieces]
     for i in tokenizer.encode("the cat"):

@@ -66,7 +66,7 @@ def test_hypergradient_is_that_of_autograd(name, local_steps, batches):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_iterations_begin_at_theta_again(name, batches):
-    """Two iterations end where those of ours do: nothing of φ is left in the model."""
+    """Two iterations end at the same weights as ours: φ does not stay in the model."""
     ends = []
     for candidate in (CANDIDATES[name], CANDIDATES[CANDIDATES[name].reference]):
         if candidate.library:

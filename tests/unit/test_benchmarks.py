@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: turns, memory, limits, and equal models."""
+"""The benchmarks measure what they claim: turns, memory, limits, and equal models."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_a_table_as_markdown():
 
 
 def test_both_codes_train_the_same_model():
-    """The same layers; only attention differs, by relative positions' own weights."""
+    """The same layers; only attention has additional weights for relative positions."""
     theirs, ours = (
         throughput.BUILDERS[n]("tiny") for n in list(throughput.BUILDERS)[:2]
     )
@@ -245,7 +245,7 @@ def test_shares_of_a_profile_add_up():
 
 
 def test_quick_benchmarks_run_as_make_runs_them(tmp_path):
-    """All sections, their files, and no figure missing."""
+    """All sections run, and write their files without a missing figure."""
     dry = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", "bench-quick"],
         cwd=ROOT,

@@ -431,7 +431,7 @@ def test_the_first_loss_is_about_chance():
 
 
 def figures(*labels, local_steps=0, codebooks=1, **changed):
-    """What is logged with these labels, for a model that always says 0."""
+    """What is logged with these labels, for a model that always predicts 0."""
     changed |= {"lr": 0.0, "quantizer": Constant(*labels)}
     brain = make_brain(local_steps, 8, codebooks, **changed)
     with torch.no_grad():
@@ -451,7 +451,7 @@ def test_accuracy_and_a_collapsed_codebook_show(local_steps):
     entry, _ = figures(*[[i] for i in range(8)], local_steps=local_steps)
     assert entry["accuracy/en"] == pytest.approx(1 / 8, abs=0.02)
     assert entry["codebook_use/en"] == 1
-    assert brain.interval_stats() == {}  # begun anew
+    assert brain.interval_stats() == {}  # cleared by the entry before
 
 
 def test_accuracy_is_that_at_phi():
@@ -530,7 +530,7 @@ def test_it_learns(speech, local_steps):
 
 
 class HostReads(TorchDispatchMode):
-    """Counts what makes the host wait for a device."""
+    """Counts the operations that make the host wait for a device."""
 
     def __init__(self):
         super().__init__()
@@ -549,8 +549,8 @@ class HostReads(TorchDispatchMode):
 
 
 def test_the_host_waits_no_more_often_with_more_local_steps(monkeypatch):
-    """Once a domain batch for the lengths, once a solve for losses and norms, once an
-    iteration for what ranks agree on."""
+    """Once per domain batch for the lengths, once per solve for losses and norms, once
+    per iteration for what ranks agree on."""
     lists = []
     read = torch.Tensor.tolist
     monkeypatch.setattr(

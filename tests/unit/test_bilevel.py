@@ -154,7 +154,7 @@ def curved_loss(model, batch):
 
 
 class Attention(nn.Module):
-    """Attention by PyTorch's fused function, which differentiates once only."""
+    """Attention by PyTorch's fused function, which has no second derivative."""
 
     def __init__(self):
         super().__init__()
@@ -201,7 +201,7 @@ def inner_steps(model, loss, batches, steps, weight_decay):
 
 
 def hypergradient(make_brain, model, loss, batches, steps, weight_decay):
-    """What one iteration takes from θ at β = 1."""
+    """θ before minus θ after one iteration at β = 1, i.e. the hypergradient."""
     brain = make_brain(
         model,
         loss,
@@ -427,7 +427,7 @@ def test_theta_is_restored_when_the_solve_raises(make_brain, call, kind):
     with pytest.raises(KeyError, match="in compute_forward"):
         brain.fit_batch([DomainBatch(d, (0.5,)) for d in "ab"])
     assert same(all_bits(model), before)
-    # and the next iteration is that of a model on which nothing had failed
+    # and the next iteration equals that of a model without the failure
     other = Mixed()
     healthy = make_brain(
         other, mixed_loss, local_lr=0.1, local_steps=2, hypergradient=kind
@@ -473,7 +473,7 @@ def test_phi_has_one_block_of_memory_and_theta_is_never_touched():
 @pytest.mark.parametrize("omitted", [(), (1,)])
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"momentum": 0.9}])
 def test_steps_of_sgd_are_those_of_a_copy(options, omitted):
-    """Also the first, which goes from θ to φ at once, and of what has no gradient."""
+    """Also in the first step, which fuses copy and step, and without a gradient."""
     model = Mixed()
     solver = LocalSolver(model, partial(SGD, lr=0.3, **options))
     copies = [nn.Parameter(p.detach().clone()) for p in solver.params]
@@ -556,7 +556,7 @@ def test_running_statistics_are_those_at_theta(make_brain, steps, kind):
 
 
 class Counted(nn.Module):
-    """Puts a new tensor in a buffer's place, as SpeechBrain's InputNormalization does."""
+    """Replaces a buffer by a new tensor, as SpeechBrain's InputNormalization does."""
 
     def __init__(self):
         super().__init__()
@@ -617,7 +617,7 @@ def small_loss(model, batch):
 
 
 def plain_iterations(model, domains, factory, kept, iterations, steps=2):
-    """PTLOC with a copy of the model per domain and torch.optim as anybody uses it."""
+    """PTLOC with a copy of the model per domain and plain torch.optim."""
     workers = {d.domain: copy.deepcopy(model) for d in domains}
     optimizers = {d: factory(w.parameters()) for d, w in workers.items()}
     for _ in range(iterations):
@@ -690,7 +690,7 @@ def test_kept_state_survives_a_checkpoint(make_brain, tmp_path, name):
     second.fit_batch(domains)
     assert same(all_bits(second.modules), all_bits(first.modules))
 
-    # A process that has gone on, into a new domain, comes back to what was saved.
+    # A process that has continued, with a new domain, returns to the saved state.
     first.fit_batch([DomainBatch("d", (inputs(5, 3),))])
     first.checkpointer.recover_if_possible()
     assert set(first.local_solver.states) == {"a", "b", "c"}

@@ -1,4 +1,4 @@
-"""fit_batch inside SpeechBrain's loop: accumulation, faults, precision, logs, seeds."""
+"""fit_batch in SpeechBrain's loop: accumulation, failures, precision, logs, seeds."""
 
 import copy
 import json
@@ -198,7 +198,7 @@ def test_a_domain_that_is_not_finite_drops_out(make_brain, caplog, bad, at):
     assert gains[0] == pytest.approx(
         (entry["local_gain/a"] + entry["local_gain/c"]) / 2, rel=1e-6, abs=1e-12
     )
-    assert brains[0].monitor.pop() == {}  # counted anew
+    assert brains[0].monitor.pop() == {}  # cleared by the entry before
 
 
 def hidden(model, batch):
@@ -358,7 +358,7 @@ def test_loss_scaling_changes_nothing(make_brain, steps, kind):
     assert_same(states[1], states[2])
 
 
-SCALE = 2.0**118  # times a gradient of 1e4 it leaves float32
+SCALE = 2.0**118  # its product with a gradient of 1e4 overflows in float32
 
 
 @pytest.mark.parametrize("steps", [0, 1])
@@ -378,7 +378,7 @@ def test_an_overflow_of_fp16_lowers_the_scale(make_brain, steps):
     assert values(ours.modules.model) == pytest.approx(
         values(without.modules.model), rel=1e-6
     )
-    # nothing but overflows: θ stays, the scale goes on down until the domain is in
+    # Only overflows: θ stays, and the scale decreases until the gradient is finite.
     before = values(ours.modules.model)
     ours.fit_batch(domains(overflows, overflows))
     assert values(ours.modules.model) == before
@@ -391,7 +391,7 @@ def test_an_overflow_of_fp16_lowers_the_scale(make_brain, steps):
     ours.fit_batch(domains(good, overflows, other))
     assert ours.scaler.get_scale() == settled
     assert ours.nonfinite_count == 0
-    # a loss that is not finite is no overflow
+    # A loss that is not finite is not an overflow of the gradients.
     ours.fit_batch(domains(good, "nan loss"))
     assert ours.nonfinite_count == 1 and ours.scaler.get_scale() == settled
 
@@ -513,7 +513,7 @@ def test_exact_needs_plain_steps(make_brain):
 
 
 def test_no_gradient_accumulation():
-    with pytest.raises(ValueError, match="grad_accumulation_factor is 2"):
+    with pytest.raises(ValueError, match="grad_accumulation_factor is 2, must be 1 "):
         build(grad_accumulation_factor=2)
 
 
@@ -535,7 +535,7 @@ def test_hooks_are_called_once_an_iteration(make_brain):
     before = values(model)
     returned = brain.fit_batch(batch)
     (first, started, at_start), *losses, (last, ended, at_end) = calls
-    # The fault of b is seen behind its last step, with no read of the device before.
+    # The NaN of b is noticed after its last step, without an earlier synchronisation.
     assert first == "start" and last == "end" and losses == ["loss"] * 6
     assert len(started) == 2 and started[0] is batch and started[1] is True
     assert len(ended) == 4 and ended[0] is batch and ended[3] is True
@@ -814,7 +814,7 @@ def test_cosines_between_domains(make_run):
     for t in range(4):
         now = figures(model.theta.detach().clone(), 1, 0.3)
         brain.fit_batch(domains(*BOWLS))
-        assert brain.monitor.gradients == {}  # nothing is kept between
+        assert brain.monitor.gradients == {}  # none is kept between measurements
         assert len(recorder.entries) == (t + 1) // 2
         if t % 2:
             meta, stats = recorder.entries[-1]
@@ -858,7 +858,7 @@ def test_loggers_write_the_iteration(make_run, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     lines = tmp_path / "log.jsonl"
-    for resumed in (0, 4):  # a resumed run goes on where it was, in both
+    for resumed in (0, 4):  # from the start, and resumed at iteration 4
         model = Vector(0.3, -0.7)
         brain = make_run(
             model,
@@ -969,7 +969,7 @@ def test_fit_takes_a_plain_list_of_global_batches():
 
 @pytest.mark.parametrize("steps", [0, 2])
 def test_one_gradient_at_a_time(make_brain, monkeypatch, steps):
-    """When a pass begins, no gradient of an earlier pass is in memory but in the mean."""
+    """When a pass begins, the only gradient in memory is the running mean."""
     alive, backward = [], torch.autograd.grad
     module = nn.Linear(3, 2)
 
@@ -1050,7 +1050,7 @@ class Transposing(nn.Module):
 
 @pytest.mark.parametrize("steps", [0, 2])
 def test_fused_optimizers_get_gradients_in_the_layout_of_parameters(make_brain, steps):
-    """They go through the memory of both, and autograd.grad gives any layout."""
+    """They walk through the memory of both, and autograd.grad returns any layout."""
     moved = {}
     for fused in (False, True):
         model, optimizer = Transposing(), partial(AdamW, lr=0.05, fused=fused)

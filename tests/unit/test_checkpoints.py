@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, checked when loaded, refused by another run."""
+"""Checkpoints: complete or absent, checked when loaded, refused by another run."""
 
 import errno
 import json
@@ -33,11 +33,11 @@ from hetero_brain.training.integrity import FILES, damage
 
 
 class Killed(BaseException):
-    """What no code handles, as SIGKILL."""
+    """An exception that no code handles, in place of SIGKILL."""
 
 
 class Saved:
-    """A linear layer with an optimizer and a checkpointer; value() tells its state."""
+    """A linear layer with an optimizer and a checkpointer; value() is its state."""
 
     def __init__(self, folder, **options):
         self.model = nn.Linear(2, 2)
@@ -105,7 +105,7 @@ def test_a_kill_leaves_the_checkpoint_before(tmp_path, monkeypatch, moment):
         raise Killed
 
     with monkeypatch.context() as patch:
-        # Nothing that runs after a kill may be relied on.
+        # After a kill no cleanup runs.
         patch.setattr(AtomicCheckpointer, "_remove_leftovers", lambda self: None)
         if moment == "hook":
             saved.checkpointer.custom_save_hooks["optimizer"] = kill
@@ -119,7 +119,7 @@ def test_a_kill_leaves_the_checkpoint_before(tmp_path, monkeypatch, moment):
     assert any(name.startswith("unfinished.") for name in names(tmp_path))
     found = Saved(tmp_path)
     found.checkpointer.recover_if_possible()
-    if moment == "delete":  # the new one was whole already
+    if moment == "delete":  # the new one was complete
         assert torch.equal(found.value(), saved.value())
     else:
         assert names(tmp_path) == before
@@ -141,7 +141,7 @@ def test_nobody_takes_an_unfinished_one_for_a_checkpoint(tmp_path, monkeypatch):
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_folders_that_cannot_be_synced(kind, number, tmp_path, monkeypatch):
-    """As on CIFS; a file that cannot be, or a disk that fails, is an error."""
+    """As on CIFS; but a file that cannot be synced, or a failing disk, is an error."""
     real = os.fsync
 
     def fsync(handle):
@@ -283,8 +283,8 @@ def test_the_one_before_a_damaged_one_is_used(tmp_path, caplog, name, harm):
     assert torch.equal(found.value(), value)
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert str(broken) in warning
-    assert name in warning or (name, harm) == (FILES, flip)  # then what it lists is
-    # What comes next keeps the whole one beside it, not the damaged one.
+    assert name in warning or (name, harm) == (FILES, flip)  # a file is named
+    # The next checkpoint is kept together with the undamaged one.
     saved = found
     saved.save(epoch=3)
     assert kept(tmp_path) == [1, 3]
@@ -298,7 +298,7 @@ def test_none_is_whole(tmp_path):
     for _ in range(2):  # nor the second time
         with pytest.raises(DamagedCheckpoint) as error:
             Saved(tmp_path).checkpointer.recover_if_possible()
-        for words in ("model.ckpt is not what", METAFNAME, str(tmp_path)):
+        for words in ("model.ckpt does not match", METAFNAME, str(tmp_path)):
             assert words in str(error.value)
 
 
@@ -312,7 +312,7 @@ def test_an_encoder_is_not_taken_from_a_damaged_one(tmp_path, caplog):
     other = nn.Linear(2, 2)
     load_module(other, "model", tmp_path)
     assert torch.equal(other.weight, value)
-    assert "model.ckpt is not what was written" in caplog.text
+    assert "model.ckpt does not match its digest" in caplog.text
 
 
 def test_code_is_not_loaded(tmp_path):

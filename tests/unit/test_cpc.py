@@ -1,4 +1,4 @@
-"""Contrastive predictive coding against plain loops, and what its instances may be."""
+"""Contrastive predictive coding against plain loops, and the choice of its instances."""
 
 import math
 
@@ -37,7 +37,7 @@ def make(causal=True, seed=7, dtype=torch.float32, trained=True, **hparams):
 
 
 def batch_of(*seconds, dtype=torch.float32, first=0):
-    """Noise of 16 kHz; an utterance is named, and made, by its place and ``first``."""
+    """Noise at 16 kHz; name and contents of an utterance depend on index + ``first``."""
     examples = []
     for i, length in enumerate(seconds, start=first):
         rng = torch.Generator().manual_seed(i)
@@ -75,7 +75,7 @@ def test_loss_equals_a_plain_loop_in_float64():
                 wrong = [score(others[d]) for d in drawn[t]]
                 terms.append(torch.logsumexp(torch.stack([right, *wrong]), 0) - right)
     expected = torch.stack(terms).mean()
-    assert abs(expected - math.log(1 + NEGATIVES)) > 1e-3  # it says something
+    assert abs(expected - math.log(1 + NEGATIVES)) > 1e-3  # it differs from chance
     torch.testing.assert_close(loss_of(brain, batch), expected, rtol=1e-9, atol=1e-12)
 
 
@@ -159,7 +159,7 @@ def test_the_mean_over_instances_does_not_grow_with_the_batch():
 
 
 def test_cost_of_the_scores_grows_linearly():
-    """Operations, counted: no clock."""
+    """By counting operations, not by time."""
     brain = make()
 
     class Contexts(torch.nn.Module):
@@ -179,7 +179,7 @@ def test_cost_of_the_scores_grows_linearly():
 
 
 def test_it_learns_what_can_be_predicted():
-    """A tone of slowly changing pitch tells its next frames from its others."""
+    """The next frames of a tone of slowly changing pitch are predictable."""
     brain = make(trained=False, max_grad_norm=5.0)
     time_ = torch.arange(3 * 16000) / 16000
     examples = [

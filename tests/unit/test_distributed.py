@@ -42,8 +42,8 @@ def torchrun(n_ranks, *words, check=True):
     return done
 
 
-# A model in float64, four domains of which one is not finite once, and what the ranks
-# see of an iteration. What each variant sets is in VARIANTS.
+# A model in float64 and four domains, one of which is once not finite; prints what each
+# rank sees of an iteration. VARIANTS holds the settings of each variant.
 SCRIPT = """
 import json, sys
 from functools import partial
@@ -59,7 +59,7 @@ options = ["x.yaml", "--device", "cpu", "--distributed_backend", "gloo"]
 _, run_opts, _ = sb.parse_arguments(options)
 sb.utils.distributed.ddp_init_group(run_opts)
 rank, size = rank_and_size()
-torch.manual_seed(rank)  # θ of rank 0 is everybody's
+torch.manual_seed(rank)  # all ranks get θ of rank 0
 
 class Net(torch.nn.Module):
     def __init__(self):
@@ -81,7 +81,7 @@ net = Net().double()
 if size == 1:
     torch.manual_seed(0)
     net = Net().double()
-# Laid out by columns: fused optimizers go through memory, others through elements.
+# Column-major: fused optimizers walk through memory, others through elements.
 weight = net.body.weight
 weight.data = weight.data.T.contiguous().T
 local = getattr(torch.optim, variant.get("local", "SGD"))
@@ -189,7 +189,7 @@ def test_a_run_parts_from_the_other_ranks_if_all_are_done(
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
 def test_no_thread_of_the_group_is_left_behind_a_run(tmp_path):
-    """One that is may abort a process that ends (SIGABRT)."""
+    """Otherwise the process may abort when it ends (SIGABRT)."""
     script = f"""
 from importlib import import_module
 from pathlib import Path
@@ -372,7 +372,7 @@ def test_gradients_are_added_up_in_buckets(bucket_bytes, n):
 
 
 def test_a_rank_that_dies_takes_the_job_down(script, tmp_path):
-    """Not a hang: the others leave, too, and the launcher says so."""
+    """Instead of a hang: the other ranks exit, too, and the launcher reports it."""
     dying = tmp_path / "dying.py"
     death = "    if rank == 1 and t == 2: import os; os._exit(9)\n"
     lines = SCRIPT.replace("    share = Share", death + "    share = Share")

@@ -27,7 +27,9 @@ def test_a_step_that_is_done_does_not_run_again(tmp_path):
 
 
 def test_a_step_that_fails_is_named_with_its_output(tmp_path):
-    with pytest.raises(RuntimeError, match="(?s)failed; see .*step/output.txt.*why"):
+    with pytest.raises(
+        RuntimeError, match="(?s)failed with .*; see .*step/output.txt.*why"
+    ):
         experiment.run(python("exit('why')"), tmp_path / "step", threads=1)
     assert not (tmp_path / "step/done").exists()
 

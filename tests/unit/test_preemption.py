@@ -1,4 +1,4 @@
-"""Runs that are asked to leave: when they leave, with which code, and how they go on."""
+"""Preempted runs: when they exit, with which code, and how they continue."""
 
 import importlib.util
 import os
@@ -36,7 +36,7 @@ FINETUNE = (
 
 
 def start(*words, **options):
-    """A Python program, begun."""
+    """Start a Python program; its process."""
     return subprocess.Popen(
         [sys.executable, *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -55,7 +55,7 @@ def run(*words, **options):
 
 
 def run_to_the_end(*words, **options):
-    """The exit codes of a program that is started until its code is another one."""
+    """Exit codes of a program that is restarted as long as its code is REQUEUE."""
     codes, outputs = [REQUEUE], []
     while codes[-1] == REQUEUE and len(codes) < 6:
         code, output = run(*words, **options)
@@ -66,7 +66,7 @@ def run_to_the_end(*words, **options):
 
 
 def result(folder):
-    """Logs and what the last checkpoint holds, of all phases of a run."""
+    """Logs and contents of the last checkpoints of all phases of a run."""
     logs = sorted(folder.glob("**/log.jsonl"))
     assert logs
     tensors = []
@@ -197,7 +197,7 @@ def test_torchrun_one_rank_told_all_leave(tmp_path, undisturbed):
 
 @pytest.mark.parametrize("how", ["fail 2", "full"])
 def test_torchrun_a_rank_that_fails_is_no_reason_to_requeue(how, tmp_path, undisturbed):
-    """Nor to hang, also if the others wait for its checkpoint."""
+    """Nor a reason to hang, even if the other ranks wait for its checkpoint."""
     words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, TOY, tmp_path, how)
     begun = time.monotonic()
     code, output = run(*words)
@@ -267,7 +267,7 @@ def test_the_launcher_has_the_same_code_and_name():
 
 @pytest.fixture
 def someone_elses_handlers():
-    """Those of a program that never called ``listen``, as other tests here have."""
+    """The handlers of a program that never called ``listen``, unlike other tests here."""
     ours = {number: signal.getsignal(number) for number in preemption.SIGNALS}
     for number in ours:
         signal.signal(number, signal.default_int_handler)
@@ -290,7 +290,7 @@ def test_handlers_are_as_before_behind_a_fit(someone_elses_handlers):
 
 
 def test_a_forked_process_is_not_asked_for_its_parent(someone_elses_handlers):
-    """Such as a worker of a DataLoader that is not ours."""
+    """For example a worker of a plain DataLoader."""
     with preemption.deferred(lambda: "saving"):
         if not (child := os.fork()):
             handlers = {signal.getsignal(number) for number in preemption.SIGNALS}

@@ -1,4 +1,4 @@
-"""Reports: intervals as SciPy has them, tables and plots from made runs."""
+"""Reports: intervals equal to SciPy's, tables and plots of synthetic runs."""
 
 import json
 import os
@@ -91,14 +91,15 @@ def test_gather(runs):
     assert row["CER"] == pytest.approx(100 * 12 / 100)
     assert row["WER_seeds"] == pytest.approx([40.0, 20.0])
     assert row["CER_seeds"] == pytest.approx([16.0, 8.0])
-    # Two utterances, resampled with both their seeds: 5 of 8 or 1 of 12 at the ends.
+    # Each of the two utterances is resampled with both its seeds: the ends of the
+    # interval are one utterance alone, with 5 errors in 8 words or 1 in 12.
     assert row["WER_low"] == pytest.approx(100 * 1 / 12)
     assert row["WER_high"] == pytest.approx(100 * 5 / 8)
     assert row["CER_low"] == pytest.approx(100 * 2 / 40)
     assert row["CER_high"] == pytest.approx(100 * 10 / 60)
     assert rows["probe", "scratch", "fr"]["WER_seeds"] == [80.0]
     assert [r["judge"] for r in gather(runs, "test")] == ["full"]
-    # French has one seed, so that both domains together have one: 12 of 20 words.
+    # French has one seed, so both domains together have one: 12 errors in 20 words.
     assert rows["probe", "scratch", "all"]["WER_seeds"] == pytest.approx([60.0])
 
 
@@ -141,7 +142,7 @@ def test_many_domains_stand_in_rows():
 def test_relative_changes_are_of_the_baselines_errors(runs):
     rows = gather(runs, "dev", baselines=["scratch"])
     (row,) = (r for r in rows if (r["model"], r["domain"]) == ("PTLOC.1", "en"))
-    # 1 error against 6; −4 of 5 and −1 of 1 are the utterances alone.
+    # 1 error instead of 6; by utterance it is −4 of 5 and −1 of 1.
     assert row["WER relative to scratch"] == pytest.approx(-100 * 5 / 6)
     assert row["WER relative to scratch_low"] == pytest.approx(-100)
     assert row["WER relative to scratch_high"] == pytest.approx(-80)
@@ -153,7 +154,7 @@ def test_differences_are_paired(runs):
         for r in gather(runs, "dev", baselines=["scratch", "CSSL.1"])
     }
     row = rows["probe", "PTLOC.1", "en"]
-    # Errors 1 and 0 against 5 and 1: differences of −4 of 8 words and −1 of 12.
+    # 1 and 0 errors instead of 5 and 1: differences of −4 in 8 words and −1 in 12.
     assert row["WER - scratch"] == pytest.approx(100 * -5 / 20)
     assert row["WER - scratch_low"] == pytest.approx(100 * -4 / 8)
     assert row["WER - scratch_high"] == pytest.approx(100 * -1 / 12)

@@ -1,4 +1,4 @@
-"""A run that is killed and started again is the run that was never killed."""
+"""A run that is killed and restarted equals a run that was never killed."""
 
 import errno
 import os
@@ -50,11 +50,11 @@ while uid.get() < 1000:
 
 
 class Killed(BaseException):
-    """What no code handles, as SIGKILL."""
+    """An exception that no code handles, in place of SIGKILL."""
 
 
 class Clock:
-    """Counts what a run does, and kills it at a given moment."""
+    """Counts the ticks of a run, and kills it at a given one."""
 
     def __init__(self, die_at=None):
         self.now, self.die_at = 0, die_at
@@ -66,7 +66,7 @@ class Clock:
 
 
 def killed(run, moments):
-    """Run until each of the moments in turn, starting anew each time, then to the end."""
+    """Kill a run at each of the moments in turn, restarting it, then run to the end."""
     for moment in moments:
         with pytest.raises(Killed):
             run(Clock(moment))
@@ -77,7 +77,7 @@ def killed(run, moments):
 
 
 class Batches(Dataset):
-    """Made global batches of two domains, a function of t; one domain is spoilt twice."""
+    """Synthetic global batches of two domains, functions of t; one is NaN twice."""
 
     def __getitem__(self, step):
         draw = partial(torch.randn, 4, 3, generator=torch.Generator().manual_seed(step))
@@ -107,12 +107,12 @@ class Toy(HeteroBrain):
     def compute_objectives(self, predictions, batch, stage):
         return (predictions.squeeze(1) - batch.sum(1)).square().mean()
 
-    def observe(self, part, k, outputs):
-        self.monitor.add(part.domain, mean=outputs.detach().mean())  # a tensor
+    def observe(self, domain_batch, k, outputs):
+        self.monitor.add(domain_batch.domain, mean=outputs.detach().mean())  # a tensor
 
 
 class TickingLog(JsonLinesLogger):
-    """Ticks before and behind an entry."""
+    """Ticks before and after an entry."""
 
     clock = Clock()
 
@@ -175,7 +175,7 @@ def pretrain(folder, clock, every=1, seed=5, phases=PHASES, kind=Toy, **changed)
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """A run left alone: its folder, and how long it is."""
+    """An undisturbed run: its folder, and its number of ticks."""
     folder, clock = tmp_path_factory.mktemp("alone"), Clock()
     pretrain(folder, clock, every=2)
     return folder, clock.now
@@ -197,7 +197,7 @@ def test_the_comparison_sees_a_difference(alone, tmp_path):
 
 @pytest.mark.parametrize("part", range(8))
 def test_killed_once_at_each_moment(alone, tmp_path, part):
-    """Every eighth one in each part, with a checkpoint behind each iteration."""
+    """Every eighth moment in each part, with a checkpoint after each iteration."""
     folder, length = alone
     for moment in range(part + 1, length + 1, 8):
         killed(partial(pretrain, tmp_path / str(moment)), [moment])
@@ -233,7 +233,7 @@ def test_killed_with_a_loss_scale_that_grows(alone, tmp_path):
 
 
 def test_a_checkpoint_at_the_last_iteration_of_an_epoch(alone, tmp_path):
-    """Killed in the validation behind it: no iteration of that epoch is done again."""
+    """After a kill in the validation, no iteration of that epoch is repeated."""
     folder, _ = alone
     clock, passes = Clock(), 2 * N_STEPS + 4  # with the entries of the log
     with pytest.raises(Killed):
@@ -282,7 +282,7 @@ def test_the_average_loss_of_an_epoch_is_of_all_of_it(alone, tmp_path):
 
 
 def test_a_faulty_domain_counts_against_patience_across_a_kill(tmp_path):
-    """Faults at iterations 1 and 7 of 10, in one epoch of 10: patience for one."""
+    """NaN at iterations 1 and 7 of an epoch of 10, with a patience of one."""
 
     class Stop(Toy):
         pass
@@ -342,7 +342,7 @@ def test_a_full_disk_and_room_again(alone, tmp_path):
 
 
 def test_more_epochs(alone, tmp_path):
-    """A run may be made longer: what was done is not done again."""
+    """A run can be extended: finished epochs are not repeated."""
     shutil.copytree(alone[0] / "CSSL.1", tmp_path / "CSSL.1")
     clock = Clock()
     longer = [Phase("CSSL.1", None, epochs=3, lr=0.02, warmup_iterations=3)]
@@ -539,7 +539,9 @@ def test_finetuning_from_another_encoder_is_refused(few, tmp_path):
     run = partial(tune, tmp_path / "run", few, epochs=1)
     run(Clock(), pretrained=str(tmp_path / "a"))
     (tmp_path / "a").rename(tmp_path / "moved")
-    run(Clock(), pretrained=str(tmp_path / "moved"))  # the same, elsewhere
+    run(
+        Clock(), pretrained=str(tmp_path / "moved")
+    )  # the same weights in another folder
     with pytest.raises(AnotherRun, match="pretrained: [0-9a-f]+ there, [0-9a-f]+ here"):
         run(Clock(), pretrained=str(tmp_path / "b"))
 
@@ -618,7 +620,7 @@ def test_a_log_that_is_too_short_is_told(tmp_path, caplog):
     (tmp_path / "log").write_text("a")
     TextLogger(tmp_path / "log").resume(5, 1)
     assert (tmp_path / "log").read_text() == "a"
-    assert "1 bytes where the checkpoint knows 5" in caplog.text
+    assert "has 1 bytes but had 5 at the checkpoint" in caplog.text
 
 
 def test_tensorboard_forgets_what_was_cut(tmp_path):
@@ -659,7 +661,7 @@ KILLS = [sys.executable, "-m", "tests.benchmarks.kills"]
 
 
 def test_kills_of_processes(tmp_path):
-    """Three, one half-way through a file of a checkpoint; see the benchmark."""
+    """Three kills, one half-way through a file of a checkpoint; see the benchmark."""
     done = subprocess.run(
         [*KILLS, "--kills", "3", "--workers", "2"],
         cwd=ROOT,
@@ -669,5 +671,5 @@ def test_kills_of_processes(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout[-3000:]
-    assert "3 kills survived" in done.stdout
+    assert "3 kills in" in done.stdout
     assert "writing or deleting a checkpoint" in done.stdout

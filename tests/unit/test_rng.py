@@ -1,4 +1,4 @@
-"""Seeds: stable, apart, and of the promised size."""
+"""Seeds: stable, distinct, and in the documented range."""
 
 import hashlib
 
@@ -11,7 +11,7 @@ from hetero_brain.training.rng import derive_seed, generator
 def test_seed_is_the_documented_hash():
     digest = hashlib.blake2b(b"i4:1234s4:maski2:-7", digest_size=8).hexdigest()
     assert derive_seed(1234, "mask", -7) == int(digest, 16) // 2
-    # Pinned: a change of this number changes every run that was ever made.
+    # Pinned: if this number changes, no earlier run can be reproduced.
     assert derive_seed(1234, "mask", -7) == 3788190660510579588
 
 

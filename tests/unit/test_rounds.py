@@ -1,4 +1,4 @@
-"""The alternation: each phase goes on from the one before, also when interrupted."""
+"""The alternation: each phase starts from the one before, also after an interruption."""
 
 import math
 import shutil
@@ -28,7 +28,7 @@ class Interrupted(Exception):
 
 
 class Batches(Dataset):
-    """Made global batches of two domains, a function of t."""
+    """Synthetic global batches of two domains, functions of t."""
 
     def __getitem__(self, step):
         draw = partial(torch.randn, 4, 3, generator=torch.Generator().manual_seed(step))
@@ -40,7 +40,7 @@ def loader():
 
 
 class Toy(HeteroBrain):
-    """Notes passes and weights of each phase; stops where it is told to."""
+    """Records passes and weights of each phase; stops at ``stop_at``."""
 
     passes, first, last = Counter(), {}, {}
     stop_at = None  # (phase, iteration)
@@ -89,7 +89,7 @@ def make_hparams(folder, seed=0, **changed):
 
 
 def run(hparams, stop_at=None, **options):
-    """Run; gives what the phases did: passes, first and last weights."""
+    """Run the phases; returns their passes, first and last weights."""
 
     class Run(Toy):
         passes, first, last = Counter(), {}, {}
@@ -247,7 +247,7 @@ def test_a_checkpoint_within_an_epoch_is_gone_on_from(undisturbed, tmp_path):
     after = run(make_hparams(tmp_path, seed=77), ckpt_interval_steps=1)
     for name in NAMES[1:]:
         assert torch.equal(after.last[name], done.last[name])
-    # Of its two epochs only what came after the second epoch's second step.
+    # Only the steps after the second step of the second epoch.
     assert after.passes["PTLOC.1"] == done.passes["PTLOC.1"] - (N_STEPS + 1 + 1) * 4
 
 

@@ -1,4 +1,4 @@
-"""Utterances with more units than frames: no part of the loss, and never unnoticed."""
+"""Utterances with more units than frames: left out of the loss, and always logged."""
 
 import math
 from functools import partial
@@ -187,7 +187,7 @@ def test_a_batch_of_nothing_else_drops_out_and_is_no_fault(
     before = weights(one)
     assert math.isnan(one.fit_batch([bad]))
     assert torch.equal(weights(one), before)
-    assert "domain bad is left out: no utterance that CTC can spell" in caplog.text
+    assert "domain bad is left out: CTC cannot spell any utterance" in caplog.text
     loss = one.fit_batch([bad, good])
     assert loss == other.fit_batch([good])
     torch.testing.assert_close(weights(one), weights(other))
@@ -222,7 +222,7 @@ def validate(tokenizer, *batches):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_the_validation_loss_is_that_of_the_others(tokenizer, first):
-    """Wherever the batch of nothing else stands in it."""
+    """Wherever a batch in which no utterance can be spelled occurs."""
     bad = batch_of(tokenizer, BAD, BAD, domain="bad")
     good = [batch_of(tokenizer, GOOD), batch_of(tokenizer, GOOD, BAD)]
     batches = [bad, *good] if first else [*good, bad]
@@ -232,7 +232,7 @@ def test_the_validation_loss_is_that_of_the_others(tokenizer, first):
     assert stats["unspellable/bad"] == 1 and stats["unspellable/en"] == 0.25
     assert stats["dropped/bad"] == 1
     references = [utterance["reference"] for utterance in utterances]
-    assert sorted(references) == [BAD, BAD, BAD, GOOD, GOOD]  # errors are of all
+    assert sorted(references) == [BAD, BAD, BAD, GOOD, GOOD]  # errors of all utterances
 
 
 def test_a_validation_of_nothing_else_does_not_look_perfect(tokenizer):

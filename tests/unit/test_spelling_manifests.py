@@ -1,4 +1,4 @@
-"""Before training: utterances of a manifest that CTC cannot spell are named."""
+"""Utterances of a manifest that CTC cannot spell are logged before training."""
 
 import json
 import math
@@ -63,7 +63,7 @@ def labelled(sample):
 
 
 def by_hand(manifest, stack):
-    """The IDs that CTC cannot spell in characters, by plain lines."""
+    """The IDs that CTC cannot spell in characters, by a plain reference."""
     found = set()
     for row in manifest:
         text = row["wrd"]

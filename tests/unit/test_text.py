@@ -1,4 +1,4 @@
-"""Output units: text comes back as it was, and every character is one."""
+"""Output units: decoding restores the text, and every character is a unit."""
 
 import io
 import random
@@ -57,14 +57,14 @@ def test_spaces_come_back_too(tmp_path, unit):
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_a_very_long_transcript_counts(tmp_path, unit):
-    """SentencePiece leaves sentences of more than 4192 bytes out."""
+    """By default SentencePiece skips sentences of more than 4192 bytes."""
     text = "ու " * 1000 + "ճ"
     tokenizer = train_tokenizer(["ու ու", text], tmp_path / "model", unit)
     assert tokenizer.unk_id() not in tokenizer.encode(text)
 
 
 def test_a_character_that_occurs_once_in_a_large_corpus_is_a_unit(tmp_path):
-    """Of 36 million, where SentencePiece's coverage in float32 is 1 without it."""
+    """Once in 36 million, where the others' coverage rounds to 1 in float32."""
     texts = ["a" * 4000] * 9000 + ["b"]
     tokenizer = train_tokenizer(texts, tmp_path / "model", "bpe")
     assert tokenizer.unk_id() not in tokenizer.encode("b")
@@ -96,12 +96,12 @@ def test_every_character_is_a_unit_whatever_vocab_size(tmp_path, chinese, unit, 
         assert not warnings
     else:
         (warning,) = warnings
-        assert f"{needed} units in place of vocab_size: 1000" in warning
+        assert f"{needed} units instead of vocab_size: 1000" in warning
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_an_alphabet_is_all_there(tmp_path, unit):
-    """Also if it has more characters than ``vocab_size``, and the text not one other."""
+    """Also if it has more characters than ``vocab_size``, and the text has no others."""
     alphabet = "abcdefghijklmnopqrstuvwxyz '-.&\",=:և"
     tokenizer = train_tokenizer(["a b"], tmp_path / "model", unit, 20, alphabet)
     for character in alphabet:
@@ -123,7 +123,7 @@ def test_an_alphabet_is_no_text_to_learn_from(tmp_path, unit):
 
 
 def old_model(texts, unit="char"):
-    """As it was trained when SentencePiece's default normalisation was applied."""
+    """A model trained with SentencePiece's default normalisation."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
@@ -192,7 +192,8 @@ def test_characters_that_no_recogniser_can_write_are_named(tmp_path, caplog):
     unknown = warn_of_unknown(tokenizer, ["the cätẞä", "tee"], "dev")
     assert unknown == {"ä": 2, "ẞ": 1}
     (message,) = [record.message for record in caplog.records]
-    assert "dev: 2 characters, 3 of 12 in all" in message
+    assert "dev: 2 different characters" in message
+    assert "3 occurrences among 12 characters" in message
     assert "'ä' LATIN SMALL LETTER A WITH DIAERESIS: 2 times" in message
     caplog.clear()
     assert not warn_of_unknown(tokenizer, ["cat tea"], "dev") and not caplog.records

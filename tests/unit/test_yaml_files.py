@@ -1,4 +1,4 @@
-"""What a word on the command line means, by what the YAML has in its place."""
+"""How an override on the command line is read, depending on the value in the YAML."""
 
 import pytest
 
@@ -222,14 +222,14 @@ def test_the_experiments_overrides_go_the_same_way(load, tmp_path):
 FAULTS = {
     "missing": (None, "No such file or directory"),
     "folder": ("folder", "Is a directory"),
-    "latin": ("grüße: 1".encode("latin-1"), "not a text in UTF-8"),
-    "binary": (bytes(range(256)), "not a text in UTF-8"),
+    "latin": ("grüße: 1".encode("latin-1"), "not UTF-8 text"),
+    "binary": (bytes(range(256)), "not UTF-8 text"),
     "bracket": (b"a: [1, 2\nb: 3\n", "not YAML: line 2: expected ',' or ']'"),
     "control": (b"a: \x07\n", "not YAML"),
     "twice": (b"a: 1\na: 2\n", "not YAML: line 2: found duplicate key"),
-    "list": (b"- a\n- b\n", "a CommentedSeq in place of a mapping"),
-    "text": (b"some words\n", "a str in place of a mapping"),
-    "empty": (b"", "empty in place of a mapping"),
+    "list": (b"- a\n- b\n", "a list instead of a mapping"),
+    "text": (b"some words\n", "a single value instead of a mapping"),
+    "empty": (b"", "empty instead of a mapping"),
 }
 
 
