@@ -5,6 +5,7 @@ at any iteration without reading what came before.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -368,8 +369,8 @@ def dev_loader(utterances, batch_seconds, num_workers=0, max_bad_audio_fraction=
     )
 
 
-def labelled(manifest, seed, max_seconds_per_domain=None):
-    """The rows with a transcript, up to some seconds of each domain.
+def labelled(manifest, seed, max_finetune_hours=None):
+    """The rows with a transcript, up to some hours of each domain.
 
     Arguments
     ---------
@@ -377,8 +378,9 @@ def labelled(manifest, seed, max_seconds_per_domain=None):
         Any.
     seed : int
         Rows are drawn at random with it, so that a smaller set is part of a larger one.
-    max_seconds_per_domain : float
-        Audio to keep of each domain; None for all.
+    max_finetune_hours : float or dict
+        Audio to keep of each domain; None for all. A dict gives it by domain, and keeps
+        all of those that it does not name.
 
     Returns
     -------
@@ -387,22 +389,26 @@ def labelled(manifest, seed, max_seconds_per_domain=None):
     Raises
     ------
     InputError
-        A domain without any transcript, or not one within its seconds.
+        A domain without any transcript, or not one within its hours.
     """
-    limit = np.inf if max_seconds_per_domain is None else max_seconds_per_domain
+    by_domain = max_finetune_hours
+    if not isinstance(by_domain, Mapping):
+        by_domain = dict.fromkeys(manifest.domains, max_finetune_hours)
+    hours = [by_domain.get(name) for name in manifest.domains]
+    limits = [np.inf if cap is None else 3600 * cap for cap in hours]
     order = generator(seed, "labels").permutation(len(manifest))
     kept, seconds = [], np.zeros(len(manifest.domains))
     for row in order:
         domain = manifest.domain[row]
-        if seconds[domain] <= limit and manifest[int(row)]["wrd"]:
+        if seconds[domain] <= limits[domain] and manifest[int(row)]["wrd"]:
             seconds[domain] += manifest.duration[row]
-            if seconds[domain] <= limit:  # once over, over: or sets would not nest
+            if seconds[domain] <= limits[domain]:  # once over, over: or sets would not nest
                 kept.append(row)
     found = set(manifest.domain[kept])
     if bare := [d for i, d in enumerate(manifest.domains) if i not in found]:
         raise InputError(
             f"{manifest.path}: no transcripts in domains {bare} "
-            f"(max_seconds_per_domain: {max_seconds_per_domain})"
+            f"(max_finetune_hours: {max_finetune_hours})"
         )
     return manifest.subset(sorted(kept))
 

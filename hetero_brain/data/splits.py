@@ -53,7 +53,7 @@ def finetuning_splits(
     domains,
     eval_splits,
     seed,
-    max_train_seconds=None,
+    max_finetune_hours=None,
     test_domains=None,
 ):
     """The transcribed rows of every split that a fine-tuning reads.
@@ -68,7 +68,7 @@ def finetuning_splits(
         What to fine-tune on.
     eval_splits : sequence of str
         What to evaluate on, from ``SPLITS``.
-    seed, max_train_seconds
+    seed, max_finetune_hours
         As for :func:`loaders.labelled`, of ``train``.
     test_domains : sequence of str, optional
         What to evaluate on in ``test``. Default: ``domains``.
@@ -89,7 +89,7 @@ def finetuning_splits(
         raise InputError(f"eval_splits: {unknown} unknown; known: {list(SPLITS)}")
     folder = Path(folder)
     train = manifest.read(folder / "train.csv", data_root, domains)
-    splits = {"train": labelled(train, seed, max_train_seconds)}
+    splits = {"train": labelled(train, seed, max_finetune_hours)}
     for split in dict.fromkeys(("dev", *eval_splits)):
         if split in splits:
             continue

@@ -165,7 +165,7 @@ def read_recipe(argv):
     try:
         tree = read_tree(hparams_file)
         try:
-            override(tree, words)
+            override(tree, words, hparams_file)
         except InputError as fault:
             raise InputError(f"{hparams_file}: {fault}") from fault
         hparams, resolved = load_tree(hparams_file, tree)

@@ -9,9 +9,9 @@ domain.
 ============  ==================================  ===============================
 manifest      languages                           rows
 ============  ==================================  ===============================
-pretrain.csv  pretrain_languages                  pretrain_splits, with or
+pretrain.csv  pretrain_domains                  pretrain_splits, with or
                                                   without transcript
-train.csv     finetune_languages                  train, with transcript
+train.csv     finetune_domains                  train, with transcript
 dev.csv       both                                dev, with or without transcript
 test.csv      both                                test, with transcript
 ============  ==================================  ===============================
@@ -27,7 +27,7 @@ agreed that they were read.
 
 Run it by itself:
 > python common_voice_prepare.py DATA_FOLDER SAVE_FOLDER \\
->     --pretrain_languages en fr nl --finetune_languages tr sv-SE ta cy
+>     --pretrain_domains en fr nl --finetune_domains tr sv-SE ta cy
 """
 
 import argparse
@@ -77,8 +77,8 @@ script). Error rates are then of voices heard in training."""
 def prepare_common_voice(
     data_folder,
     save_folder,
-    pretrain_languages=(),
-    finetune_languages=(),
+    pretrain_domains=(),
+    finetune_domains=(),
     pretrain_splits=("train",),
     max_pretrain_hours=None,
     max_finetune_hours=None,
@@ -99,7 +99,7 @@ def prepare_common_voice(
         the manifests.
     save_folder : str or Path
         Where the manifests go.
-    pretrain_languages, finetune_languages : sequence of str
+    pretrain_domains, finetune_domains : sequence of str
         Common Voice's codes, e.g. ``sv-SE``. A language may be in both. Where one of
         them is empty or None its manifest is not written.
     pretrain_splits : sequence of str
@@ -132,10 +132,10 @@ def prepare_common_voice(
     ManifestError
         A manifest would have no rows; the table, logged as always, says why.
     """
-    pretrain_languages, finetune_languages = (
-        list(languages or ()) for languages in (pretrain_languages, finetune_languages)
+    pretrain_domains, finetune_domains = (
+        list(languages or ()) for languages in (pretrain_domains, finetune_domains)
     )
-    languages = list(dict.fromkeys(pretrain_languages + finetune_languages))
+    languages = list(dict.fromkeys(pretrain_domains + finetune_domains))
     caps = {
         "pretrain": max_pretrain_hours,
         "train": max_finetune_hours,
@@ -143,7 +143,7 @@ def prepare_common_voice(
         "test": max_test_hours,
     }
     _check_settings(languages, pretrain_splits, caps, keep_speakers_apart)
-    _check_data(data_folder, languages, pretrain_languages, pretrain_splits)
+    _check_data(data_folder, languages, pretrain_domains, pretrain_splits)
 
     summary = Summary()
     rows = {"train": [], "dev": [], "test": []}
@@ -154,10 +154,10 @@ def prepare_common_voice(
         for language in languages:
             apart = _of(keep_speakers_apart, language, default=True)
             source = _Language(data_folder, language, summary, seed, apart)
-            labelled = source.labelled(language in finetune_languages)
+            labelled = source.labelled(language in finetune_domains)
             for split, clips in labelled.items():
                 rows[split] += source.rows(split, clips, _of(caps[split], language))
-            if language in pretrain_languages:
+            if language in pretrain_domains:
                 held = labelled["dev"] + labelled["test"]
                 clips = source.unlabelled(pretrain_splits, held)
                 cap = _of(caps["pretrain"], language)
@@ -168,14 +168,14 @@ def prepare_common_voice(
 
     save_folder = Path(save_folder)
     try:
-        if pretrain_languages:
+        if pretrain_domains:
             manifest.write(save_folder / "pretrain.csv", pretrain_rows())
         else:
             list(pretrain_rows())
         for split in rows:
             if split != "train":
                 manifest.write_if_any(save_folder / f"{split}.csv", rows[split])
-            elif finetune_languages:
+            elif finetune_domains:
                 manifest.write(save_folder / f"{split}.csv", rows[split])
     finally:  # a manifest without rows is an error that the table explains
         logger.info("Common Voice in %s\n%s", save_folder, table(summary))
@@ -186,7 +186,7 @@ def _check_settings(languages, pretrain_splits, caps, keep_speakers_apart):
     """Raises InputError with every setting that cannot be."""
     faults = []
     if not languages:
-        faults.append("neither pretrain_languages nor finetune_languages")
+        faults.append("neither pretrain_domains nor finetune_domains")
     allowed = [split for split in SPLITS if split not in ("dev", "test")]
     if unknown := [split for split in pretrain_splits if split not in allowed]:
         faults.append(f"pretrain_splits {unknown} are unknown; known: {allowed}")
@@ -210,11 +210,11 @@ def _check_settings(languages, pretrain_splits, caps, keep_speakers_apart):
         raise InputError("\n".join(["Common Voice:", *faults]))
 
 
-def _check_data(data_folder, languages, pretrain_languages, pretrain_splits):
+def _check_data(data_folder, languages, pretrain_domains, pretrain_splits):
     """Raises MissingData with everything that is missing."""
     lines = []
     for language in languages:
-        used = pretrain_splits if language in pretrain_languages else ("train",)
+        used = pretrain_splits if language in pretrain_domains else ("train",)
         lines += [f"  {line}" for line in missing(data_folder, language, used)]
     if lines:
         heading = f"Common Voice is not whole in {data_folder}:"
@@ -394,8 +394,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("data_folder")
     parser.add_argument("save_folder")
-    parser.add_argument("--pretrain_languages", nargs="*", default=[])
-    parser.add_argument("--finetune_languages", nargs="*", default=[])
+    parser.add_argument("--pretrain_domains", nargs="*", default=[])
+    parser.add_argument("--finetune_domains", nargs="*", default=[])
     parser.add_argument("--pretrain_splits", nargs="+", default=["train"])
     for cap in ("max_pretrain_hours", "max_finetune_hours", "max_test_hours"):
         parser.add_argument(f"--{cap}", type=float, help="of each language")
