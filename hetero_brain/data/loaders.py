@@ -402,7 +402,9 @@ def labelled(manifest, seed, max_finetune_hours=None):
         domain = manifest.domain[row]
         if seconds[domain] <= limits[domain] and manifest[int(row)]["wrd"]:
             seconds[domain] += manifest.duration[row]
-            if seconds[domain] <= limits[domain]:  # once over, over: or sets would not nest
+            if (
+                seconds[domain] <= limits[domain]
+            ):  # once over, over: or sets would not nest
                 kept.append(row)
     found = set(manifest.domain[kept])
     if bare := [d for i, d in enumerate(manifest.domains) if i not in found]:

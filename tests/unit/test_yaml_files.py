@@ -116,7 +116,14 @@ def test_tags_are_heeded(load):
 
 
 def test_null(load):
-    for key in ("pretrained", "beam_size", "lr", "languages", "max_pretrain_hours", "readout"):
+    for key in (
+        "pretrained",
+        "beam_size",
+        "lr",
+        "languages",
+        "max_pretrain_hours",
+        "readout",
+    ):
         assert load(f"--{key}", "null")[key] is None
     assert load("--size", "null")["size"] == "null"
 
