@@ -404,7 +404,7 @@ def labelled(manifest, seed, max_finetune_hours=None):
             seconds[domain] += manifest.duration[row]
             if (
                 seconds[domain] <= limits[domain]
-            ):  # once over, over: or sets would not nest
+            ):  # once over, always, so that sets nest
                 kept.append(row)
     found = set(manifest.domain[kept])
     if bare := [d for i, d in enumerate(manifest.domains) if i not in found]:

@@ -116,14 +116,8 @@ def test_tags_are_heeded(load):
 
 
 def test_null(load):
-    for key in (
-        "pretrained",
-        "beam_size",
-        "lr",
-        "languages",
-        "max_pretrain_hours",
-        "readout",
-    ):
+    lists = ("languages", "max_pretrain_hours")
+    for key in (*lists, "pretrained", "beam_size", "lr", "readout"):
         assert load(f"--{key}", "null")[key] is None
     assert load("--size", "null")["size"] == "null"
 
@@ -148,7 +142,8 @@ def test_null(load):
         ("seed", ["007"], 7),
         ("causal", ["false"], False),
         ("max_pretrain_hours", ["5"], 5),
-        ("max_pretrain_hours", ["{es: 1.5, no: 2}"], {"en": 357, "fr": 180, "es": 1.5, "no": 2}),
+        ("max_pretrain_hours", ["{es: 1.5, no: 2}"],
+         {"en": 357, "fr": 180, "es": 1.5, "no": 2}),
         ("max_hours", ["{no: 1}"], {"no": 1}),
         ("causal", ["{es: False}"], {"es": False}),
         ("beam_size", ["5"], 5),
