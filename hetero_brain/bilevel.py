@@ -77,10 +77,10 @@ class LocalSolver:
         self.buffers = []  # (where, name, buffer, the values it gets back at the end)
         self.trajectory = []  # with exact: (φ_k, what moves, closure: ℓ_i at φ_k)
         group, *others = self.optimizer.param_groups
-        self.takes_plain_steps = type(self.optimizer) is torch.optim.SGD and not (
+        plain = type(self.optimizer) is torch.optim.SGD and not (
             others or group["momentum"] or group["maximize"]
         )
-        if self.exact and not self.takes_plain_steps:
+        if self.exact and not plain:
             raise ValueError(
                 "hypergradient: exact differentiates through plain gradient steps; "
                 "set local_optimizer to torch.optim.SGD of one rate and without "
@@ -139,20 +139,12 @@ class LocalSolver:
             phi.grad = None
 
     def _leave(self, grads):
-        """φ_1 from φ_0 = θ; by plain SGD on a CPU at once, in 0.7 of the time of copy and
-        step. Buffers are copied after the forward pass at θ has updated them (running
-        statistics), so that they keep those of θ, not of φ."""
+        """φ_1 from φ_0 = θ. Buffers are copied after the forward pass at θ has updated
+        them (running statistics), so that they keep those of θ, not of φ."""
         if not self.blocks:
             self._allocate()
-        group = self.optimizer.param_groups[0]
-        at_once = self.takes_plain_steps and not group["weight_decay"]
-        at_once = at_once and all(g is not None and g.is_cpu for g in grads)
-        if at_once:
-            for phi, param, grad in zip(self.phi, self.params, grads):
-                torch.add(param, grad, alpha=-group["lr"], out=phi.data)
-        else:
-            torch._foreach_copy_(self.phi, self.params)
-            self._step(grads)
+        torch._foreach_copy_(self.phi, self.params)
+        self._step(grads)
         self.theta = [p.data for p in self.params]
         for param, phi in zip(self.params, self.phi):
             param.data = phi.data

@@ -14,7 +14,7 @@ from speechbrain.dataio.batch import PaddedBatch
 
 import hetero_brain.brain
 import hetero_brain.training.parallel
-from hetero_brain.data.loaders import GlobalBatches
+from hetero_brain.data.datasets import GlobalBatches
 from hetero_brain.data.plan import Plan
 from hetero_brain.training.parallel import rank_and_size, reduce_gradients
 
@@ -65,7 +65,7 @@ class Noise:
         self.manifest = SimpleNamespace(duration=durations)
 
     def batch(self, rows, step):
-        """A batch of noise, and no faults."""
+        """A batch of noise, and no problems."""
         rng = np.random.default_rng(step)
         sizes = (self.manifest.duration[rows] * RATE).astype(int)
         signals = [rng.standard_normal(n, dtype=np.float32) for n in sizes]
