@@ -4,6 +4,7 @@ A domain may have no dev or test rows, as is the case for many small languages. 
 trained on nevertheless, and a warning says what it is left out of.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def finetuning_splits(
     domains,
     eval_splits,
     seed,
-    max_train_seconds=None,
+    max_finetune_hours=None,
     test_domains=None,
 ):
     """The transcribed rows of every split that fine-tuning reads.
@@ -73,8 +74,8 @@ def finetuning_splits(
         The domains to fine-tune on.
     eval_splits : sequence of str
         The splits to evaluate on, from :data:`SPLITS`.
-    seed, max_train_seconds
-        As ``seed`` and ``max_seconds_per_domain`` of :func:`labelled`, for ``train``.
+    seed, max_finetune_hours
+        As for :func:`labelled`, for ``train``.
     test_domains : sequence of str, optional
         The domains to evaluate on in ``test``. Default: ``domains``.
 
@@ -93,7 +94,7 @@ def finetuning_splits(
         raise InputError(f"eval_splits: {unknown} unknown; known: {list(SPLITS)}")
     folder = Path(folder)
     train = manifest.read(folder / "train.csv", data_root, domains)
-    splits = {"train": labelled(train, seed, max_train_seconds)}
+    splits = {"train": labelled(train, seed, max_finetune_hours)}
     for split in dict.fromkeys(("dev", *eval_splits)):
         if split in splits:
             continue
@@ -147,8 +148,8 @@ def held_out(path, data_root, domains, consequence, transcribed=False):
     return manifest.read(path, data_root, sorted(found)) if found else None
 
 
-def labelled(rows, seed, max_seconds_per_domain=None):
-    """The rows that have a transcript, up to a number of seconds in each domain.
+def labelled(rows, seed, max_finetune_hours=None):
+    """The rows that have a transcript, up to a number of hours in each domain.
 
     Arguments
     ---------
@@ -157,8 +158,9 @@ def labelled(rows, seed, max_seconds_per_domain=None):
     seed : int
         Seed of the random selection. With the same seed, a smaller selection is a subset
         of a larger one.
-    max_seconds_per_domain : float, optional
-        Seconds of audio to keep of each domain. Default: all.
+    max_finetune_hours : float or dict, optional
+        Hours of audio to keep of each domain. A dict maps domains to their hours; a
+        domain that it does not name is kept entirely. Default: all.
 
     Returns
     -------
@@ -167,23 +169,27 @@ def labelled(rows, seed, max_seconds_per_domain=None):
     Raises
     ------
     InputError
-        If a domain has no transcript, or none that fits into its seconds.
+        If a domain has no transcript, or none that fits into its hours.
     """
-    limit = np.inf if max_seconds_per_domain is None else max_seconds_per_domain
+    hours = max_finetune_hours
+    if not isinstance(hours, Mapping):
+        hours = dict.fromkeys(rows.domains, max_finetune_hours)
+    hours = [hours.get(name) for name in rows.domains]
+    limits = [np.inf if cap is None else 3600 * cap for cap in hours]
     order = generator(seed, "labels").permutation(len(rows))
     kept, seconds = [], np.zeros(len(rows.domains))
     for row in order:
         domain = rows.domain[row]
-        if seconds[domain] <= limit and rows[int(row)]["wrd"]:
+        if seconds[domain] <= limits[domain] and rows[int(row)]["wrd"]:
             # The first row that exceeds the limit ends its domain. If shorter rows after
             # it were taken, a smaller selection would not be a subset of a larger one.
             seconds[domain] += rows.duration[row]
-            if seconds[domain] <= limit:
+            if seconds[domain] <= limits[domain]:
                 kept.append(row)
     found = set(rows.domain[kept])
     if bare := [d for i, d in enumerate(rows.domains) if i not in found]:
         raise InputError(
             f"{rows.path}: no transcripts in domains {bare} "
-            f"(max_seconds_per_domain: {max_seconds_per_domain})"
+            f"(max_finetune_hours: {max_finetune_hours})"
         )
     return rows.subset(sorted(kept))

@@ -123,7 +123,7 @@ def finetuning_commands(spec, recipe, folder, options=()):
     for judge, settings in spec["judges"].items():
         read_recipe([str(recipe / settings["hparams"]), *_words(spec, settings)])
         for seed, model, domain in product(
-            settings["seeds"], spec["models"], settings["domains"]
+            settings["seeds"], spec["models"], settings["finetune_domains"]
         ):
             out = folder / "finetune" / judge / model / str(seed) / domain
             phase = str(folder / "pretrain" / str(seed) / model)
@@ -136,7 +136,7 @@ def finetuning_commands(spec, recipe, folder, options=()):
                 *overrides(
                     {
                         "output_folder": str(out),
-                        "domains": [domain],
+                        "finetune_domains": [domain],
                         "pretrained": None if model == "scratch" else phase,
                         "eval_splits": spec["eval_splits"],
                         "seed": seed,
@@ -160,7 +160,7 @@ def check(spec):
     keys = {"pretrain": ("hparams", "options")}
     steps = {"pretrain": spec["pretrain"]}
     for name, judge in spec["judges"].items():
-        keys[f"judges: {name}"] = ("hparams", "seeds", "domains", "options")
+        keys[f"judges: {name}"] = ("hparams", "seeds", "finetune_domains", "options")
         steps[f"judges: {name}"] = judge
     problems = [
         f"  {step}: no {key}"

@@ -14,7 +14,8 @@ null, or a tag such as ``!new:``    YAML; anything but a number, ``True``, a lis
                                     mapping or a tag is a string
 ==================================  ====================================================
 
-HyperPyYAML's tags are interpreted whatever the YAML holds: ``'!ref <seed>'``.
+HyperPyYAML's tags are interpreted whatever the YAML holds: ``'!ref <seed>'``. Keys are
+those of the YAML, also inside a mapping; only the mappings in ``BY_NAME`` take others.
 """
 
 import difflib
@@ -32,7 +33,15 @@ from .yaml_files import Text, in_a_line, round_trip
 
 logger = logging.getLogger(__name__)
 
-PATHS = ("domains_file", "init", "manifest_folder", "pretrained")
+PATHS = ("domains_file", "manifest_folder", "pretrained")
+# Mappings whose keys are names, of domains or of judges, and may be any.
+BY_NAME = (
+    "judges",
+    "keep_speakers_apart",
+    "max_finetune_hours",
+    "max_pretrain_hours",
+    "max_test_hours",
+)
 NULL = ("null", "Null", "NULL", "~")
 TUPLE = re.compile(r"\(.*\)")
 TAG = re.compile(r"!(ref|copy|tuple) .|!(new|name|module|apply|applyref|include):.")
@@ -44,7 +53,7 @@ class _Unresolved(VersionedResolver):
     versioned_resolver = property(lambda self: {})
 
 
-def override(tree, words):
+def override(tree, words, path):
     """Replace values of a YAML by those given on the command line.
 
     Arguments
@@ -53,12 +62,14 @@ def override(tree, words):
         From :func:`yaml_files.read_tree`; changed.
     words : list of str
         ``--key value`` and ``--key=value``. A value may have several words.
+    path : str or Path
+        The YAML, for messages.
 
     Raises
     ------
     InputError
-        Naming each key that the YAML does not have, that is given twice or without a
-        value, and each value of the wrong kind.
+        Naming each key that the YAML does not have, with the nearest that it has, that
+        is given twice or without a value, and each value of the wrong kind.
     """
     faults, given = [], {}
     for word in words:
@@ -73,19 +84,36 @@ def override(tree, words):
             faults.append(f"{word!r} belongs to no --key")
     for key, values in given.items():
         if key not in tree:
-            near = difflib.get_close_matches(key, tree, n=1)
-            hint = f"; did you mean --{near[0]}?" if near else ""
-            faults.append(f"--{key}: there is no such key{hint}")
+            faults.append(f"--{key}: {_no_such_key(key, tree, path, '--')}")
         elif not " ".join(values):
             faults.append(f"--{key} has no value; for none write null")
         else:
             try:
                 value = _value(values, _kind(key, tree[key]))
+                unknown = [*_unknown(key, tree[key], value, path)]
+                faults += [f"--{fault}" for fault in unknown]
                 _put(tree, key, None if key in PATHS and value == "null" else value)
             except (ValueError, YAMLError) as fault:
                 faults.append(f"--{key} {' '.join(values)}: {in_a_line(fault)}")
     if faults:
         raise InputError("\n".join(faults))
+
+
+def _no_such_key(key, keys, path, prefix=""):
+    """In words: ``key`` is not among ``keys``, and which of them may be meant."""
+    if near := difflib.get_close_matches(key, map(str, keys), n=1):
+        return f"there is no such key; did you mean {prefix}{near[0]}?"
+    return f"there is no such key, nor one like it; {path} has them all"
+
+
+def _unknown(key, node, value, path):
+    """Yields a fault for each key of a mapping that the YAML's mapping does not have."""
+    for name, child in value.items() if _is_plain(node) and _is_plain(value) else ():
+        if name in node:
+            faults = _unknown(name, node[name], child, path)
+            yield from (f"{key}: {fault}" for fault in faults)
+        elif key not in BY_NAME:
+            yield f"{key}: {name}: {_no_such_key(str(name), node, path)}"
 
 
 def _kind(key, node):

@@ -166,7 +166,7 @@ def read_recipe(argv):
     try:
         tree = read_tree(hparams_file)
         try:
-            override(tree, words)
+            override(tree, words, hparams_file)
         except InputError as error:
             raise InputError(f"{hparams_file}: {error}") from error
         hparams, resolved = load_tree(hparams_file, tree)

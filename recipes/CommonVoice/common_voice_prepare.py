@@ -9,9 +9,9 @@ by which a sentence becomes words. Each language is a domain.
 ============  ==================================  ===============================
 manifest      languages                           rows
 ============  ==================================  ===============================
-pretrain.csv  pretrain_languages                  pretrain_splits, with or
+pretrain.csv  pretrain_domains                    pretrain_splits, with or
                                                   without transcript
-train.csv     finetune_languages                  train, with transcript
+train.csv     finetune_domains                    train, with transcript
 dev.csv       both                                dev, with or without transcript
 test.csv      both                                test, with transcript
 ============  ==================================  ===============================
@@ -27,7 +27,7 @@ nobody, or not enough listeners, agreed that they were read.
 
 To run it:
 > python common_voice_prepare.py DATA_FOLDER SAVE_FOLDER \\
->     --pretrain_languages en fr nl --finetune_languages tr sv-SE ta cy
+>     --pretrain_domains en fr nl --finetune_domains tr sv-SE ta cy
 """
 
 import logging
@@ -57,8 +57,8 @@ script). Error rates are then those of voices heard in training."""
 def prepare_common_voice(
     data_folder,
     save_folder,
-    pretrain_languages=(),
-    finetune_languages=(),
+    pretrain_domains=(),
+    finetune_domains=(),
     pretrain_splits=("train",),
     max_pretrain_hours=None,
     max_finetune_hours=None,
@@ -79,7 +79,7 @@ def prepare_common_voice(
         ``{data_root}`` in the manifests.
     save_folder : str or Path
         The folder for the manifests.
-    pretrain_languages, finetune_languages : sequence of str
+    pretrain_domains, finetune_domains : sequence of str
         Common Voice's codes, e.g. ``sv-SE``. A language may be in both. If one of them is
         empty or None, its manifest is not written.
     pretrain_splits : sequence of str
@@ -113,10 +113,10 @@ def prepare_common_voice(
     ManifestError
         If a manifest would have no rows; the table, which is logged, says why.
     """
-    pretrain_languages, finetune_languages = (
-        list(languages or ()) for languages in (pretrain_languages, finetune_languages)
+    pretrain_domains, finetune_domains = (
+        list(languages or ()) for languages in (pretrain_domains, finetune_domains)
     )
-    languages = list(dict.fromkeys(pretrain_languages + finetune_languages))
+    languages = list(dict.fromkeys(pretrain_domains + finetune_domains))
     caps = {
         "pretrain": max_pretrain_hours,
         "train": max_finetune_hours,
@@ -124,7 +124,7 @@ def prepare_common_voice(
         "test": max_test_hours,
     }
     _check_settings(languages, pretrain_splits, caps, keep_speakers_apart)
-    _check_data(data_folder, languages, pretrain_languages, pretrain_splits)
+    _check_data(data_folder, languages, pretrain_domains, pretrain_splits)
 
     summary = Summary()
     rows = {"train": [], "dev": [], "test": []}
@@ -136,11 +136,11 @@ def prepare_common_voice(
         for language in languages:
             apart = _value_for(language, keep_speakers_apart, default=True)
             source = LanguageRows(data_folder, language, summary, seed, apart)
-            labelled = source.labelled(language in finetune_languages)
+            labelled = source.labelled(language in finetune_domains)
             for split, clips in labelled.items():
                 cap = _value_for(language, caps[split])
                 rows[split] += source.rows(split, clips, cap)
-            if language in pretrain_languages:
+            if language in pretrain_domains:
                 held_out = labelled["dev"] + labelled["test"]
                 clips = source.unlabelled(pretrain_splits, held_out)
                 cap = _value_for(language, caps["pretrain"])
@@ -151,14 +151,14 @@ def prepare_common_voice(
 
     save_folder = Path(save_folder)
     try:
-        if pretrain_languages:
+        if pretrain_domains:
             manifest.write(save_folder / "pretrain.csv", pretrain_rows())
         else:
             list(pretrain_rows())
         for split in rows:
             if split != "train":
                 manifest.write_if_any(save_folder / f"{split}.csv", rows[split])
-            elif finetune_languages:
+            elif finetune_domains:
                 manifest.write(save_folder / f"{split}.csv", rows[split])
     finally:  # also after an error, because the table explains why nothing is left
         logger.info("Common Voice in %s\n%s", save_folder, table(summary))
@@ -169,7 +169,7 @@ def _check_settings(languages, pretrain_splits, caps, keep_speakers_apart):
     """Raises InputError with all settings that are wrong."""
     errors = []
     if not languages:
-        errors.append("neither pretrain_languages nor finetune_languages")
+        errors.append("neither pretrain_domains nor finetune_domains")
     allowed = [split for split in SPLITS if split not in ("dev", "test")]
     if unknown := [split for split in pretrain_splits if split not in allowed]:
         errors.append(f"pretrain_splits {unknown} are unknown; known: {allowed}")
@@ -196,11 +196,11 @@ def _check_settings(languages, pretrain_splits, caps, keep_speakers_apart):
         raise InputError("\n".join(["Common Voice:", *errors]))
 
 
-def _check_data(data_folder, languages, pretrain_languages, pretrain_splits):
+def _check_data(data_folder, languages, pretrain_domains, pretrain_splits):
     """Raises MissingData with everything that is missing."""
     lines = []
     for language in languages:
-        used = pretrain_splits if language in pretrain_languages else ("train",)
+        used = pretrain_splits if language in pretrain_domains else ("train",)
         lines += [f"  {line}" for line in missing(data_folder, language, used)]
     if lines:
         heading = f"Common Voice is incomplete in {data_folder}:"
@@ -227,8 +227,8 @@ def prepare_from_words(same_speakers, **settings):
 
 def main():
     parser = command_line.argument_parser(__doc__, "data_folder", "save_folder")
-    parser.add_argument("--pretrain_languages", nargs="*", default=[])
-    parser.add_argument("--finetune_languages", nargs="*", default=[])
+    parser.add_argument("--pretrain_domains", nargs="*", default=[])
+    parser.add_argument("--finetune_domains", nargs="*", default=[])
     parser.add_argument("--pretrain_splits", nargs="+", default=["train"])
     for cap in ("max_pretrain_hours", "max_finetune_hours", "max_test_hours"):
         parser.add_argument(f"--{cap}", type=float, help="of each language")

@@ -457,7 +457,7 @@ def prepare_figures(n_clips):
         kept = []
 
         def prepare():
-            languages = {"pretrain_languages": ["en"]}
+            languages = {"pretrain_domains": ["en"]}
             save_folder = Path(folder) / "manifests"
             kept.append(
                 timed(lambda: prepare_common_voice(folder, save_folder, **languages))

@@ -29,7 +29,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes/VoicePrompts"
 OPTIONS = {
-    "domains": "[es, fr]",
+    "pretrain_domains": "[es, fr]",
     "max_utterance_seconds": 1.5,
     "global_batch_seconds": 25,
     "replicas_per_domain": 2,  # up to 4 ranks

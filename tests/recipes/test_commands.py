@@ -209,7 +209,7 @@ def test_the_readme_quotes_the_algorithm_as_it_is():
 def test_a_recipe_names_what_ctc_cannot_spell(tmp_path):
     """Eight feature frames a frame are too few for the characters of some prompts."""
     row = next(r for r in ROWS if "VoicePrompts/finetune/hparams/ctc" in str(r))
-    flags = "--domains [es] --epochs 1 --global_batch_seconds 60 --stack 8"
+    flags = "--finetune_domains [es] --epochs 1 --global_batch_seconds 60 --stack 8"
     output = run(f"{command_of(row)} {flags} --output_folder out", tmp_path)
     assert "1 of 36 utterances have fewer frames" in output
     assert "es/vm-pls-try-again: 26 frames needed, 23 there" in output

@@ -81,7 +81,7 @@ def release(tmp_path):
 @pytest.mark.parametrize("durations", [True, False])
 def test_clean_release(tmp_path, old, durations):
     data = make_release(tmp_path / "data", ["en", "sv-SE"], old, durations)
-    languages = {"pretrain_languages": ["en"], "finetune_languages": ["sv-SE"]}
+    languages = {"pretrain_domains": ["en"], "finetune_domains": ["sv-SE"]}
     summary, rows = run(data, tmp_path / "save", **languages)
     assert not summary.left_out and not summary.without_transcript
     assert {split: len(of_split) for split, of_split in rows.items()} == {
@@ -111,7 +111,7 @@ def test_clean_release(tmp_path, old, durations):
 def test_dirt_is_left_out_and_counted(tmp_path, durations, old):
     data = make_release(tmp_path / "data", ["en"], old, durations)
     left_out, kept = spoil(Table(data / "en/train.tsv"))
-    summary, rows = run(data, tmp_path / "save", pretrain_languages=["en"])
+    summary, rows = run(data, tmp_path / "save", pretrain_domains=["en"])
     good = {f"common_voice_en_{number}" for number in range(CLIPS["train"])}
     assert names(rows["pretrain"]) == good | kept
     assert summary.left_out == {("en", "pretrain"): left_out}
@@ -123,11 +123,11 @@ def test_dirt_is_left_out_and_counted(tmp_path, durations, old):
 
 
 def test_tables_of_windows(release, tmp_path):
-    _, before = run(release, tmp_path / "a", pretrain_languages=["en"])
+    _, before = run(release, tmp_path / "a", pretrain_domains=["en"])
     for path in release.glob("en/*.tsv"):
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     (release / "en/clips/common_voice_en_0.mp3").write_bytes(speech(0)[0] * 2)
-    summary, after = run(release, tmp_path / "b", pretrain_languages=["en"])
+    summary, after = run(release, tmp_path / "b", pretrain_domains=["en"])
     assert after == before  # durations as in the table, so that it was read
     assert not summary.left_out
     lines = ["client_id\tpath\tsentence", f"a\tcommon_voice_en_0.mp3\t{SENTENCE}", ""]
@@ -161,7 +161,7 @@ def test_sentences(tmp_path, sentence, read, words):
     clips = read_release(data, "fr", ["train"], Summary(), "fr")["train"]
     assert clips[-2].sentence == read
     assert clips[-1] == ("next.mp3", clips[-2].seconds, client("next")[:16], SENTENCE)
-    summary, rows = run(data, tmp_path / "save", pretrain_languages=["fr"])
+    summary, rows = run(data, tmp_path / "save", pretrain_domains=["fr"])
     assert rows["pretrain"]["fr/one"]["wrd"] == words
     reasons = {} if words else {("fr", "pretrain"): {"no words": 1}}
     assert summary.without_transcript == reasons
@@ -171,7 +171,7 @@ def test_bytes_that_are_not_utf8(release, tmp_path):
     table = Table(release / "en/train.tsv")
     table.add_speech("one", sentence="cafX")
     table.path.write_bytes(table.path.read_bytes().replace(b"cafX", b"caf\xe9"))
-    summary, rows = run(release, tmp_path / "save", pretrain_languages=["en"])
+    summary, rows = run(release, tmp_path / "save", pretrain_domains=["en"])
     assert rows["pretrain"]["en/one"]["wrd"] == ""
     assert summary.without_transcript["en", "pretrain"] == {"damaged letters": 1}
 
@@ -186,7 +186,7 @@ def test_clips_without_words(release, tmp_path, split, kept):
         ("greek", "the letter π"),
     ]:
         table.add_speech(name, sentence=sentence)
-    key = "pretrain_languages" if kept else "finetune_languages"
+    key = "pretrain_domains" if kept else "finetune_domains"
     summary, rows = run(release, tmp_path / "save", **{key: ["en"]})
     reasons = {"digits": 2, "symbols": 1, "foreign letters": 1}
     if kept:
@@ -237,8 +237,8 @@ def test_speakers_of_dev_and_test_are_never_trained_on(release, tmp_path):
         )
     Table(release / "en/train.tsv").add_speech("unlike", client_id="somebody")
     settings = {
-        "pretrain_languages": ["en"],
-        "finetune_languages": ["en"],
+        "pretrain_domains": ["en"],
+        "finetune_domains": ["en"],
         "pretrain_splits": ["validated", "train", "other", "invalidated"],
     }
     summary, rows = run(release, tmp_path / "save", **settings)
@@ -282,9 +282,9 @@ def one_speaker(tmp_path):
     return data
 
 
-@pytest.mark.parametrize("key", ["pretrain_languages", "finetune_languages"])
+@pytest.mark.parametrize("key", ["pretrain_domains", "finetune_domains"])
 def test_one_speaker_in_all_splits(one_speaker, tmp_path, caplog, key):
-    split = {"pretrain_languages": "pretrain", "finetune_languages": "train"}[key]
+    split = {"pretrain_domains": "pretrain", "finetune_domains": "train"}[key]
     settings = {key: ["en", "es"]}
     told = rf"es: nothing is left of {split}, .* all its 4 clips.*keep_speakers_apart"
     with (
@@ -306,7 +306,7 @@ def test_one_speaker_in_all_splits(one_speaker, tmp_path, caplog, key):
 def test_speakers_are_kept_apart_in_the_other_languages(one_speaker, tmp_path):
     of_dev = client("common_voice_en_4")
     Table(one_speaker / "en/train.tsv").add_speech("of-dev", client_id=of_dev)
-    settings = {"pretrain_languages": ["en", "es"]}
+    settings = {"pretrain_domains": ["en", "es"]}
     for apart, n_english in [({"es": False}, 4), (False, 5)]:
         settings["keep_speakers_apart"] = apart
         _, rows = run(one_speaker, tmp_path / "save", **settings)
@@ -324,7 +324,7 @@ def test_languages_without_dev_and_test(tmp_path, caplog, content):
             path.write_text("")
         else:
             path.unlink()
-    both = {"pretrain_languages": ["en", "es"], "finetune_languages": ["es"]}
+    both = {"pretrain_domains": ["en", "es"], "finetune_domains": ["es"]}
     summary, rows = run(data, tmp_path / "save", **both)
     for split in ("dev", "test"):
         assert {row["domain"] for row in rows[split].values()} == {"en"}
@@ -333,15 +333,15 @@ def test_languages_without_dev_and_test(tmp_path, caplog, content):
         assert told == (content != "header")
     assert len(rows["train"]) == 4 and len(rows["pretrain"]) == 8
     # None at all: no manifest, and none of an earlier run.
-    prepare.prepare_common_voice(data, tmp_path / "save", pretrain_languages=["es"])
+    prepare.prepare_common_voice(data, tmp_path / "save", pretrain_domains=["es"])
     left = sorted(path.name for path in (tmp_path / "save").iterdir())
     assert left == ["pretrain.csv", "train.csv"]
 
 
 def test_a_clip_of_test_under_another_speaker(release, tmp_path):
     Table(release / "en/other.tsv").add("common_voice_en_6", client_id="another")
-    settings = {"pretrain_languages": ["en"], "pretrain_splits": ["other", "other"]}
-    settings["finetune_languages"] = None
+    settings = {"pretrain_domains": ["en"], "pretrain_splits": ["other", "other"]}
+    settings["finetune_domains"] = None
     summary, rows = run(release, tmp_path / "save", **settings)
     assert summary.left_out == {("en", "pretrain"): {"clip also in dev or test": 1}}
     assert names(rows["pretrain"]) == {"common_voice_en_8", "common_voice_en_9"}
@@ -354,7 +354,7 @@ def test_caps(tmp_path):
             table = Table(data / language / f"{split}.tsv")
             for number in range(40):
                 table.add_speech(f"{split}-{number}")
-    languages = {"pretrain_languages": ["en"], "finetune_languages": ["fr"]}
+    languages = {"pretrain_domains": ["en"], "finetune_domains": ["fr"]}
 
     def sizes(**settings):
         folder = tmp_path / f"save-{sorted(settings.items())}"
@@ -395,13 +395,13 @@ def test_caps(tmp_path):
 
 
 def test_layouts(release, tmp_path):
-    _, rows = run(release, tmp_path / "save", pretrain_languages=["en"])
+    _, rows = run(release, tmp_path / "save", pretrain_domains=["en"])
     corpus = tmp_path / "all/cv-corpus-17.0-2024-03-15"
     corpus.parent.mkdir()
     release.rename(corpus)
     for folder in (corpus.parent, corpus, corpus / "en"):
         save = tmp_path / f"save-{folder.name}"
-        _, same = run(folder, save, pretrain_languages=["en"])
+        _, same = run(folder, save, pretrain_domains=["en"])
         for split, of_split in same.items():
             assert set(of_split) == set(rows[split])
             for row in of_split.values():
@@ -410,7 +410,7 @@ def test_layouts(release, tmp_path):
     with pytest.raises(
         FileNotFoundError, match="en: in several folders, name one: .*18"
     ):
-        run(corpus.parent, tmp_path / "save", pretrain_languages=["en"])
+        run(corpus.parent, tmp_path / "save", pretrain_domains=["en"])
 
 
 def test_everything_missing_is_listed_before_anything_is_read(tmp_path, monkeypatch):
@@ -423,8 +423,8 @@ def test_everything_missing_is_listed_before_anything_is_read(tmp_path, monkeypa
         prepare.prepare_common_voice(
             data,
             tmp_path / "save",
-            pretrain_languages=["en", "fr", "xx"],
-            finetune_languages=["ta", "tr"],
+            pretrain_domains=["en", "fr", "xx"],
+            finetune_domains=["ta", "tr"],
             pretrain_splits=["validated"],
         )
     lines = [line for line in str(error.value).splitlines() if line.startswith("  ")]
@@ -443,7 +443,7 @@ def test_settings_that_cannot_be(release, tmp_path, caplog):
         prepare.prepare_common_voice(
             release,
             tmp_path / "save",
-            pretrain_languages=["en"],
+            pretrain_domains=["en"],
             pretrain_splits=["train", "test", "trane"],
             max_pretrain_hours={"en": 0, "fr": 1},
             max_test_hours=-1,
@@ -457,7 +457,7 @@ def test_settings_that_cannot_be(release, tmp_path, caplog):
         "keep_speakers_apart of every language: 'no' is not True or False",
     ]
     assert "max_pretrain_hours names fr, which is not used" in caplog.text
-    with pytest.raises(ValueError, match="neither pretrain_languages nor finetune"):
+    with pytest.raises(ValueError, match="neither pretrain_domains nor finetune"):
         prepare.prepare_common_voice(release, tmp_path / "save")
     with pytest.raises(ValueError, match=r"splits \['trane'\] are unknown"):
         read_release(release, "en", ["trane"], Summary(), "en")
@@ -471,7 +471,7 @@ def test_settings_that_cannot_be(release, tmp_path, caplog):
 def test_a_table_without_its_columns(release, tmp_path, content):
     (release / "en/train.tsv").write_text(content)
     with pytest.raises(ValueError, match=r"en/train.tsv: no column 'client_id'; the "):
-        run(release, tmp_path / "save", pretrain_languages=["en"])
+        run(release, tmp_path / "save", pretrain_domains=["en"])
 
 
 def test_the_table_explains_why_nothing_is_left(release, tmp_path, caplog):
@@ -481,7 +481,7 @@ def test_the_table_explains_why_nothing_is_left(release, tmp_path, caplog):
         caplog.at_level(logging.INFO),
         pytest.raises(manifest.ManifestError, match="pretrain.csv: no rows"),
     ):
-        run(release, tmp_path / "save", pretrain_languages=["en"])
+        run(release, tmp_path / "save", pretrain_domains=["en"])
     assert "4 empty" in caplog.text
 
 
@@ -499,7 +499,7 @@ def test_only_clips_without_duration_are_opened(release, tmp_path, monkeypatch, 
     monkeypatch.setattr(commonvoice_clips, "read_header", watched)
     monkeypatch.setattr(commonvoice_clips, "HEADERS_A_REPORT", 2)
     with caplog.at_level(logging.INFO):
-        _, rows = run(release, tmp_path / "save", pretrain_languages=["en"])
+        _, rows = run(release, tmp_path / "save", pretrain_domains=["en"])
     assert sorted(opened) == [f"unknown-{number}" for number in range(5)]
     told = [r.message for r in caplog.records if "headers" in r.message]
     assert told == [f"en: {n} of 5 headers read" for n in (2, 4, 5)]
@@ -520,7 +520,7 @@ def test_clips_whose_header_has_no_length(release, tmp_path):
     table.add("no-table", content.replace(b"Xing", bytes(4)))
     table.add("piped", content.replace(b"Xing\0\0\0\x0f", b"Xing\0\0\0\0"))
     table.add("twice", content * 2)
-    summary, rows = run(release, tmp_path / "save", pretrain_languages=["en"])
+    summary, rows = run(release, tmp_path / "save", pretrain_domains=["en"])
     assert not summary.left_out
     for name, times in {"no-table": 1, "piped": 1, "twice": 2}.items():
         row = rows["pretrain"][f"en/{name}"]
@@ -544,8 +544,8 @@ def test_a_hundred_languages(tmp_path, caplog):
         summary, rows = run(
             data,
             tmp_path / "save",
-            pretrain_languages=languages,
-            finetune_languages=languages[-3:],
+            pretrain_domains=languages,
+            finetune_domains=languages[-3:],
             max_finetune_hours=2,
         )
     assert len({row["domain"] for row in rows["pretrain"].values()}) == 100
@@ -566,7 +566,7 @@ def test_a_hundred_languages(tmp_path, caplog):
 
 def test_second_run_follows_the_data(release, tmp_path):
     save = tmp_path / "save"
-    both = {"pretrain_languages": ["en"], "finetune_languages": ["en"]}
+    both = {"pretrain_domains": ["en"], "finetune_domains": ["en"]}
     run(release, save, **both)
     before = {p: (p.stat().st_ino, p.read_bytes()) for p in save.iterdir()}
     assert sorted(path.name for path in before) == [
@@ -584,7 +584,7 @@ def test_second_run_follows_the_data(release, tmp_path):
 
 def test_command_line_prints_the_table(release, tmp_path, monkeypatch, caplog):
     words = ["common_voice_prepare.py", str(release), str(tmp_path / "save")]
-    words += ["--pretrain_languages", "en", "--pretrain_splits", "train", "other"]
+    words += ["--pretrain_domains", "en", "--pretrain_splits", "train", "other"]
     words += ["--same_speakers", "en"]
     monkeypatch.setattr("sys.argv", [*words, "--max_pretrain_hours", "1"])
     with caplog.at_level(logging.INFO):
@@ -617,8 +617,8 @@ def test_release_of_voice_prompts(tree, tmp_path):
     ours, rows = run(
         tree,
         tmp_path / "save",
-        pretrain_languages=["en", "es"],
-        finetune_languages=["fr"],
+        pretrain_domains=["en", "es"],
+        finetune_domains=["fr"],
         pretrain_splits=["train", "other"],
     )
     assert not ours.left_out

@@ -145,7 +145,7 @@ def test_manifests_that_cannot_be_used(refused, tmp_path):
 def test_languages_that_are_not_there(refused, tmp_path):
     data = make_release(tmp_path / "data", ["en"])
     prepare = ROOT / "recipes/CommonVoice/common_voice_prepare.py"
-    told = refused(prepare, data, "save", "--pretrain_languages", "en", "fr")
+    told = refused(prepare, data, "save", "--pretrain_domains", "en", "fr")
     assert f"fr: no folder {data}/fr" in told
     prompts = ROOT / "recipes/VoicePrompts/voice_prompts_prepare.py"
     told = refused(prompts, data, "save", "--languages", "xx")

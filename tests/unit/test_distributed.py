@@ -256,7 +256,7 @@ def test_a_recipe_on_two_ranks_is_that_on_one(tmp_path):
             RECIPE / "finetune/train.py",
             RECIPE / "finetune/hparams/ctc.yaml",
             *f"--data_folder {SAMPLE} {RUN} --output_folder {out} --epochs 1".split(),
-            *"--global_batch_seconds 60 --domains [en,fr]".split(),
+            *"--global_batch_seconds 60 --finetune_domains [en,fr]".split(),
             *"--freeze_encoder_iterations 0 --dropout 0.0".split(),
             *("--pretrained", tmp_path / "1/PTLOC.1"),
         )

@@ -456,9 +456,9 @@ def test_labelled_skips_the_untranscribed(corpus):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_labelled_keeps_to_its_seconds_and_nests(corpus, seed):
+def test_labelled_keeps_to_its_hours_and_nests(corpus, seed):
     rows = manifest.read(corpus / "train.csv", corpus)
-    kept = {cap: labelled(rows, seed, cap) for cap in np.arange(1.0, 12.0, 0.5)}
+    kept = {cap: labelled(rows, seed, cap / 3600) for cap in np.arange(1.0, 12.0, 0.5)}
     for cap, some in kept.items():
         seconds = np.bincount(some.domain, some.duration)
         assert (seconds <= cap + 1e-6).all()
@@ -466,12 +466,12 @@ def test_labelled_keeps_to_its_seconds_and_nests(corpus, seed):
         assert all(row["wrd"] for row in some)
     for smaller, larger in zip(kept, list(kept)[1:]):
         assert ids(kept[smaller]) <= ids(kept[larger])
-    assert ids(labelled(rows, seed, 3.0)) == ids(kept[3.0])
+    assert ids(labelled(rows, seed, 3 / 3600)) == ids(kept[3.0])
 
 
 def test_labelled_draws_by_its_seed(corpus):
     rows = manifest.read(corpus / "train.csv", corpus)
-    assert ids(labelled(rows, 1, 3.0)) != ids(labelled(rows, 2, 3.0))
+    assert ids(labelled(rows, 1, 3 / 3600)) != ids(labelled(rows, 2, 3 / 3600))
 
 
 def test_a_domain_without_labels_is_named(spoilt):
@@ -483,7 +483,16 @@ def test_a_domain_without_labels_is_named(spoilt):
     manifest.write(path, rows)
     with pytest.raises(ValueError, match=r"train.csv.*\['en'\]"):
         labelled(manifest.read(path, spoilt), seed=1)
-    with pytest.raises(
-        ValueError, match=r"\['en', 'fr'\].*max_seconds_per_domain: 0.01"
-    ):
-        labelled(manifest.read(path, spoilt), 1, max_seconds_per_domain=0.01)
+    with pytest.raises(ValueError, match=r"\['en', 'fr'\].*max_finetune_hours: 2e-06"):
+        labelled(manifest.read(path, spoilt), 1, max_finetune_hours=2e-6)
+
+
+def test_labelled_takes_hours_by_domain(corpus):
+    rows = manifest.read(corpus / "train.csv", corpus)
+    some = labelled(rows, 1, {"fr": 3 / 3600})
+    for domain, cap in (("en", None), ("fr", 3 / 3600)):
+        i = rows.domains.index(domain)
+        wanted = labelled(rows, 1, cap)
+        assert ids(some.subset(np.flatnonzero(some.domain == i))) == ids(
+            wanted.subset(np.flatnonzero(wanted.domain == i))
+        )

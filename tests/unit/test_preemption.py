@@ -29,9 +29,9 @@ PRETRAIN = (
     "--only_phases [CSSL.1] --log_interval 1"
 )
 FINETUNE = (
-    f"{RECIPE}/finetune/train.py {RECIPE}/finetune/hparams/ctc.yaml --domains [es] "
-    "--global_batch_seconds 15 --epochs 2 --log_interval 1 --valid_interval 1 "
-    "--freeze_encoder_iterations 2"
+    f"{RECIPE}/finetune/train.py {RECIPE}/finetune/hparams/ctc.yaml "
+    "--finetune_domains [es] --global_batch_seconds 15 --epochs 2 --log_interval 1 "
+    "--valid_interval 1 --freeze_encoder_iterations 2"
 )
 
 

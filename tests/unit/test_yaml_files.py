@@ -21,7 +21,7 @@ lr: 0.1
 languages: [en, fr]
 only_phases: []
 milestones: [1, 2]
-hours: {en: 357, fr: 180}
+max_pretrain_hours: {en: 357, fr: 180}
 max_hours: 2
 window: (1, 2)
 readout: !new:collections.Counter
@@ -32,6 +32,9 @@ pretrain:
     options: ""
     languages: [en]
     epochs: 3
+    control: {lr: 0.1, lr_decay: 0.5}
+judges:
+    probe: {hparams: b.yaml, seeds: [1]}
 """
 
 
@@ -43,7 +46,7 @@ def load(tmp_path):
 
     def load(*words, data="data"):
         tree = read_tree(path)
-        override(tree, [*words, "--data_folder", data])
+        override(tree, [*words, "--data_folder", data], path)
         return load_tree(path, tree)[0]
 
     return load
@@ -113,7 +116,8 @@ def test_tags_are_heeded(load):
 
 
 def test_null(load):
-    for key in ("pretrained", "beam_size", "lr", "languages", "hours", "readout"):
+    lists = ("languages", "max_pretrain_hours")
+    for key in (*lists, "pretrained", "beam_size", "lr", "readout"):
         assert load(f"--{key}", "null")[key] is None
     assert load("--size", "null")["size"] == "null"
 
@@ -137,8 +141,9 @@ def test_null(load):
         ("lr", ["-5"], -5),
         ("seed", ["007"], 7),
         ("causal", ["false"], False),
-        ("hours", ["5"], 5),
-        ("hours", ["{es: 1.5, no: 2}"], {"en": 357, "fr": 180, "es": 1.5, "no": 2}),
+        ("max_pretrain_hours", ["5"], 5),
+        ("max_pretrain_hours", ["{es: 1.5, no: 2}"],
+         {"en": 357, "fr": 180, "es": 1.5, "no": 2}),
         ("max_hours", ["{no: 1}"], {"no": 1}),
         ("causal", ["{es: False}"], {"es": False}),
         ("beam_size", ["5"], 5),
@@ -151,9 +156,13 @@ def test_null(load):
         ("window", ["(3, 4)"], (3, 4)),
         ("pretrain", ["{options: '--size tiny # 1', languages: [no, 007]}"],
          {"hparams": "a.yaml", "options": "--size tiny # 1",
-          "languages": ["no", "007"], "epochs": 3}),
+          "languages": ["no", "007"], "epochs": 3,
+          "control": {"lr": 0.1, "lr_decay": 0.5}}),
         ("pretrain", ["{hparams: 2024-11-05, languages: es, epochs: 7}"],
-         {"hparams": "2024-11-05", "options": "", "languages": ["es"], "epochs": 7}),
+         {"hparams": "2024-11-05", "options": "", "languages": ["es"], "epochs": 7,
+          "control": {"lr": 0.1, "lr_decay": 0.5}}),
+        ("judges", ["{ctc: {hparams: c.yaml}, probe: {seeds: 2}}"],
+         {"probe": {"hparams": "b.yaml", "seeds": [2]}, "ctc": {"hparams": "c.yaml"}}),
     ],
 )  # fmt: skip
 def test_values_of_the_kind_that_the_yaml_has(load, key, words, value):
@@ -168,19 +177,27 @@ def test_values_of_the_kind_that_the_yaml_has(load, key, words, value):
         (["--lr", "1e-4x"], "--lr 1e-4x: '1e-4x' is not a number"),
         (["--lr", "True"], "True is not a number"),
         (["--milestones", "[1, x]"], "'x' is not a number"),
-        (["--hours", "es"], "'es' is not a mapping such as {key: value}"),
+        (["--max_pretrain_hours", "es"], "'es' is not a mapping such as {key: value}"),
         (["--languages", "{a: 1}"], "is not a list such as [en, fr]"),
         (["--languages", "[es"], "--languages [es: line 1: expected ',' or ']'"),
         (["--pretrain", "{epochs: x}"], "'x' is not a number"),
         (["--pretrain", "{hparams: [x]}"], "is not a string"),
         (["--sead", "3"], "--sead: there is no such key; did you mean --seed?"),
+        (["--xyz", "3"], "--xyz: there is no such key, nor one like it; /"),
+        (["--pretrain", "{epoch: 4}"],
+         "--pretrain: epoch: there is no such key; did you mean epochs?"),
+        (["--pretrain", "{control: {lr: 1, decay: 2}}"],
+         "--pretrain: control: decay: there is no such key; did you mean lr_decay?"),
+        (["--pretrain", "{xyz: 4}"], "xyz: there is no such key, nor one like it; /"),
+        (["--judges", "{probe: {seed: [1]}}"],
+         "--judges: probe: seed: there is no such key; did you mean seeds?"),
         (["--seed", "1", "--seed=2"], "--seed is given twice"),
         (["--seed", "--size", "tiny"], "--seed has no value; for none write null"),
         (["--pretrained", ""], "--pretrained has no value; for none write null"),
         (["--pretrained="], "--pretrained has no value; for none write null"),
         (["tiny", "--seed", "1"], "'tiny' belongs to no --key"),
     ],
-)
+)  # fmt: skip
 def test_wrong_overrides_are_named(load, words, told):
     with pytest.raises(InputError) as fault:
         load(*words)
@@ -189,8 +206,9 @@ def test_wrong_overrides_are_named(load, words, told):
 
 def test_all_wrong_overrides_at_once(load):
     with pytest.raises(InputError) as fault:
-        load("--lr", "x", "--causal", "no", "--sead", "1")
-    assert len(str(fault.value).splitlines()) == 3
+        words = ["--lr", "x", "--causal", "no", "--sead", "1"]
+        load(*words, "--pretrain", "{epoch: 4, option: x}")
+    assert len(str(fault.value).splitlines()) == 5
 
 
 def test_the_experiments_overrides_go_the_same_way(load, tmp_path):
@@ -198,13 +216,13 @@ def test_the_experiments_overrides_go_the_same_way(load, tmp_path):
         "output_folder": "/x/run #1: (a)",
         "pretrained": None,
         "languages": ["no", "2024-11-05", "a, b"],
-        "hours": {"no": 1},
+        "max_pretrain_hours": {"no": 1},
         "seed": 3,
         "beam_size": 5,
         "causal": False,
     }
     found = load(*overrides(settings))
-    settings["hours"] = {"en": 357, "fr": 180, "no": 1}
+    settings["max_pretrain_hours"] = {"en": 357, "fr": 180, "no": 1}
     assert {key: found[key] for key in settings} == settings
     # Through the parser of SpeechBrain's own options, which may stand between.
     words = overrides(settings | {"data_folder": "-x y=z"})

@@ -2,7 +2,7 @@
 """Fine-tune a pre-trained encoder on Common Voice, with CTC or CTC and attention.
 
 > python train.py hparams/ctc.yaml --data_folder /data/cv-corpus-17.0-2024-03-15 \
-    --domains "[cy]" --pretrained ../pretrain/results/cpc/1/PTLOC.3
+    --finetune_domains "[cy]" --pretrained ../pretrain/results/cpc/1/PTLOC.3
 """
 
 import sys
@@ -22,22 +22,22 @@ from common_voice_prepare import prepare_common_voice  # noqa: E402
 def main(argv):
     """Prepare, fine-tune, evaluate."""
     hparams, run_opts = load_recipe(argv)
-    data_folder, languages = hparams["data_folder"], hparams["domains"]
+    data_folder, domains = hparams["data_folder"], hparams["finetune_domains"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
     run_on_main(
         prepare_common_voice,
         args=[data_folder, save_folder],
         kwargs={
-            "finetune_languages": languages,
+            "finetune_domains": domains,
             "max_finetune_hours": hparams["max_finetune_hours"],
             "max_test_hours": hparams["max_test_hours"],
             "keep_speakers_apart": hparams["keep_speakers_apart"],
             "seed": hparams["data_seed"],
         },
     )
-    hparams["character_domains"] = [*filter(scored_by_characters, languages)]
+    hparams["character_domains"] = [*filter(scored_by_characters, domains)]
     splits = finetuning_splits(
-        save_folder, data_folder, languages, hparams["eval_splits"], hparams["seed"]
+        save_folder, data_folder, domains, hparams["eval_splits"], hparams["data_seed"]
     )
     finetune(hparams, run_opts, splits)
 

@@ -22,18 +22,18 @@ def main(argv):
     hparams, run_opts = load_recipe(argv)
     data_folder = hparams["data_folder"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
-    languages = hparams["pretrain_languages"]
+    domains = hparams["pretrain_domains"]
     keys = ("pretrain_splits", "max_pretrain_hours", "keep_speakers_apart")
     run_on_main(
         prepare_common_voice,
         args=[data_folder, save_folder],
         kwargs={
-            "pretrain_languages": languages,
+            "pretrain_domains": domains,
             "seed": hparams["data_seed"],
             **{key: hparams[key] for key in keys},
         },
     )
-    splits = pretraining_splits(save_folder / "pretrain.csv", data_folder, languages)
+    splits = pretraining_splits(save_folder / "pretrain.csv", data_folder, domains)
     pretrain(hparams, run_opts, *splits)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fine-tune an encoder on kinds of English, with CTC or CTC and attention.
 
-> python train.py hparams/ctc.yaml --data_folder /data --domains "[libri]" \
+> python train.py hparams/ctc.yaml --data_folder /data --finetune_domains "[libri]" \
     --pretrained ../pretrain/results/paper/1/PTLOC.3
 """
 
@@ -20,7 +20,7 @@ def main(argv):
     """Prepare, fine-tune, evaluate."""
     hparams, run_opts = load_recipe(argv)
     entries, folder = prepared(hparams)
-    domains = hparams["domains"]
+    domains = hparams["finetune_domains"]
     # Test sets of these domains, and of all that are only for testing.
     unseen = [
         entry["name"]
@@ -32,7 +32,8 @@ def main(argv):
         hparams["data_folder"],
         domains,
         hparams["eval_splits"],
-        hparams["seed"],
+        hparams["data_seed"],
+        hparams["max_finetune_hours"],
         test_domains=dict.fromkeys((*domains, *unseen)),
     )
     finetune(hparams, run_opts, splits)

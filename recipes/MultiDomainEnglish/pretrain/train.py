@@ -19,7 +19,10 @@ def main(argv):
     """Prepare, and run the phases."""
     hparams, run_opts = load_recipe(argv)
     _, folder = prepared(hparams)
-    splits = pretraining_splits(folder / "pretrain.csv", hparams["data_folder"])
+    domains = hparams["pretrain_domains"] or None
+    splits = pretraining_splits(
+        folder / "pretrain.csv", hparams["data_folder"], domains
+    )
     pretrain(hparams, run_opts, *splits)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fine-tune an encoder on the voice prompts, with CTC or CTC and attention.
 
-> python train.py hparams/ctc.yaml --data_folder / --domains "[it]" \
+> python train.py hparams/ctc.yaml --data_folder / --finetune_domains "[it]" \
     --pretrained ../pretrain/results/pretrain/1/PTLOC.1
 """
 
@@ -21,7 +21,7 @@ from voice_prompts_prepare import prepare_voice_prompts  # noqa: E402
 def main(argv):
     """Prepare, fine-tune, evaluate."""
     hparams, run_opts = load_recipe(argv)
-    data_folder, domains = hparams["data_folder"], hparams["domains"]
+    data_folder, domains = hparams["data_folder"], hparams["finetune_domains"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
     run_on_main(prepare_voice_prompts, args=[data_folder, save_folder, domains])
     splits = finetuning_splits(
@@ -29,8 +29,8 @@ def main(argv):
         data_folder,
         domains,
         hparams["eval_splits"],
-        hparams["seed"],
-        hparams["label_seconds"],
+        hparams["data_seed"],
+        hparams["max_finetune_hours"],
     )
     finetune(hparams, run_opts, splits)
 

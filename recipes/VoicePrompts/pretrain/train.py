@@ -20,7 +20,7 @@ from voice_prompts_prepare import prepare_voice_prompts  # noqa: E402
 def main(argv):
     """Prepare, and run the phases."""
     hparams, run_opts = load_recipe(argv)
-    data_folder, domains = hparams["data_folder"], hparams["domains"]
+    data_folder, domains = hparams["data_folder"], hparams["pretrain_domains"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
     run_on_main(prepare_voice_prompts, args=[data_folder, save_folder, domains])
     splits = pretraining_splits(save_folder / "train.csv", data_folder, domains)
