@@ -78,10 +78,10 @@ class LocalSolver:
         self.buffers = []  # (module's dict, name, buffer, values to restore at the end)
         self.trajectory = []  # exact: (φ_k, which parameters moved, closure of ℓ_i)
         group, *others = self.optimizer.param_groups
-        self.takes_plain_steps = type(self.optimizer) is torch.optim.SGD and not (
+        plain = type(self.optimizer) is torch.optim.SGD and not (
             others or group["momentum"] or group["maximize"]
         )
-        if self.exact and not self.takes_plain_steps:
+        if self.exact and not plain:
             raise ValueError(
                 "hypergradient: exact differentiates through plain gradient steps; "
                 "set local_optimizer to torch.optim.SGD with a single learning rate and "
@@ -139,20 +139,12 @@ class LocalSolver:
             phi.grad = None
 
     def _first_step(self, grads):
-        """φ_1 from φ_0 = θ. Plain SGD on a CPU fuses copy and step, which takes 0.7 times
-        as long as both. Buffers are copied here, after the forward pass at θ has updated
-        them: the running statistics restored later are those of θ, not of φ."""
+        """φ_1 from φ_0 = θ. Buffers are copied here, after the forward pass at θ has
+        updated them: the running statistics restored later are those of θ, not of φ."""
         if not self.blocks:
             self._allocate_phi()
-        group = self.optimizer.param_groups[0]
-        fused = self.takes_plain_steps and not group["weight_decay"]
-        fused = fused and all(g is not None and g.is_cpu for g in grads)
-        if fused:
-            for phi, param, grad in zip(self.phi, self.params, grads):
-                torch.add(param, grad, alpha=-group["lr"], out=phi.data)
-        else:
-            torch._foreach_copy_(self.phi, self.params)
-            self._optimizer_step(grads)
+        torch._foreach_copy_(self.phi, self.params)
+        self._optimizer_step(grads)
         self.theta = [p.data for p in self.params]
         for param, phi in zip(self.params, self.phi):
             param.data = phi.data

@@ -1,6 +1,9 @@
-"""From the releases of corpora to global batches.
+"""From the releases of corpora to the global batches that ``fit_batch`` takes.
 
-``corpora/`` reads releases, ``manifest`` holds what a prepare script makes of them,
-``plan`` says which utterances form which global batch, ``audio`` reads them, and
-``loaders`` and ``workers`` bring them to ``fit_batch``.
+``corpora/`` reads releases, and ``manifest/`` the CSV files that prepare scripts write.
+``splits`` selects the rows that a run uses. ``plan`` says which rows form global batch t:
+``domain_sampling`` draws its domains, and ``bucketing`` cuts a domain into batches of
+similar length. ``audio`` and ``containers`` read audio files, ``datasets`` collates
+padded batches, and ``loaders`` delivers them. ``audited_loader`` counts the recordings
+that cannot be used, and ``workers`` manages the processes that read them.
 """

@@ -1,4 +1,4 @@
-"""Audio files, read as long as they are, whatever their headers say."""
+"""Reads audio files up to their true end, also where the header is wrong."""
 
 import io
 import os
@@ -11,7 +11,7 @@ import torchaudio
 
 from .containers import read_container, read_mpeg
 
-FAR_BYTES, FAR_SAMPLES = 1 << 44, 1 << 40  # behind the end of any file
+FAR_BYTES, FAR_SAMPLES = 1 << 44, 1 << 40  # beyond the end of any file
 AS_FLOAT = {"dtype": "float32", "always_2d": True}
 
 
@@ -20,32 +20,33 @@ class BadAudio(ValueError):
 
 
 class AudioFile(soundfile.SoundFile):
-    """A file open for reading, with all that it has.
+    """An audio file open for reading, with all the audio that it really contains.
 
-    libsndfile gives no more samples than the header promises, or than it guesses from
-    the size of the file where an mp3 promises nothing. So it is shown another header, or
-    a file without end, where the header cannot be true. AAC, MP4 and WebM are decoded by
-    the program ``ffmpeg``, whole and into memory.
+    libsndfile reads no more samples than the header states; for an mp3 that states no
+    length, it guesses one from the size of the file. Where the header cannot be true,
+    libsndfile is therefore given a corrected header, or a file that seems not to end.
+    AAC, MP4 and WebM are first decoded by the program ``ffmpeg``, as a whole and into
+    memory.
 
     Arguments
     ---------
     path : str or Path
-        WAV, FLAC, SPHERE (PCM, µ-law), Ogg, mp3, and what else libsndfile opens; AAC, MP4
-        and WebM.
+        WAV, FLAC, SPHERE (PCM or µ-law), Ogg, mp3 and whatever else libsndfile opens,
+        and AAC, MP4 and WebM.
 
     Attributes
     ----------
     cut : bool
-        Whether the file is shorter than its header promises: good up to its end.
+        Whether the file is shorter than its header states. What there is of it is good.
     sized : bool
-        Whether it is known to have the size that its header promises.
+        Whether the file is known to have the size that its header states.
 
     Raises
     ------
     BadAudio
-        It is no audio, or of a kind that cannot be read.
+        If the file is not audio, or has a format that cannot be read.
     OSError
-        The file cannot be opened.
+        If the file cannot be opened.
     """
 
     _view = None
@@ -65,27 +66,32 @@ class AudioFile(soundfile.SoundFile):
         self.sized = container.fits
 
     def _show(self, path, view):
-        """Opens the file, or a view of it."""
+        """Open the file, or a view of it, with libsndfile."""
         self.close()
         self._view = view
         try:
             super().__init__(view or path, "r")
-        except soundfile.LibsndfileError as fault:
-            raise BadAudio(f"{path}: {fault.error_string}") from fault
+        except soundfile.LibsndfileError as error:
+            raise BadAudio(f"{path}: {error.error_string}") from error
 
     def seekable(self):
-        """Whether a sample can be looked for; if not, ``frames`` may be far too large."""
+        """Whether reading can start anywhere; if not, ``frames`` may be far too large."""
         return self.frames < FAR_SAMPLES and super().seekable()
 
     def decode(self, frames=FAR_SAMPLES):
-        """Yields what follows, up to so many samples, a tenth of a second at a time: with
-        an error, libsndfile withholds what it has decoded in the same call."""
+        """Yield up to ``frames`` of the samples that follow, in blocks of 0.1 s.
+
+        Blocks are short because libsndfile, when it meets an error, discards what it has
+        decoded in the same call.
+        """
         position_of_error = None
         while frames > 0:
             try:
                 block = self.read(min(frames, self.samplerate // 10), **AS_FLOAT)
             except soundfile.LibsndfileError:
-                # What is between the frames of an mp3, or behind them, need not be audio.
+                # There may be other data between the frames of an mp3, or after them.
+                # Reading on skips it, unless the decoder has not moved since the last
+                # error.
                 if self.format != "MP3" or position_of_error == self._view.tell():
                     raise
                 position_of_error = self._view.tell()
@@ -96,7 +102,7 @@ class AudioFile(soundfile.SoundFile):
             yield block
 
     def segment(self, start, frames):
-        """The samples from ``start`` on, as many as there are, up to ``frames``.
+        """Up to ``frames`` samples from ``start`` on; fewer if the file ends before.
 
         Returns
         -------
@@ -115,37 +121,44 @@ class AudioFile(soundfile.SoundFile):
         return np.concatenate([nothing, *self.decode(frames)])
 
     def close(self):
-        """Closes the file."""
+        """Close the file."""
         super().close()
         if self._view:
             self._view.close()
 
 
 def _has_fork(path):
-    """Whether there is a file like those that macOS keeps on disks of others, which
-    libsndfile would read in the place of an mp3 that it opens itself."""
+    """Whether there is an AppleDouble file (``._name``) beside the file.
+
+    macOS writes them on file systems that are not its own, and libsndfile would read it
+    in place of an mp3 that it opens by its path.
+    """
     folder, name = os.path.split(path)
     return os.path.exists(os.path.join(folder, f"._{name}"))
 
 
 def _converted(path):
-    """A file that libsndfile does not know, as the content of a WAV."""
+    """A file in a format that libsndfile does not know, decoded to the bytes of a WAV."""
     command = ["ffmpeg", "-v", "error", "-i", f"file:{path}", "-f", "wav", "-"]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, check=True
         )
-    except FileNotFoundError as fault:
-        raise BadAudio(f"{path}: AAC, MP4 or WebM needs the program ffmpeg") from fault
-    except subprocess.CalledProcessError as fault:
-        reason = fault.stderr.decode(errors="replace").strip()
-        raise BadAudio(f"{path}: ffmpeg: {reason}") from fault
+    except FileNotFoundError as error:
+        raise BadAudio(f"{path}: AAC, MP4 or WebM needs the program ffmpeg") from error
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip()
+        raise BadAudio(f"{path}: ffmpeg: {reason}") from error
     return done.stdout
 
 
 class _View(io.FileIO):
-    """A file without what is before its start, and with other bytes in some places. Its
-    end may be far away, and what stands there is what stands at the true end."""
+    """A file as libsndfile shall see it: without the tags at its start, and patched.
+
+    The file may seem to end at ``end``, far beyond its true end. The last bytes before
+    the pretended end are then those before the true end, since libsndfile looks for a
+    tag there.
+    """
 
     def __init__(self, path, container, end=None):
         super().__init__(path)
@@ -162,7 +175,7 @@ class _View(io.FileIO):
 
     def readinto(self, buffer):
         at = self._at
-        if at > self._size:  # a tag is looked for in the last bytes
+        if at > self._size:
             at = max(0, at - self._end + self._size)
         at += self._container.start
         super().seek(at)
@@ -178,20 +191,20 @@ class _View(io.FileIO):
 def read_audio(row, sample_rate, max_seconds=None, rng=None):
     """Read the audio of a manifest row.
 
-    Channels are averaged unless the row names one, and other rates resampled. A
-    recording longer than ``max_seconds`` gives a window of that length, drawn from
-    ``rng``.
+    Channels are averaged unless the row names one, and other sample rates are resampled.
+    Of a recording longer than ``max_seconds``, a window of that length is read, drawn at
+    random.
 
     Arguments
     ---------
     row : dict
         With ``wav``, ``start``, ``stop``, ``duration`` and, optionally, ``channel``.
     sample_rate : int
-        Hz, of what is returned.
-    max_seconds : float
-        Longest window; None for no limit.
-    rng : numpy.random.Generator
-        Draws the window.
+        Sample rate of the result, in Hz.
+    max_seconds : float, optional
+        Longest window. Default: no limit.
+    rng : numpy.random.Generator, optional
+        Draws the window; needed only if a recording is longer than ``max_seconds``.
 
     Returns
     -------
@@ -201,14 +214,14 @@ def read_audio(row, sample_rate, max_seconds=None, rng=None):
     Raises
     ------
     BadAudio
-        The file is gone, not audio, empty, digitally silent, ends before 90 % of
-        what the manifest says, or does not have the channel.
+        If the file is missing, empty, not audio or digitally silent, if it has less than
+        90 % of the samples that the manifest states, or lacks the channel.
     """
     try:
         with AudioFile(row["wav"]) as file:
             rate, audio = file.samplerate, _read_row(file, row, max_seconds, rng)
-    except (OSError, soundfile.LibsndfileError) as fault:
-        raise BadAudio(f"{row['wav']}: {fault}") from fault
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise BadAudio(f"{row['wav']}: {error}") from error
     channel = row.get("channel")
     audio = audio.mean(axis=1) if channel is None else audio[:, channel].copy()
     if not np.any(audio) or not np.all(np.isfinite(audio)):
@@ -220,7 +233,7 @@ def read_audio(row, sample_rate, max_seconds=None, rng=None):
 
 
 def _read_row(file, row, max_seconds, rng):
-    """The samples of a row, or a window of them; float32, (samples, channels)."""
+    """The samples of a row, or a window of them: float32, shape (samples, channels)."""
     start, stop, channel = row["start"] or 0, row["stop"], row.get("channel")
     if channel is not None and channel >= file.channels:
         raise BadAudio(

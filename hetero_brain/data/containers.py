@@ -1,44 +1,47 @@
-"""What the header of an audio file says about its length, and whether it can be true.
+"""What the header of an audio file states about its length, and whether that is true.
 
-A header is written before the audio. A program that writes to a pipe, or is killed, does
-not come back to it, and leaves a placeholder: 0, or a size near 2 GiB or 4 GiB. An mp3
-need not say at all how long it is; libsndfile then takes its first frame for all others.
+A header is written before the audio. A program that writes to a pipe, or that is killed,
+never returns to the header and leaves a placeholder there: 0, or a size near 2 GiB or
+4 GiB. An mp3 need not state its length at all; libsndfile then assumes that all frames
+are as long as the first.
 """
 
 import os
 import re
 from dataclasses import dataclass, field
 
-# Bytes. From here on, a size is a placeholder: SoX writes 0x7F000008 or 0x7FFFF000, ALSA
-# 0x80000000, FFmpeg 0xFFFFFFFF. A cut file of 2 GiB is no single utterance, so that it is
-# of use up to its end, whether known to be cut or not.
+# In bytes. A size of this or more is a placeholder: SoX writes 0x7F000008 or 0x7FFFF000,
+# ALSA 0x80000000, FFmpeg 0xFFFFFFFF. A real file of that size may be truncated without
+# being noticed. That does no harm: it holds many utterances, and those before its end can
+# be used either way.
 PLACEHOLDER = 0x7F000000
 FOREIGN = re.compile(rb".{4}ftyp|\x1aE\xdf\xa3", re.DOTALL)  # MP4 and WebM
 SLACK = 64  # bytes; some programs count the header as audio
-MPEG_SEARCH = 1 << 16  # bytes in which an mp3 begins, behind its tags
-MPEG_SLACK = 256  # bytes; a tag at the end of an mp3, of 128, is not audio
+MPEG_SEARCH = 1 << 16  # bytes after the tags of an mp3 in which to look for a frame
+MPEG_SLACK = 256  # bytes; an mp3 may end with a tag of 128 bytes, which is not audio
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """How much of a header is true.
+    """What is known about the length and format of an audio file from its header.
 
     Attributes
     ----------
     cut : bool
-        The file is shorter than the header promises.
+        Whether the file is shorter than the header states.
     frames : int
-        Samples of each channel that SPHERE promises; 0 if it does not, and for others.
+        Samples per channel that a SPHERE header states; 0 if it states none, and for
+        other formats.
     fits : bool
-        An mp3 promises a length, and has the size that belongs to it.
+        Whether it is an mp3 that states its length and has the corresponding size.
     start : int
         Bytes before the first frame of an mp3.
     patches : dict
-        {position in the file: byte} that the header should have, so that libsndfile reads
-        all there is.
+        Position in the file → byte that should stand there, so that libsndfile reads all
+        of the audio.
     foreign : bool
-        It is of a kind that libsndfile does not know (or takes for mp3, as it does AAC),
-        and FFmpeg does.
+        Whether the format is one that FFmpeg decodes but libsndfile does not know, or
+        mistakes for mp3, as it does with AAC.
     """
 
     cut: bool = False
@@ -50,12 +53,12 @@ class Container:
 
 
 def read_container(path):
-    """Reads the header of a file, some hundred bytes.
+    """Read the header of a file, which takes a few hundred bytes.
 
     Arguments
     ---------
     path : str or Path
-        Any file; of an mp3, ``read_mpeg`` tells more.
+        Any file. For an mp3, :func:`read_mpeg` finds out more.
 
     Returns
     -------
@@ -64,7 +67,7 @@ def read_container(path):
     Raises
     ------
     OSError
-        The file cannot be read.
+        If the file cannot be read.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -86,19 +89,21 @@ def read_container(path):
             return Container(frames=frames if frames < PLACEHOLDER else 0)
         file.seek(_skip_id3(file))
         frame = file.read(2)
-        # MPEG audio of no layer is AAC.
+        # A frame that looks like MPEG audio but names no layer is AAC.
         is_aac = frame[:1] == b"\xff" and frame[1:] >= b"\xf0" and not frame[1] & 6
         return Container(foreign=is_aac)
 
 
 def _is_cut(position, length, size):
-    """Whether audio of this position and length does not fit into a file."""
+    """Whether a file of ``size`` bytes ends before audio of this position and length."""
     return length < PLACEHOLDER and position + length > size + SLACK
 
 
 def _find_chunk(file, name, byte_order):
-    """(position, length) of the content of a chunk, as its header has them; None if there
-    is no such chunk."""
+    """Position and length of a chunk's content in bytes, or None if it is missing.
+
+    The length is the one that the header of the chunk states.
+    """
     position = 12
     while True:
         file.seek(position)
@@ -113,41 +118,37 @@ def _find_chunk(file, name, byte_order):
 
 
 def _wav(file, size, start):
+    """The :class:`Container` of a WAV or RF64 file that begins with ``start``."""
     found = _find_chunk(file, b"data", "little")
     if found is None:
         return Container()
     position, length = found
     complete = int.from_bytes(start[4:8], "little") == size - 8
-    if start[:4] == b"RF64":  # sizes are in the chunk ds64, the first one
+    if start[:4] == b"RF64":  # It has its sizes in its first chunk, ds64.
         complete = int.from_bytes(start[20:28], "little") == size - 8
         length = int.from_bytes(start[28:36], "little")
     if not complete and (length == 0 or length > max(size, PLACEHOLDER)):
-        # libsndfile reads up to the end of a WAV whose size is too large.
+        # libsndfile reads a WAV up to its end if the stated size is too large.
         patches = {position - i: 0xFF for i in range(1, 5)}
         return Container(patches=patches | dict(enumerate(b"RIFF")))
     return Container(cut=_is_cut(position, length, size))
 
 
 def read_mpeg(path):
-    """Reads the header of an mp3.
+    """Read the header of an mp3; raises the same errors as :func:`read_container`.
 
-    Its first frame may hold no audio but a table, "Xing", or "Info" where the bit rate is
-    constant, with the number of frames and bytes.
+    Instead of audio, its first frame may hold a table with the number of frames and bytes
+    of the file. The table is called "Xing", or "Info" if the bit rate is constant.
 
     Arguments
     ---------
     path : str or Path
-        A file that libsndfile takes for mp3.
+        A file that libsndfile recognises as mp3.
 
     Returns
     -------
     Container
-        Its patches hide a table that does not fit.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
+        Its patches hide a table that does not fit the size of the file.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -156,8 +157,9 @@ def read_mpeg(path):
         head = file.read(MPEG_SEARCH)
     sync = re.search(rb"\xff[\xe2-\xff]", head)
     start += sync.start() if sync else 0
-    # Behind four bytes of header, a checksum of two, if any, and side information of 9 to
-    # 32: the name, flags, frames if flag 1 is set, and bytes if flag 2 is.
+    # The table follows four bytes of frame header, an optional checksum of two bytes, and
+    # 9 to 32 bytes of side information. It has its name, flags, the number of frames if
+    # flag 1 is set, and the number of bytes if flag 2 is set.
     pattern = re.compile(rb"(?:Xing|Info)(.{12})", re.DOTALL)
     table = sync and pattern.search(head, sync.start(), sync.start() + 64)
     if not table:
@@ -175,7 +177,7 @@ def read_mpeg(path):
 
 
 def _skip_id3(file):
-    """Where an mp3 begins, behind tags such as a title or a picture."""
+    """Position after the ID3 tags of an mp3, such as a title or a picture."""
     position = 0
     while True:
         file.seek(position)
@@ -185,4 +187,4 @@ def _skip_id3(file):
         length = 0
         for byte in head[6:]:
             length = length << 7 | byte & 0x7F
-        position += 10 + length + (10 if head[5] & 0x10 else 0)  # the flag: a footer
+        position += 10 + length + (10 if head[5] & 0x10 else 0)  # flag: has a footer

@@ -1,16 +1,17 @@
-"""Which rows of manifests a run trains on, validates on and is evaluated on.
+"""Which rows of the manifests a run trains on, validates on and is evaluated on.
 
-A corpus may have no rows for dev or test, as many small languages do. It is trained on
-all the same, and a warning names what it is left out of.
+A domain may have no dev or test rows, as is the case for many small languages. It is
+trained on nevertheless, and a warning says what it is left out of.
 """
 
 from pathlib import Path
 
+import numpy as np
 from speechbrain.utils.logger import get_logger
 
 from ..errors import InputError
+from ..training.rng import generator
 from . import manifest
-from .loaders import labelled
 
 logger = get_logger(__name__)
 
@@ -23,27 +24,30 @@ def pretraining_splits(train_csv, data_root, domains=None):
     Arguments
     ---------
     train_csv : str or Path
-        A manifest; ``dev.csv`` is beside it, if there are rows for it.
+        The manifest to pre-train on. A ``dev.csv`` in the same folder is used, but need
+        not exist.
     data_root : str or Path
         As for :func:`manifest.read`.
     domains : sequence of str, optional
-        What to pre-train on. Default: all that ``train_csv`` has.
+        What to pre-train on. Default: all domains of ``train_csv``.
 
     Returns
     -------
     train : Manifest
     dev : Manifest or None
-        Of the domains of ``train`` that have rows in it; None if none has.
+        The rows of those domains of ``train`` that have dev rows; None if there are none.
 
     Raises
     ------
     ManifestError
-        As :func:`manifest.read`; also for a domain without rows to pre-train on.
+        As for :func:`manifest.read`, which includes a domain without rows to pre-train
+        on.
     """
     train_csv = Path(train_csv)
     train = manifest.read(train_csv, data_root, domains)
-    lack = "pre-trained on, but not validated"
-    dev = held_out(train_csv.with_name("dev.csv"), data_root, train.domains, lack)
+    consequence = "pre-trained on, but not validated"
+    dev_csv = train_csv.with_name("dev.csv")
+    dev = held_out(dev_csv, data_root, train.domains, consequence)
     return train, dev
 
 
@@ -56,33 +60,33 @@ def finetuning_splits(
     max_train_seconds=None,
     test_domains=None,
 ):
-    """The transcribed rows of every split that a fine-tuning reads.
+    """The transcribed rows of every split that fine-tuning reads.
 
     Arguments
     ---------
     folder : str or Path
-        Holds ``train.csv`` and, if there are rows for them, ``dev.csv`` and ``test.csv``.
+        Contains ``train.csv`` and, as far as there are rows for them, ``dev.csv`` and
+        ``test.csv``.
     data_root : str or Path
         As for :func:`manifest.read`.
     domains : sequence of str
-        What to fine-tune on.
+        The domains to fine-tune on.
     eval_splits : sequence of str
-        What to evaluate on, from ``SPLITS``.
+        The splits to evaluate on, from :data:`SPLITS`.
     seed, max_train_seconds
-        As for :func:`loaders.labelled`, of ``train``.
+        As ``seed`` and ``max_seconds_per_domain`` of :func:`labelled`, for ``train``.
     test_domains : sequence of str, optional
-        What to evaluate on in ``test``. Default: ``domains``.
+        The domains to evaluate on in ``test``. Default: ``domains``.
 
     Returns
     -------
     dict
-        {split: Manifest} of ``train``, ``dev``, and those of ``eval_splits`` that have
-        rows.
+        Split → Manifest: ``train``, ``dev``, and those of ``eval_splits`` that have rows.
 
     Raises
     ------
     InputError
-        A split that is unknown, no dev rows at all, or as :func:`loaders.labelled` and
+        If a split is unknown, if no domain has dev rows, or as for :func:`labelled` and
         :func:`manifest.read`.
     """
     if unknown := sorted(set(eval_splits) - set(SPLITS)):
@@ -93,49 +97,93 @@ def finetuning_splits(
     for split in dict.fromkeys(("dev", *eval_splits)):
         if split in splits:
             continue
-        lack = "not validated" if split == "dev" else f"not evaluated on {split}"
+        consequence = f"not evaluated on {split}" if split != "dev" else "not validated"
         wanted = test_domains if split == "test" and test_domains else domains
         path = folder / f"{split}.csv"
-        if rows := held_out(path, data_root, wanted, lack, transcribed=True):
+        if rows := held_out(path, data_root, wanted, consequence, transcribed=True):
             splits[split] = labelled(rows, seed)
     if "dev" not in splits:
         raise InputError(
             f"{folder / 'dev.csv'}: no transcribed rows of {', '.join(domains)}. "
             "Fine-tuning chooses its best epoch on them: give one of the domains dev "
-            "data, e.g. a part of its training data, or take others"
+            "data, for example some of its training data, or choose other domains"
         )
     return splits
 
 
-def held_out(path, data_root, domains, lack, transcribed=False):
-    """The rows of dev or test; a warning names the domains that have none.
+def held_out(path, data_root, domains, consequence, transcribed=False):
+    """The dev or test rows of some domains; a warning names the domains without any.
 
     Arguments
     ---------
     path : Path
-        A manifest, which may be missing.
+        A manifest, which need not exist.
     data_root : str or Path
         As for :func:`manifest.read`.
     domains : sequence of str
-        Whose rows; ``libri`` has those of ``libri/test-clean``, too.
-    lack : str
-        What becomes of a domain without rows, in words.
+        Whose rows to read. The rows of ``libri/test-clean`` belong to ``libri``, too.
+    consequence : str
+        What a missing domain is left out of, in words, for the warning.
     transcribed : bool
-        Whether only domains with a transcript count.
+        Whether to ignore domains without a single transcript.
 
     Returns
     -------
     Manifest or None
         None if there are no rows.
     """
-    there = set()
+    present = set()
     if path.is_file():
         rows = manifest.read(path, data_root, check_files=False)
-        words = {row["domain"] for row in rows if row["wrd"]} if transcribed else ()
-        there = set(words if transcribed else rows.domains)
-    found = {name: name if name in domains else name.split("/")[0] for name in there}
+        present = set(rows.domains)
+        if transcribed:
+            present = {row["domain"] for row in rows if row["wrd"]}
+    # {name in the manifest: requested domain that it belongs to}
+    found = {name: name if name in domains else name.split("/")[0] for name in present}
     found = {name: domain for name, domain in found.items() if domain in domains}
     if absent := [name for name in domains if name not in found.values()]:
         rows = "transcribed rows" if transcribed else "rows"
-        logger.warning(f"{path}: no {rows} of {', '.join(absent)}: {lack}")
+        logger.warning(f"{path}: no {rows} of {', '.join(absent)}: {consequence}")
     return manifest.read(path, data_root, sorted(found)) if found else None
+
+
+def labelled(rows, seed, max_seconds_per_domain=None):
+    """The rows that have a transcript, up to a number of seconds in each domain.
+
+    Arguments
+    ---------
+    rows : Manifest
+        From which to select.
+    seed : int
+        Seed of the random selection. With the same seed, a smaller selection is a subset
+        of a larger one.
+    max_seconds_per_domain : float, optional
+        Seconds of audio to keep of each domain. Default: all.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    InputError
+        If a domain has no transcript, or none that fits into its seconds.
+    """
+    limit = np.inf if max_seconds_per_domain is None else max_seconds_per_domain
+    order = generator(seed, "labels").permutation(len(rows))
+    kept, seconds = [], np.zeros(len(rows.domains))
+    for row in order:
+        domain = rows.domain[row]
+        if seconds[domain] <= limit and rows[int(row)]["wrd"]:
+            # The first row that exceeds the limit ends its domain. If shorter rows after
+            # it were taken, a smaller selection would not be a subset of a larger one.
+            seconds[domain] += rows.duration[row]
+            if seconds[domain] <= limit:
+                kept.append(row)
+    found = set(rows.domain[kept])
+    if bare := [d for i, d in enumerate(rows.domains) if i not in found]:
+        raise InputError(
+            f"{rows.path}: no transcripts in domains {bare} "
+            f"(max_seconds_per_domain: {max_seconds_per_domain})"
+        )
+    return rows.subset(sorted(kept))

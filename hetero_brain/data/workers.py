@@ -1,8 +1,8 @@
-"""Processes that read audio for a run: how they start, hand over batches, and end.
+"""Loader workers: how the processes that read audio start, send batches, and end.
 
-A loader's workers must not outlive their run, nor keep it from ending; they must leave
-signals to it, and their faults must reach it. What they hand over takes one file
-descriptor a batch, however many domains and tensors it has.
+The workers of a loader must not outlive their run, nor keep it from ending. They leave
+signals to the run, and their errors must reach it. A batch that they send takes a single
+file descriptor, however many domains and tensors it has.
 """
 
 import io
@@ -30,52 +30,58 @@ from ..training.preemption import SIGNALS
 
 logger = get_logger(__name__)
 
-QUIET_SECONDS = 120  # without a batch, before a loader says so
-SOCKET_PATH_BYTES = 107  # longest path of a UNIX socket on Linux
-# Of the folder that multiprocessing makes for its sockets, and of the name of one.
+QUIET_SECONDS = 120  # without a batch, after which a loader warns
+SOCKET_PATH_BYTES = 107  # the longest path of a UNIX socket on Linux
+# Bytes that multiprocessing appends: its folder for sockets, and the name of a socket.
 FOLDER_BYTES, NAME_BYTES = len("/pymp-abcdefgh"), len("/listener-abcdefgh")
-SERVER_GONE = 255  # exit code of workers whose server has ended, to Python
-NOT_SENT = 70  # exit code of a worker that cannot hand over its batch
+SERVER_GONE = 255  # exit code that Python gives to workers whose fork server has ended
+NOT_SENT = 70  # exit code of a worker that cannot send its batch
 
-CAUSES = {  # of a worker's end, by its exit code
+# Imported once by the fork server rather than by each worker. It is a name because that
+# module imports this one.
+PRELOADED = ["hetero_brain.data.loaders"]
+
+CAUSES = {  # why a worker ended, by its exit code
     -signal.SIGKILL: "it was killed, most likely because memory ran out: use fewer "
     "num_workers or a smaller global_batch_seconds, or ask for more memory",
     -signal.SIGBUS: "shared memory ran out: make /dev/shm larger (docker run "
     "--shm-size), or use fewer num_workers or a smaller global_batch_seconds",
     SERVER_GONE: "the process that starts workers was killed, too, most likely because "
     "memory ran out",
-    NOT_SENT: "it could not hand over a batch; the traceback above says why",
+    NOT_SENT: "it could not send a batch; the traceback above says why",
 }
 
 
 class WorkerDied(RuntimeError):
-    """A loader worker ended in the midst of a run; the message says which and why."""
+    """A loader worker ended during a run; the message says which one, and why."""
 
 
 # ------------------------------------------------------------------- start and end
 
 
 def worker_options():
-    """How loader workers start and end: what a ``DataLoader`` takes for it.
+    """Options of a ``DataLoader`` that determine how its workers start and end.
 
-    They are forked in a server that has neither the run's threads, beside which a fork
-    may hang, nor its signals: those that a whole process group or job gets are blocked
-    there, and in the workers. They end when the run does, and when it tells them to.
+    Workers are forked from a server process. It has none of the threads of the run, since
+    a fork of a process with threads may hang. Signals that a whole process group or job
+    receives are blocked in the server and in the workers, as only the run responds to
+    them. Workers end when the run ends, or when it asks them to.
 
     Returns
     -------
     dict
+        Keyword arguments of ``DataLoader``.
 
     Raises
     ------
     InputError
-        As :func:`use_short_socket_paths`.
+        As for :func:`use_short_socket_paths`.
     """
     use_short_socket_paths()
-    forkserver.set_forkserver_preload(["hetero_brain.data.loaders"])
+    forkserver.set_forkserver_preload(PRELOADED)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        resource_tracker.ensure_running()  # which unblocks some of them
+        resource_tracker.ensure_running()  # This unblocks some of the signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         forkserver.ensure_running()
     finally:
@@ -84,15 +90,15 @@ def worker_options():
 
 
 def use_short_socket_paths():
-    """Have ``multiprocessing`` keep its sockets in a folder whose path is short enough.
+    """Make ``multiprocessing`` keep its sockets in a folder with a short path.
 
-    They are in the folder for temporary files, whose path some batch systems make longer
-    than that of a UNIX socket may be.
+    By default they are in the folder for temporary files. On some batch systems its path
+    is longer than the path of a UNIX socket may be.
 
     Raises
     ------
     InputError
-        Neither ``TMPDIR`` nor any of the usual folders will do.
+        If neither ``TMPDIR`` nor any of the usual folders can be used.
     """
     usual, longest = tempfile.gettempdir(), SOCKET_PATH_BYTES - NAME_BYTES
     for folder in (usual, "/tmp", "/var/tmp", "/dev/shm"):
@@ -100,7 +106,8 @@ def use_short_socket_paths():
             continue
         before, tempfile.tempdir = tempfile.tempdir, folder
         try:
-            made = multiprocessing.util.get_temp_dir()  # once, and remembered there
+            # multiprocessing makes its folder at the first call and then keeps it.
+            made = multiprocessing.util.get_temp_dir()
         except OSError:
             continue
         finally:
@@ -114,49 +121,53 @@ def use_short_socket_paths():
 
 
 def _begin(worker_id):
-    """In a worker, as it starts."""
+    """Runs in a worker as it starts: arranges how it ends."""
     run = multiprocessing.parent_process()
 
-    def end_when_told():
-        # Python ends workers by SIGTERM, which it sends itself and which is blocked
-        # here; from anybody else it is meant for the run.
+    def end_on_request():
+        # The run ends its workers by SIGTERM, which is blocked here. A SIGTERM from any
+        # other process is meant for the run.
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run.pid:
             pass
         os._exit(0)
 
     def end_with_the_run():
-        # torch's workers watch their server instead, which lives as long as they do.
+        # PyTorch's own check watches the parent of the worker. Here that is the server,
+        # which lives as long as its workers.
         run.join()
         os._exit(0)
 
-    for end in (end_when_told, end_with_the_run):
+    for end in (end_on_request, end_with_the_run):
         threading.Thread(target=end, daemon=True).start()
-    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_not_sent)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_not_sent)
 
 
-def _not_sent(error, item):
-    """In a worker whose batch cannot be sent: Python would print why, and the run would
-    wait for it for ever."""
+def _end_not_sent(error, item):
+    """Runs in a worker whose batch cannot be sent: print the reason and end the worker.
+
+    Python itself would only print the reason, and the run would wait for the batch
+    forever.
+    """
     traceback.print_exception(error)
     sys.stderr.flush()
     os._exit(NOT_SENT)
 
 
-# ------------------------------------------------------------------------ hand over
+# ---------------------------------------------------------------------- send batches
 
 
 @dataclass
 class Packed:
-    """An item of a data set with all of its tensors in one piece of shared memory.
+    """An item of a dataset with all of its tensors in one block of shared memory.
 
     Attributes
     ----------
     skeleton : bytes
         The item, pickled without its tensors.
     layout : list of tuple
-        Offset in bytes, dtype and shape of each.
+        Offset in bytes, dtype and shape of each tensor.
     memory : torch.Tensor
-        (bytes,) of uint8.
+        The block, as uint8 of shape (bytes,).
     """
 
     skeleton: bytes
@@ -164,11 +175,11 @@ class Packed:
     memory: torch.Tensor
 
     def pin_memory(self):
-        """The same in pinned memory; what a ``DataLoader`` asks for."""
+        """A copy in pinned memory; a ``DataLoader`` calls this."""
         return Packed(self.skeleton, self.layout, self.memory.pin_memory())
 
     def unpack(self):
-        """The item; its tensors share the memory."""
+        """The item; its tensors are views of the shared memory."""
         tensors = [
             self.memory[at : at + math.prod(shape) * dtype.itemsize]
             .view(dtype)
@@ -179,10 +190,10 @@ class Packed:
 
 
 def pack(item):
-    """In a worker, an item as :class:`Packed`; elsewhere the item itself.
+    """Turn an item into :class:`Packed` in a worker; elsewhere, return the item itself.
 
-    Every tensor that is handed over by itself takes a file descriptor in both processes,
-    so that a few hundred domains would use up the usual 1024.
+    Each tensor that is sent on its own takes a file descriptor in both processes, so that
+    a few hundred domains would use up the usual limit of 1024.
     """
     if torch.utils.data.get_worker_info() is None:
         return item
@@ -192,7 +203,8 @@ def pack(item):
     for tensor in tensors:
         layout.append((end, tensor.dtype, tuple(tensor.shape)))
         end += -(-tensor.nbytes // 64) * 64
-    # Shared here, where a fault reaches the run, and not as it is sent.
+    # The memory is shared here rather than when it is sent, because an error raised here
+    # reaches the run.
     memory = torch.empty(max(1, end), dtype=torch.uint8).share_memory_()
     packed = Packed(skeleton.getvalue(), layout, memory)
     for (at, dtype, shape), tensor in zip(layout, tensors):
@@ -201,7 +213,7 @@ def pack(item):
 
 
 class _Pickler(pickle.Pickler):
-    """Writes all but tensors, which it appends to a list."""
+    """Pickles everything except tensors, which it appends to a list."""
 
     def __init__(self, file, tensors):
         super().__init__(file, protocol=pickle.HIGHEST_PROTOCOL)
@@ -217,7 +229,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what :class:`_Pickler` wrote."""
+    """Unpickles what :class:`_Pickler` wrote."""
 
     def __init__(self, file, tensors):
         super().__init__(file)
@@ -227,26 +239,27 @@ class _Unpickler(pickle.Unpickler):
         return self.tensors[place]
 
 
-# ------------------------------------------------------------------------ what happens
+# -------------------------------------------------------------- report what is wrong
 
 
-def blame_dead_workers(iterator, fault):
-    """Raise :class:`WorkerDied` if that is why a ``DataLoader`` has raised a fault.
+def blame_dead_workers(iterator, error):
+    """Raise :class:`WorkerDied` if dead workers are why a ``DataLoader`` raised an error.
 
     Arguments
     ---------
-    iterator : iterator
-        The loader's, or None.
-    fault : Exception
-        What was raised.
+    iterator : iterator or None
+        The iterator of the loader.
+    error : Exception
+        What it raised.
 
     Raises
     ------
     WorkerDied
-        At least one worker has ended.
+        If at least one worker has ended with an exit code other than 0.
     """
     workers = getattr(iterator, "_workers", ())
-    if isinstance(fault, (EOFError, OSError)):  # of a connection to one that just died
+    if isinstance(error, (EOFError, OSError)):
+        # The connection to a worker broke; its exit code may not be known yet.
         time.sleep(1)
     ended = {i: worker.exitcode for i, worker in enumerate(workers) if worker.exitcode}
     if ended:
@@ -255,12 +268,12 @@ def blame_dead_workers(iterator, fault):
             f"exit code {code}: {CAUSES.get(code, 'the output above may say why')}"
             for i, code in ended.items()
         ]
-        raise WorkerDied("\n".join(lines)) from fault
+        raise WorkerDied("\n".join(lines)) from error
 
 
 @contextmanager
 def overdue(num_workers):
-    """Warn while the block takes longer than :data:`QUIET_SECONDS`, again and again."""
+    """Warn every :data:`QUIET_SECONDS` until the block has ended."""
     done = threading.Event()
 
     def watch():

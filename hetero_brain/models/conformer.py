@@ -1,16 +1,16 @@
 """The Conformer encoder, on SpeechBrain's Conformer."""
 
 import torch
-import torch.nn.functional as F
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.lobes.models.transformer.Conformer import (
     ConformerEncoder as SpeechBrainConformer,
 )
 from torch import nn
 
+from . import cpu
 from .front_ends import Conv1dFrontEnd, ConvFrontEnd
 from .layers import Dropout, Linear, adapt, recompute
-from .packing import Unpacked, pack, unpack
+from .operators import on_cpu
 
 # Widths and depths by name; the feed-forward width of the paper's models is open, this
 # one gives their 70 and 59 M parameters (10 blocks for BEST-RQ, 8 for CPC).
@@ -119,8 +119,6 @@ class Conformer(nn.Module):
     (torch.Size([2, 30, 64]), 3)
     """
 
-    PIECE = 512  # stacked frames that go through the front end at a time on a CPU
-
     def __init__(
         self,
         front_end,
@@ -152,6 +150,7 @@ class Conformer(nn.Module):
             for part in RECOMPUTED[recomputed](block):
                 recompute(part)
 
+    @on_cpu(cpu.encode)
     def forward(self, features, lengths):
         """Encode.
 
@@ -165,40 +164,33 @@ class Conformer(nn.Module):
         Returns
         -------
         out : torch.Tensor
-            (batch, frames, d_model), normalised. What is behind the end of an utterance
+            (batch, frames, d_model), normalised. What is after the end of an utterance
             has no meaning.
         hidden : sequence of torch.Tensor
             Input of the first block and output of each block, same shape.
         """
         padding = ~length_to_mask(lengths, features.shape[1], torch.bool)
-        frames, later = features.shape[1], None
-        if self.causal:
-            later = torch.ones(frames, frames, dtype=torch.bool, device=features.device)
-            later = later.triu(1)
-        # Other devices would have to tell the lengths first, and the host would wait.
-        packed = features.is_cpu and not torch.compiler.is_compiling()
-        if packed:
-            x = pack(self.in_pieces(features, lengths), padding)
-        else:
-            x = self.front_end(features)
-        out, _, hidden = self.blocks(
-            self.dropout(x), later, src_key_padding_mask=padding
-        )
-        if packed:
-            out, hidden = unpack(out, padding), Unpacked(hidden, padding)
-        return out, hidden
+        return self.run_blocks(self.dropout(self.front_end(features)), padding)
 
-    def in_pieces(self, features, lengths):
-        """The front end on a few utterances of like length at a time.
+    def run_blocks(self, x, padding):
+        """The blocks on the outputs of the front end.
 
-        For convolutions: their frames stay in the cache, which takes four fifths of the
-        time (28 × 4 s, two threads), and they are padded to the longest of them only.
+        Arguments
+        ---------
+        x : torch.Tensor
+            (batch, frames, d_model), or packed: (frames of all utterances, d_model).
+        padding : torch.Tensor
+            (batch, frames), True after the end of an utterance.
+
+        Returns
+        -------
+        out, hidden
+            As of :meth:`forward`, packed if x is.
         """
-        frames, order = features.shape[1], lengths.argsort()
-        pieces = order.split(max(1, self.PIECE // frames))
-        longest = [int(lengths[piece[-1]]) for piece in pieces]
-        outs = [
-            F.pad(self.front_end(features[piece, :n]), (0, 0, 0, frames - n))
-            for piece, n in zip(pieces, longest)
-        ]
-        return torch.cat(outs).index_select(0, order.argsort())
+        frames, later = padding.shape[1], None
+        if self.causal:
+            later = torch.ones(frames, frames, dtype=torch.bool, device=x.device).triu(
+                1
+            )
+        out, _, hidden = self.blocks(x, later, src_key_padding_mask=padding)
+        return out, hidden

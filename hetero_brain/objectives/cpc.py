@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..brain import HeteroBrain
-from ..models.layers import Linear, widened
+from ..models.layers import Linear
+from ..models.precision import widened
 from ..training.rng import generator
 
 

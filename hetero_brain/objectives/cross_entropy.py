@@ -3,8 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from ..models.layers import PaddedLinear, widened
-from .quantizers import argmax
+from ..models.cpu import ROWS
+from ..models.operators import argmax
+from ..models.precision import widened
 
 
 def linear_cross_entropy(x, labels, weight, bias):
@@ -50,9 +51,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         kind = x.dtype
         if torch.is_autocast_enabled(device):
             kind = torch.get_autocast_dtype(device)
-        rows = PaddedLinear.ROWS
-        padded = F.pad(x.to(kind), (0, 0, 0, -len(x) % rows))
-        rows *= max(1, LinearCrossEntropy.PIECE // len(weight) // rows)
+        padded = F.pad(x.to(kind), (0, 0, 0, -len(x) % ROWS))
+        rows = ROWS * max(1, LinearCrossEntropy.PIECE // len(weight) // ROWS)
         narrow = weight.to(kind), bias.to(kind)
         total = widened(padded.new_zeros(()))
         hits = torch.empty_like(labels, dtype=torch.bool)

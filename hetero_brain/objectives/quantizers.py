@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from speechbrain.utils.distributed import run_on_main
 from torch import nn
 
+from ..models.operators import argmax
 from ..training.files import write_atomically
 from ..training.rng import generator
 
@@ -151,20 +152,6 @@ class KMeansQuantizer(nn.Module):
             # argmin |r − c|² = argmax r·c − |c|²/2: again one product.
             scores = reduced @ self.centroids.T - self.centroids.square().sum(1) / 2
         return argmax(scores).unsqueeze(-1)
-
-
-def argmax(x, block=128):
-    """``x.argmax(-1)``, on a CPU in an eighth of the time (8192 columns).
-
-    PyTorch vectorises the search for a maximum there but not for its place: so the
-    maximum of each block of columns first, and its place in one block only.
-    """
-    if not x.is_cpu or x.shape[-1] % block:
-        return x.argmax(-1)
-    blocks = x.unflatten(-1, (-1, block))
-    best = blocks.amax(-1).argmax(-1)
-    index = best[..., None, None].expand(*best.shape, 1, block)
-    return best * block + blocks.gather(-2, index).squeeze(-2).argmax(-1)
 
 
 def make_quantizer(labels, input_size, codebook_size, n_codebooks=1, seed=0):

@@ -6,7 +6,8 @@ import speechbrain as sb
 from speechbrain.decoders.ctc import CTCBeamSearcher
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from ..data.loaders import Utterances, dev_loader, make_plan, train_loader
+from ..data.datasets import Utterances
+from ..data.loaders import dev_loader, make_plan, train_loader
 from ..models.conformer import make_head
 from ..models.transfer import load_encoder
 from ..recognition.ctc import CTCBrain

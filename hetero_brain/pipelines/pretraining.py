@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..data.loaders import Utterances, dev_loader, make_plan, train_loader
+from ..data.datasets import Utterances
+from ..data.loaders import dev_loader, make_plan, train_loader
 from ..objectives.quantizers import fit_quantizer
 from .rounds import run_phases
 

@@ -14,7 +14,7 @@ import torch
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
 
-from ..data.loaders import AuditedLoader
+from ..data.audited_loader import AuditedLoader
 from ..models.transfer import load_module
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import fingerprint

@@ -1,22 +1,21 @@
-"""Makes a release in Common Voice's layout out of the VoicePrompts corpus, for whoever
-wants to run this recipe without a download of gigabytes.
+"""Makes a release in Common Voice's layout from the VoicePrompts corpus, so that this
+recipe can be run without a download of gigabytes.
 
-``RELEASE_FOLDER/en/train.tsv``, ``dev.tsv``, ``test.tsv``, ``validated.tsv`` (these
-three together), ``other.tsv``, ``invalidated.tsv`` (empty), ``clips/*.mp3`` at 48 kHz
-and ``clip_durations.tsv``, with the columns of release 17. The sentences are the
-transcripts as VoicePrompts normalises them, and the splits are its splits. Speech of
-its train split without a transcript is in ``other``; that of dev and test is left out,
-since it may say what transcribed prompts there say.
+A language has ``RELEASE_FOLDER/en/train.tsv``, ``dev.tsv``, ``test.tsv``,
+``validated.tsv`` (these three together), ``other.tsv``, ``invalidated.tsv`` (empty),
+``clips/*.mp3`` at 48 kHz and ``clip_durations.tsv``, with the columns of release 17. The
+sentences are the transcripts as VoicePrompts normalises them, and the splits are its
+splits. Speech without a transcript is in ``other`` if it is in the train split. In dev
+and test it is left out, since it may say the same as a transcribed prompt.
 
-**The speakers are made up.** There is one voice a language, and Common Voice parts its
-splits by speaker, which would leave no training data. Here every group of prompts of a
-split (``vm-…``, ``digits/…``) has a ``client_id``. Error rates on such a release are
-those of a voice heard in training.
+**The speakers are invented.** There is one voice a language, and since no speaker of
+Common Voice is in several splits, no training data would be left. Here every group of
+prompts of a split (``vm-…``, ``digits/…``) has its own ``client_id``. Error rates on such
+a release are those of a voice heard in training.
 
 > python from_voice_prompts.py DATA_FOLDER RELEASE_FOLDER --languages en es fr it ru
 """
 
-import argparse
 import hashlib
 import logging
 import re
@@ -29,6 +28,7 @@ import torchaudio
 
 from hetero_brain.data import manifest
 from hetero_brain.data.audio import read_audio
+from hetero_brain.data.corpora import command_line
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "VoicePrompts"))
 from voice_prompts_prepare import (  # noqa: E402
@@ -59,21 +59,21 @@ COLUMNS = (
 
 
 def make_release(data_folder, release_folder, languages=tuple(VOICES)):
-    """Writes a release, about 2 minutes for all five languages.
+    """Writes a release, which takes about 2 minutes for all five languages.
 
     Arguments
     ---------
     data_folder : str or Path
-        Where the prompts are, as ``prepare_voice_prompts`` takes it.
+        The folder of the prompts, see ``prepare_voice_prompts``.
     release_folder : str or Path
-        Where the languages' folders go.
+        The folder for the languages' folders.
     languages : sequence of str
-        From ``VOICES``.
+        Codes from ``VOICES``.
 
     Raises
     ------
-    ValueError, FileNotFoundError
-        As ``prepare_voice_prompts``.
+    InputError, MissingData
+        See ``prepare_voice_prompts``.
     """
     prompts = {language: [] for language in languages}
     with tempfile.TemporaryDirectory() as folder:
@@ -81,8 +81,8 @@ def make_release(data_folder, release_folder, languages=tuple(VOICES)):
         for split in SPLITS:
             for row in manifest.read(Path(folder) / f"{split}.csv", data_folder):
                 if row["wrd"] or split == "train":
-                    called = split if row["wrd"] else "other"
-                    prompts[row["domain"]].append((called, row))
+                    table = split if row["wrd"] else "other"
+                    prompts[row["domain"]].append((table, row))
     for language, rows in prompts.items():
         write_language(Path(release_folder) / language, language, rows)
         logger.info("%s: %d clips in %s", language, len(rows), release_folder)
@@ -94,11 +94,11 @@ def write_language(folder, language, rows):
     Arguments
     ---------
     folder : Path
-        Where.
+        The folder of the language.
     language : str
-        Its code.
+        The code of the language.
     rows : sequence of tuple
-        (split, row of a VoicePrompts manifest).
+        Pairs (name of a table, row of a VoicePrompts manifest).
     """
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     tables = {name: [] for name in (*SPLITS, "validated", "other", "invalidated")}
@@ -127,7 +127,7 @@ def write_language(folder, language, rows):
 
 
 def write_clip(path, row):
-    """Writes the audio of a manifest's row as mp3; returns its seconds."""
+    """Writes the audio of a manifest's row as mp3. Returns its duration in seconds."""
     signal = read_audio(row, PROMPT_RATE)
     signal = torchaudio.functional.resample(signal, PROMPT_RATE, SAMPLE_RATE)
     soundfile.write(path, signal.clamp(-1, 1), SAMPLE_RATE, format="MP3")
@@ -135,30 +135,27 @@ def write_clip(path, row):
 
 
 def made_up_speaker(language, split, id_):
-    """128 hexadecimal digits for a group of prompts of a split: ``vm`` of
-    ``en/vm-sorry``."""
+    """A ``client_id`` for a group of prompts of a split. The group of ``en/vm-sorry`` is
+    ``vm``."""
     group = re.split("[-/]", id_.partition("/")[2])[0]
     return digest(f"{language} {split} {group}")
 
 
 def digest(text):
-    """A hash like those of Common Voice."""
+    """A hash of 128 hexadecimal digits, as Common Voice has them."""
     return hashlib.sha512(text.encode()).hexdigest()
 
 
 def write_tsv(path, header, lines):
-    """Writes fields parted by tabs, nothing quoted."""
+    """Writes fields separated by tabs, without any quotes."""
     text = ["\t".join(map(str, line)) + "\n" for line in (header, *lines)]
     path.write_text("".join(text), encoding="utf-8", newline="\n")
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("data_folder")
-    parser.add_argument("release_folder")
+    parser = command_line.argument_parser(__doc__, "data_folder", "release_folder")
     parser.add_argument("--languages", nargs="+", default=list(VOICES))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    make_release(**vars(parser.parse_args()))
+    command_line.run(make_release, parser)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Transcripts of English corpora, each with a markup of its own, in one character set:
-a–z, 0–9, the space and ``' - . &``, 41 characters.
+"""Converts the transcripts of English corpora, each of which has its own markup, to one
+set of 41 characters: a–z, 0–9, the space and ``' - . &``.
 
-A transcript becomes words only if it tells what is said. In each corpus some words are
-not certain: not understood, foreign, unknown to its makers. Such an utterance has no
-words here but a reason, and serves for pre-training.
+A transcript becomes words only if it tells what is said. Each corpus has some words that
+are not certain: they were not understood, are foreign, or were unknown to its makers. For
+such an utterance there is a reason in place of words, and it is used for pre-training.
 """
 
 import re
@@ -15,22 +15,23 @@ CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789 '-.&"
 NOISE = (r"\[[^\]]*\]|\{[^}]*\}", " ")
 TAGS = (r"<[^>]*>", " ")
 UNINTELLIGIBLE = (r"\(\(|\)\)", "unintelligible words")
-# `{laugh}` and `{breath`, `[static]`, `[/static]`, `[[NS]]`: what is no speech
+# Sounds that are not speech: `{laugh}` and `{breath`, `[static]`, `[/static]`, `[[NS]]`.
 LDC_NOISE = [
     (r"\[\[[^\]]*\]\]", " "),
     (r"\[/?[^\]]*\]", " "),
     (r"\{\w*\}?", " "),
 ]
-# `&Bill`, `^Jennings` and `@Arafat` are names, the last of a spelling not looked up;
-# `%uh` is a hesitation, `**yuppiedom**` a coinage, `+probly+` said so, `//aside//` said
-# to others, `#both#` said while another speaks: all of it is said.
+# Marks of words that are said: `&Bill`, `^Jennings` and `@Arafat` are names (the spelling
+# of the last was not looked up), `%uh` is a hesitation, `**yuppiedom**` is a coinage,
+# `+probly+` is a mispronunciation, `//aside//` is said to others, and `#both#` is said
+# while someone else speaks.
 LDC_WORDS = [
     (r"(?<![\w])[&%^@](?=[\w'])", ""),
     (r"\*\*|//|#|\+(?=\w)|(?<=\w)\+", " "),
     (r"(?<=[A-Za-z])\._|_", ". "),
 ]
 
-# What says that words are not certain: (pattern, reason).
+# Marks of words that are not certain: (pattern, reason).
 UNCERTAIN = {
     "broadcast_news": [
         UNINTELLIGIBLE,
@@ -51,7 +52,7 @@ UNCERTAIN = {
     "tedlium": [(r"<unk>", "unknown words")],
 }
 UNCERTAIN["tedlium2"] = UNCERTAIN["tedlium"]
-# What is said by each mark, applied in order: (pattern, replacement).
+# All other marks, in the order in which they are replaced: (pattern, replacement).
 MARKUP = {
     "broadcast_news": [*LDC_NOISE, TAGS, *LDC_WORDS],
     "callhome_english": [*LDC_NOISE, *LDC_WORDS],
@@ -60,17 +61,17 @@ MARKUP = {
     "switchboard": [
         (r"<[be]_aside>", " "),
         (r"\[laughter-([^\]]+)\]", r"\1"),  # said laughing
-        # [lem[guini]-/linguini]: what was said, and what was meant
+        # [lem[guini]-/linguini]: what is said, and what is meant
         (r"\[((?:[^][/]|\[[^]]*\])+)/[^][]*\]", r"\1"),
         (r"(?<!\S)\[(laughter|noise|vocalized-noise|silence)\](?!\S)", " "),
         (r"\{([^}]*)\}", r"\1"),  # coined
-        (r"\[[^]]*\]", ""),  # of a broken word, what was not said: th[at]-, -[th]at
-        (r"_\d\b", ""),  # about_1: a way to say it
+        (r"\[[^]]*\]", ""),  # the part of a word that is not said: th[at]-, -[th]at
+        (r"_\d\b", ""),  # about_1: a pronunciation
     ],
     "tedlium": [
         NOISE,
         (r"<sil>", " "),
-        (r"\(\d\)", ""),  # a(2): a way to say it
+        (r"\(\d\)", ""),  # a(2): a pronunciation
         (r"(?<=\w) '(?=\w)", "'"),  # it 's
         (r"(?<!\S)' (?=\w)", "'"),  # ' cause
     ],
@@ -83,30 +84,32 @@ PUNCTUATION = re.compile(r"[\"“”„«»,;:!?¡¿…()]")
 
 
 def normalise(text, corpus=""):
-    """The words of a transcript, or why they are not known.
+    """The words of a transcript, or the reason why they are not known.
 
-    1. Bytes that were no UTF-8, U+FFFD here: no words. The corpus's own markup:
-       ``UNCERTAIN``, then ``MARKUP``.
-    2. What is left in brackets, symbols that stand for words (``%``, ``$``, ``=``), and
-       letters that are not Latin: no words. Accents are dropped: ``café`` is ``cafe``.
-    3. Lower case. ``'`` stays in and before words (``'cause``), ``-`` within them
-       (``uh-huh``) and where a word breaks off (``th-``), ``&`` within them (``at&t``)
-       and is ``and`` by itself, ``.`` stays after initials (``u.s.``) and before digits
-       (``3.5``). All other punctuation becomes a space.
+    1. The words are not known if there were bytes that are not UTF-8, which are U+FFFD
+       here. The markup of the corpus is resolved: ``UNCERTAIN``, then ``MARKUP``.
+    2. The words are not known if brackets, symbols that stand for words (``%``, ``$``,
+       ``=``) or letters that are not Latin are left. Accents are dropped: ``café``
+       becomes ``cafe``.
+    3. The text is converted to lower case. ``'`` stays within and before words
+       (``'cause``), ``-`` stays within them (``uh-huh``) and where a word breaks off
+       (``th-``), ``&`` stays within them (``at&t``) and is ``and`` on its own, ``.``
+       stays after initials (``u.s.``) and before digits (``3.5``). All other punctuation
+       becomes a space.
 
     Arguments
     ---------
     text : str
-        As the corpus has it.
+        The transcript, as the corpus has it.
     corpus : str
-        lhotse's name; one that is not in ``MARKUP`` has none.
+        lhotse's name; one that is not in ``MARKUP`` is taken to have no markup.
 
     Returns
     -------
-    str
-        Words of ``CHARACTERS``, or "".
-    str or None
-        Why there are none.
+    words : str
+        Consists of ``CHARACTERS``; "" if the words are not known.
+    reason : str or None
+        Why they are not known.
 
     Example
     -------
@@ -142,7 +145,7 @@ def normalise(text, corpus=""):
 
 @lru_cache(maxsize=1 << 20)
 def _word(word):
-    """One word of lower-case letters, with the marks that belong to it."""
+    """One word in lower case, without punctuation that is not part of it."""
     if word.isalnum():
         return word
     if word == "&":
@@ -150,7 +153,8 @@ def _word(word):
     word = word.replace("--", " ").strip("&")
     if re.fullmatch(r"(?:[a-z]\.)+(?:'s)?", word):  # initials
         return word
-    # Quotes around a word, dots not before a digit or within, hyphens before it
+    # What goes: dots that are not within the word or before a digit, hyphens that are not
+    # within or after it, and quotes around it.
     word = re.sub(r"\.(?![a-z0-9])|(?<![a-z0-9])\.(?!\d)", " ", word)
     word = re.sub(r"(?<![a-z0-9])-+(?![a-z0-9])|(?<!\S)-+", " ", word)
     word = re.sub(r"(?<!\S)'(.*)'(?!\S)", r"\1", word)

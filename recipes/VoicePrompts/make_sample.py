@@ -1,11 +1,11 @@
-"""Makes ``sample/`` from the whole data: what the demo and the tests run on.
+"""Makes ``sample/``, which the demo and the tests use, from the whole data.
 
 > python make_sample.py DATA_FOLDER
 
-Takes prompts that have a transcript and last 1 to 10 s in all of the languages,
-in the order of a hash of their names, until the folder has the size wanted; and
-beside them some of what the prepare script leaves out or does not transcribe.
-Lossless: 16-bit FLAC at the 8 kHz of the original.
+It takes prompts that have a transcript and last 1 to 10 s in all of the languages, in the
+order of a hash of their names, until the folder has the intended size. It also includes
+some of what the prepare script leaves out or does not transcribe. The samples are
+lossless: 16-bit FLAC at the original 8 kHz.
 """
 
 import hashlib
@@ -19,9 +19,10 @@ import voice_prompts_prepare as prepare
 SAMPLE = Path(__file__).parent / "sample"
 LANGUAGES = ("en", "es", "fr")
 MAX_BYTES = 5_300_000
-# Silence, two sound effects, a spelled letter, digits, words in brackets (es, then
-# fr), two transcripts (es), none (es, fr).
-DIRT = (
+# Prompts that are left out or have no words. In this order: silence, two sound effects, a
+# spelled letter, digits, words in brackets (es, then fr), two transcripts (es), and two
+# without transcript (es, fr).
+DIFFICULT = (
     "silence/1",
     "beep",
     "confbridge-join",
@@ -38,14 +39,14 @@ def usable(name, language, audio, texts):
     """Whether a prompt has audio of 1 to 10 s and words in a language."""
     if name not in audio[language]:
         return False
-    seconds, fault = prepare.inspect_audio(audio[language][name])
+    seconds, problem = prepare.inspect_audio(audio[language][name])
     prompt = texts[language].get(name.casefold(), ())
     words, _ = prepare.label(name, prompt, language, seconds)
-    return not fault and 1 <= seconds <= 10 and bool(words)
+    return not problem and 1 <= seconds <= 10 and bool(words)
 
 
 def convert(name, language, audio):
-    """Writes one prompt as FLAC, where the language has it; gives the bytes."""
+    """Writes one prompt as FLAC if the language has it. Returns the size in bytes."""
     if name not in audio[language]:
         return 0
     target = SAMPLE / language / f"{name}.flac"
@@ -63,14 +64,14 @@ def main(data_folder):
     names = [
         name
         for name in audio["en"]
-        if name not in DIRT
+        if name not in DIFFICULT
         and all(usable(name, language, audio, texts) for language in LANGUAGES)
     ]
     names.sort(key=lambda name: hashlib.sha256(f"sample {name}".encode()).digest())
     for language in LANGUAGES:
         shutil.rmtree(SAMPLE / language, ignore_errors=True)
-    chosen, size = list(DIRT), 0
-    for name in DIRT:
+    chosen, size = list(DIFFICULT), 0
+    for name in DIFFICULT:
         size += sum(convert(name, language, audio) for language in LANGUAGES)
     for name in names:
         if size > MAX_BYTES:
@@ -87,7 +88,9 @@ def main(data_folder):
         ]
         target = SAMPLE / language / f"core-sounds-{language}.txt"
         target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{len(chosen)} of {len(names) + len(DIRT)} prompts, {size} bytes of FLAC")
+    print(
+        f"{len(chosen)} of {len(names) + len(DIFFICULT)} prompts, {size} bytes of FLAC"
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import torchaudio
 
 from hetero_brain.data import manifest
 from hetero_brain.data.audio import read_audio
-from hetero_brain.data.loaders import Utterances, train_loader
+from hetero_brain.data.datasets import Utterances
+from hetero_brain.data.loaders import train_loader
 from hetero_brain.data.plan import Plan
 
 from . import models, speech

@@ -14,7 +14,7 @@ from speechbrain.dataio.batch import PaddedBatch
 
 import hetero_brain.brain
 import hetero_brain.training.parallel
-from hetero_brain.data.loaders import GlobalBatches
+from hetero_brain.data.datasets import GlobalBatches
 from hetero_brain.data.plan import Plan
 from hetero_brain.training.parallel import rank_and_size, reduce_gradients
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hetero_brain import DomainBatch
 from hetero_brain.data import manifest
-from hetero_brain.data.loaders import Utterances
+from hetero_brain.data.datasets import Utterances
 
 RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"
 RATE = 8000  # Hz

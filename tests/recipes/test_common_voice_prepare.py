@@ -15,9 +15,10 @@ import soundfile
 
 from hetero_brain.data import manifest
 from hetero_brain.data.audio import read_audio
-from hetero_brain.data.corpora import commonvoice
+from hetero_brain.data.corpora import commonvoice_clips, commonvoice_tables
 from hetero_brain.data.corpora.commonvoice import read_release
-from hetero_brain.data.corpora.summary import HEARD, SPEAKER_HELD_OUT, Summary
+from hetero_brain.data.corpora.selection import HEARD, SPEAKER_HELD_OUT
+from hetero_brain.data.corpora.summary import Summary
 from hetero_brain.errors import InputError
 from tests.benchmarks import data_path
 from tests.recipes.common_voice_fixture import (
@@ -417,7 +418,7 @@ def test_everything_missing_is_listed_before_anything_is_read(tmp_path, monkeypa
     (data / "fr/validated.tsv").unlink()
     (data / "fr/dev.tsv").unlink()
     (data / "ta/clips").rename(data / "ta/elsewhere")
-    monkeypatch.setattr(prepare, "read_release", None)
+    monkeypatch.setattr(prepare, "LanguageRows", None)
     with pytest.raises(FileNotFoundError) as error:
         prepare.prepare_common_voice(
             data,
@@ -489,14 +490,14 @@ def test_only_clips_without_duration_are_opened(release, tmp_path, monkeypatch, 
     for number in range(5):
         table.add(f"unknown-{number}", speech(number)[0])
     opened = []
-    read_header = commonvoice.read_header
+    read_header = commonvoice_clips.read_header
 
     def watched(path):
         opened.append(path.stem)
         return read_header(path)
 
-    monkeypatch.setattr(commonvoice, "read_header", watched)
-    monkeypatch.setattr(commonvoice, "HEADERS_A_REPORT", 2)
+    monkeypatch.setattr(commonvoice_clips, "read_header", watched)
+    monkeypatch.setattr(commonvoice_clips, "HEADERS_A_REPORT", 2)
     with caplog.at_level(logging.INFO):
         _, rows = run(release, tmp_path / "save", pretrain_languages=["en"])
     assert sorted(opened) == [f"unknown-{number}" for number in range(5)]
@@ -528,9 +529,9 @@ def test_clips_whose_header_has_no_length(release, tmp_path):
 
 
 def test_speakers_are_shortened_only_if_they_are_hashes():
-    assert commonvoice._speaker(client("a")) == client("a")[:16]
+    assert commonvoice_tables.shorten_client_id(client("a")) == client("a")[:16]
     for name in ("speaker-" * 16, "0" * 32, "Ann"):
-        assert commonvoice._speaker(name) == name
+        assert commonvoice_tables.shorten_client_id(name) == name
 
 
 def test_a_hundred_languages(tmp_path, caplog):

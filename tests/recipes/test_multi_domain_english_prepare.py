@@ -17,12 +17,12 @@ from lhotse.recipes import switchboard, voxpopuli
 from scipy.signal import correlate
 
 from hetero_brain.data import manifest
+from hetero_brain.data.audio import read_audio
 from hetero_brain.data.corpora import special_cases
 from hetero_brain.data.corpora.headers import SHORTEN, read_header
 from hetero_brain.data.corpora.lenient import Call, lenient
-from hetero_brain.data.corpora.lhotse_corpora import OVERLAPS, TRIMMED
-from hetero_brain.data.corpora.summary import HEARD, SPEAKER_HELD_OUT
-from hetero_brain.data.loaders import read_audio
+from hetero_brain.data.corpora.segments import OVERLAPS, TRIMMED
+from hetero_brain.data.corpora.selection import HEARD, SPEAKER_HELD_OUT
 from hetero_brain.errors import InputError
 
 
@@ -668,13 +668,13 @@ def test_all_faults_at_once(tmp_path, monkeypatch):
         run(domains, tmp_path)
     told = str(error.value).splitlines()
     expected = [
-        "domains: 17 fault(s)",
+        "domains: 17 error(s)",
         "  librispeech: this name is taken",
         "  a: lhotse has no corpus 'librispeach'; the nearest are ['librispeech'",
         f"  b: no folder {tmp_path}/nowhere",
         "  c: prepare_librispeech has no option 'part'; it has ['alignments_dir'",
         "  d: splits: ['train'] unknown; known: ['pretrain', 'finetune'",
-        "  e: max_hours: finetune: 0 is no number of hours",
+        "  e: max_hours: finetune: 0 is not a positive number of hours",
         "  e: max_hours: fine is not in splits",
         "  f: splits: all[80:20]: percents go up",
         "  g: unknown keys ['wher']; known: ['name', 'corpus'",
@@ -751,16 +751,16 @@ def test_headers(tmp_path):
         path = fixtures.write(tmp_path / name, samples, 8000, **kwargs)
         header = read_header(path)
         assert (header.frames, header.rate, header.channels) == (16000, 8000, 2)
-        assert not header.fault and not header.cut
+        assert not header.problem and not header.cut
         fixtures.cut(path)
         header = read_header(path)
         if name in ("a.flac", "a.ogg"):
-            assert header.fault in ("cut short", "unreadable")
+            assert header.problem in ("cut short", "unreadable")
         else:
             assert 0 < header.frames < 9000 and header.cut
     (tmp_path / "text.wav").write_text("Not Found" * 1000)
-    assert read_header(tmp_path / "text.wav").fault == "unreadable"
-    assert read_header(tmp_path / "gone.wav").fault == "no such file"
+    assert read_header(tmp_path / "text.wav").problem == "unreadable"
+    assert read_header(tmp_path / "gone.wav").problem == "no such file"
     wav = fixtures.write(
         tmp_path / "b.wav", samples, 8000
     )  # what sph2pipe -f wav makes

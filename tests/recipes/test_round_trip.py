@@ -25,7 +25,7 @@ def load(path):
 
 
 english_text = load(RECIPES / "MultiDomainEnglish/english_text.py")
-voice_prompts = load(RECIPES / "VoicePrompts/voice_prompts_prepare.py")
+prompt_text = load(RECIPES / "VoicePrompts/prompt_text.py")
 
 # Article 1 of the Universal Declaration of Human Rights, or its beginning, and what
 # Unicode has a compatibility form for in that script.
@@ -166,8 +166,8 @@ PROMPTS = {
 @pytest.mark.parametrize("language", PROMPTS)
 def test_voice_prompts_come_back(language, tmp_path):
     rng = random.Random(0)
-    letters = voice_prompts.ALPHABETS[language] + " ,.’"
+    letters = prompt_text.ALPHABETS[language] + " ,.’"
     drawn = ("".join(rng.choices(letters, k=30)) for _ in range(300))
     texts = (*PROMPTS[language], *drawn)
-    found = [voice_prompts.normalise(text, language) for text in texts]
+    found = [prompt_text.normalise(text, language) for text in texts]
     come_back([words for words, fault in found if not fault], tmp_path)

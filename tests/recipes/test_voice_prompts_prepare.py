@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import logging
 import shutil
+import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -24,6 +25,7 @@ spec = importlib.util.spec_from_file_location(
 )
 prepare = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(prepare)
+prompt_text = sys.modules["prompt_text"]
 
 
 def read(save_folder, data_folder):
@@ -282,7 +284,7 @@ def test_a_transcript_file_cut_short_is_named(tmp_path):
 )
 def test_normalised_words(language, text, words):
     for form in ("NFC", "NFD"):
-        got = prepare.normalise(unicodedata.normalize(form, text), language)
+        got = prompt_text.normalise(unicodedata.normalize(form, text), language)
         assert got == (words, None)
 
 
@@ -311,19 +313,21 @@ def test_normalised_words(language, text, words):
     ],
 )
 def test_uncertain_text_is_no_transcript(language, text, fault):
-    assert prepare.normalise(text, language) == ("", fault)
+    assert prompt_text.normalise(text, language) == ("", fault)
 
 
 def test_label_rules():
-    assert prepare.label("vm-and", {"y"}, "es", 1.0) == ("y", None)
-    assert prepare.label("letters/y", {"y"}, "es", 1.0) == ("", "spelled letters")
-    assert prepare.label("letters/zed", {"zed"}, "en", 1.0) == ("zed", None)
-    assert prepare.label("x", {"", "one"}, "en", 1.0) == ("", "two transcripts")
-    assert prepare.label("x", (), "en", 1.0) == ("", "no transcript")
-    assert prepare.label("x", {""}, "en", 1.0) == ("", "no transcript")
+    assert prompt_text.label("vm-and", {"y"}, "es", 1.0) == ("y", None)
+    assert prompt_text.label("letters/y", {"y"}, "es", 1.0) == ("", "spelled letters")
+    assert prompt_text.label("letters/zed", {"zed"}, "en", 1.0) == ("zed", None)
+    assert prompt_text.label("x", {"", "one"}, "en", 1.0) == ("", "two transcripts")
+    assert prompt_text.label("x", (), "en", 1.0) == ("", "no transcript")
+    assert prompt_text.label("x", {""}, "en", 1.0) == ("", "no transcript")
     text = "x" * 50
-    assert prepare.label("x", {text}, "en", 2.01) == (text, None)
-    assert prepare.label("x", {text}, "en", 1.99)[1] == "text too long for the audio"
+    assert prompt_text.label("x", {text}, "en", 2.01) == (text, None)
+    assert (
+        prompt_text.label("x", {text}, "en", 1.99)[1] == "text too long for the audio"
+    )
 
 
 def test_sound_effects_by_name_and_by_text():
@@ -334,9 +338,9 @@ def test_sound_effects_by_name_and_by_text():
         ("x", "(beep)"),
         ("x", "<beep ascending>"),
     ]:
-        assert prepare.is_sound_effect(name, {text})
-    assert not prepare.is_sound_effect("x", {"[quello] non è"})
-    assert not prepare.is_sound_effect("beeper", {})
+        assert prompt_text.is_sound_effect(name, {text})
+    assert not prompt_text.is_sound_effect("x", {"[quello] non è"})
+    assert not prompt_text.is_sound_effect("beeper", {})
 
 
 def test_names_match_in_any_case(corpus):

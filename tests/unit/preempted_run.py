@@ -23,7 +23,8 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from torch.utils.data import Dataset
 
 from hetero_brain import DomainBatch, HeteroBrain
-from hetero_brain.data.loaders import AuditedLoader, EpochSampler
+from hetero_brain.data.audited_loader import AuditedLoader
+from hetero_brain.data.loaders import EpochSampler
 from hetero_brain.domain_batch import Share
 from hetero_brain.pipelines.recipe import run
 from hetero_brain.pipelines.recipe_run import recipe_brain

@@ -16,7 +16,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hetero_brain import DomainBatch
-from hetero_brain.data.loaders import GlobalBatches, Utterances, make_plan
+from hetero_brain.data.datasets import GlobalBatches, Utterances
+from hetero_brain.data.loaders import make_plan
 from hetero_brain.models.conformer import Conformer, make_head
 from hetero_brain.models.features import StackedFbank
 from hetero_brain.objectives.bestrq import BestRQBrain

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from hetero_brain.data.loaders import GlobalBatches
+from hetero_brain.data.datasets import GlobalBatches
 from hetero_brain.data.plan import Plan
 from hetero_brain.pipelines.recipe import run
 from hetero_brain.training import parallel

@@ -48,7 +48,8 @@ def test_a_signal_reaches_the_steps_and_the_rest_does_not_begin(tmp_path):
     step = python("open('begun', 'a').write('x'); import time; time.sleep(100)")
     script = (
         "import sys\nfrom pathlib import Path\n"
-        "from hetero_brain import experiment, preemption\n"
+        "from hetero_brain.pipelines import experiment\n"
+        "from hetero_brain.training import preemption\n"
         "with preemption.deferred(lambda: 'waiting'):\n"
         f"    experiment.run_all({{Path(n): {step!r} for n in 'abc'}}, 2)\n"
     )

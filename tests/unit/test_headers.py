@@ -58,7 +58,7 @@ def id3(content):
 def seconds_of(path):
     """What the manifest will say, if training finds as much."""
     header = read_header(path)
-    assert not header.fault
+    assert not header.problem
     row = {"wav": str(path), "start": None, "stop": None}
     row["duration"] = header.frames / header.rate
     assert len(read_audio(row, header.rate)) == header.frames
@@ -204,7 +204,7 @@ def test_a_wav_that_is_whole_though_sizes_are_a_little_off(pcm, tmp_path):
 def test_an_empty_wav(tmp_path):
     for content in (wav(b""), wav(b"", 0, 0), wav(b"", FFMPEG, FFMPEG)):
         (tmp_path / "a.wav").write_bytes(content)
-        assert read_header(tmp_path / "a.wav").fault == "empty"
+        assert read_header(tmp_path / "a.wav").problem == "empty"
 
 
 @pytest.mark.parametrize("size", [0, 2**64 - 1, 2**63 - 1])
@@ -275,7 +275,7 @@ def test_without_ffmpeg(tmp_path, monkeypatch, content):
     monkeypatch.setenv("PATH", str(tmp_path))
     path = tmp_path / "a.mp3"
     path.write_bytes(content)
-    assert read_header(path).fault == "unreadable"
+    assert read_header(path).problem == "unreadable"
     with pytest.raises(
         BadAudio, match="a.mp3: AAC, MP4 or WebM needs the program ffmpeg"
     ):

@@ -10,13 +10,13 @@ from speechbrain.lobes.models.transformer.Conformer import (
 from speechbrain.nnet.attention import RoPEMHA
 from torch import nn
 
-from hetero_brain.models import layers
+from hetero_brain.models import cpu
+from hetero_brain.models.cpu import PaddedLinear
 from hetero_brain.models.layers import (
     Dropout,
     FeedForward,
     Linear,
     MaskedConvolutionModule,
-    PaddedLinear,
     RotarySelfAttention,
     adapt,
 )
@@ -215,7 +215,7 @@ def test_attention_with_dropout_is_its_mean_over_masks(causal):
 
 
 def test_attention_with_dropout_has_the_gradient_of_sdpa(monkeypatch):
-    monkeypatch.setattr(layers, "dropout", lambda x, p: x)
+    monkeypatch.setattr(cpu, "dropout", lambda x, p: x)
     torch.manual_seed(0)
     attention = RotarySelfAttention(8, 2, dropout=0.5)
     x = noise(2, 7, 8).requires_grad_()

@@ -1,4 +1,4 @@
-"""The manifest: what is written comes back, and every fault is named."""
+"""The manifest: what is written is read back, and every error is reported."""
 
 import csv
 import multiprocessing
@@ -46,13 +46,13 @@ def folder(tmp_path):
 
 
 def put(path, *lines, header=HEADER, end="\n", encoding="utf-8"):
-    """Writes a CSV file by hand."""
+    """Write a CSV file without ``manifest.write``."""
     path.write_bytes((end.join([header, *lines]) + end).encode(encoding))
     return path
 
 
 def message(path, **options):
-    """What ``read`` complains of."""
+    """The message of the error that ``read`` raises."""
     with pytest.raises(ManifestError) as error:
         read(path, **options)
     return str(error.value)
@@ -98,11 +98,11 @@ def test_channels(folder):
 
 
 @pytest.mark.parametrize("channel", ["-1", "1.0", "A", "0 1", "²"])
-def test_a_channel_that_is_no_number_is_a_fault(folder, channel):
+def test_a_channel_that_is_not_a_number_is_an_error(folder, channel):
     lines = (f"{GOOD},", f"{GOOD.replace('a', 'b', 1)},{channel}")
     path = put(folder / "t.csv", *lines, header=HEADER + ",channel")
-    told = message(path, check_files=False).splitlines()
-    assert told[1:] == [f"  row 3: channel {channel!r} is not a number from 0 on"]
+    reported = message(path, check_files=False).splitlines()
+    assert reported[1:] == [f"  row 3: channel {channel!r} is not a number from 0 on"]
 
 
 def test_speechbrain_reads_it(folder):
@@ -132,7 +132,7 @@ def test_line_ends_and_byte_order_mark(folder, end, encoding):
 
 
 @pytest.mark.parametrize(
-    "line, fault",
+    "line, expected",
     [
         ("b,1.0,a.wav,,,en,s", "7 fields instead of 8"),
         ("b,1.0,a.wav,,,en,s,one,two", "9 fields instead of 8"),
@@ -155,17 +155,17 @@ def test_line_ends_and_byte_order_mark(folder, end, encoding):
         ("b,1.0,lost.wav,,,en,s,one", "no file '{root}/lost.wav'"),
     ],
 )
-def test_a_fault_is_named_with_its_row(folder, line, fault):
+def test_an_error_is_reported_with_its_row(folder, line, expected):
     lines = [row.replace("a.wav", "{data_root}/a.wav") for row in (GOOD, line)]
     lines[1] = lines[1].replace("lost.wav", "{data_root}/lost.wav")
     path = put(folder / "t.csv", *lines)
-    if fault is None:
+    if expected is None:
         assert len(read(path, data_root=folder)) == 2
     else:
-        told = message(path, data_root=folder).splitlines()
-        assert told[0] == f"{path}: 1 fault(s)"
-        assert told[1].startswith(f"  row 3: {fault.format(root=folder)}")
-        assert len(told) == 2
+        reported = message(path, data_root=folder).splitlines()
+        assert reported[0] == f"{path}: 1 error"
+        assert reported[1].startswith(f"  row 3: {expected.format(root=folder)}")
+        assert len(reported) == 2
 
 
 def test_bytes_that_are_not_utf8(folder):
@@ -173,22 +173,22 @@ def test_bytes_that_are_not_utf8(folder):
     assert "row 3: unreadable" in message(path, check_files=False)
 
 
-def test_all_faults_at_once(folder):
+def test_all_errors_are_reported_at_once(folder):
     path = put(
         folder / "t.csv", GOOD, "b,x,a.wav,,,en,s,", "", "a,1,no.wav,1,,en,s,", "c"
     )
-    told = message(path, data_root=folder, domains=["en", "xx"]).splitlines()
-    assert told[0].endswith("7 fault(s)")
-    rows = [int(line.split(":")[0].removeprefix("  row ")) for line in told[1:]]
+    reported = message(path, data_root=folder, domains=["en", "xx"]).splitlines()
+    assert reported[0].endswith("7 errors")
+    rows = [int(line.split(":")[0].removeprefix("  row ")) for line in reported[1:]]
     assert rows == [1, 2, 3, 5, 5, 5, 6]
 
 
-def test_many_faults_are_counted(folder):
+def test_many_errors_are_counted(folder):
     lines = [f"{i},0,a.wav,,,en,s," for i in range(5000)]
-    told = message(put(folder / "t.csv", *lines), check_files=False).splitlines()
-    assert told[0].endswith("5000 fault(s)")
-    assert told[1].startswith("  row 2:") and told[20].startswith("  row 21:")
-    assert told[21:] == ["  and 4980 more"]
+    reported = message(put(folder / "t.csv", *lines), check_files=False).splitlines()
+    assert reported[0].endswith("5000 errors")
+    assert reported[1].startswith("  row 2:") and reported[20].startswith("  row 21:")
+    assert reported[21:] == ["  and 4980 more"]
 
 
 def test_no_file_no_rows_no_columns(tmp_path):
@@ -197,8 +197,8 @@ def test_no_file_no_rows_no_columns(tmp_path):
     assert message(put(path)) == f"{path}: no rows"
     path.write_bytes(b"")
     assert "no columns ['ID'" in message(path)
-    told = message(put(path, "a,1", header="ID,length"))
-    assert str(list(COLUMNS[1:])) in told and "['ID', 'length']" in told
+    reported = message(put(path, "a,1", header="ID,length"))
+    assert str(list(COLUMNS[1:])) in reported and "['ID', 'length']" in reported
 
 
 def test_wanted_domains(folder):
@@ -208,8 +208,8 @@ def test_wanted_domains(folder):
     assert rows.domains == ("fr",) and rows.domain.tolist() == [0, 0]
     assert [row["ID"] for row in rows] == ["fr/b", "fr/c"]
     assert rows.duration.tolist() == [np.float32(1.2346), 0.5]
-    told = message(folder / "t.csv", data_root=folder, domains=["fr", "de"])
-    assert "no rows of domain ['de']; there are ['en', 'fr']" in told
+    reported = message(folder / "t.csv", data_root=folder, domains=["fr", "de"])
+    assert "no rows of domain ['de']; there are ['en', 'fr']" in reported
 
 
 def test_each_audio_file_is_looked_up_once(folder, monkeypatch):
@@ -221,7 +221,7 @@ def test_each_audio_file_is_looked_up_once(folder, monkeypatch):
 
 
 def test_equal_hashes_are_not_equal_ids(folder, monkeypatch):
-    monkeypatch.setattr(manifest, "hash", lambda value: 0, raising=False)
+    monkeypatch.setattr(manifest.reading, "hash", lambda value: 0, raising=False)
     path = put(folder / "t.csv", GOOD, GOOD.replace("a,", "b,", 1))
     assert len(read(path, check_files=False)) == 2
     path = put(folder / "t.csv", GOOD, GOOD.replace("a,", "b,", 1), GOOD)
@@ -259,7 +259,7 @@ def test_a_replaced_file_is_noticed(folder):
 
 
 @pytest.mark.parametrize(
-    "change, fault",
+    "change, expected",
     [
         ({"wrd": "one\ntwo"}, "row 3: line break in wrd"),
         ({"ID": "b\r"}, "row 3: line break in ID"),
@@ -271,13 +271,13 @@ def test_a_replaced_file_is_noticed(folder):
         ({"domain": ""}, "row 3: empty domain"),
     ],
 )
-def test_write_refuses_and_leaves_the_old_file(folder, change, fault):
+def test_write_refuses_and_leaves_the_old_file(folder, change, expected):
     write(folder / "t.csv", ROWS)
     before = (folder / "t.csv").read_bytes()
     names = set(os.listdir(folder))
-    with pytest.raises(ManifestError, match=fault) as error:
+    with pytest.raises(ManifestError, match=expected) as error:
         write(folder / "t.csv", [ROWS[0], {**ROWS[1], **change}, ROWS[2]])
-    assert str(error.value).startswith(f"{folder}/t.csv: 1 fault(s)")
+    assert str(error.value).startswith(f"{folder}/t.csv: 1 error")
     assert (folder / "t.csv").read_bytes() == before
     assert set(os.listdir(folder)) == names
 

@@ -369,7 +369,7 @@ def test_a_million_rows_take_few_bytes_each():
 # Errors
 
 
-def test_all_faults_are_raised_at_once():
+def test_all_errors_are_raised_at_once():
     with pytest.raises(ValueError) as error:
         make(
             global_batch_seconds=0,
@@ -402,15 +402,15 @@ def test_all_faults_are_raised_at_once():
         ({"global_batch_seconds": float("nan")}, "global_batch_seconds: must be pos"),
         ({"temperature": 2.0}, "temperature: must be 1.0 unless"),
         ({"domains_per_iteration": 0}, "domains_per_iteration: must be from 1 to 3"),
-        ({"domains": ("a", "b", "a")}, "domains: a name is there twice"),
-        ({"domain_of": DOMAIN_OF + 1}, "domain_of: codes must be from 0 to 2"),
-        ({"domain_of": DOMAIN_OF - 1}, "domain_of: codes must be from 0 to 2"),
+        ({"domains": ("a", "b", "a")}, "domains: names must be unique"),
+        ({"domain_of": DOMAIN_OF + 1}, "domain_of: indices must be from 0 to 2"),
+        ({"domain_of": DOMAIN_OF - 1}, "domain_of: indices must be from 0 to 2"),
         ({"domain_of": DOMAIN_OF[:-1]}, r"domain_of: .* \(1599,\) and \(1600,\)"),
         ({"durations": DURATIONS - 0.3}, "durations: must be positive"),
         ({"durations": DURATIONS + np.inf}, "durations: must be positive and finite"),
     ],
 )
-def test_a_fault_is_named(changed, message):
+def test_a_wrong_argument_is_named(changed, message):
     with pytest.raises(ValueError, match=message):
         make(**changed)
 
@@ -423,5 +423,8 @@ def test_an_epoch_without_steps_says_what_to_change():
             batches_per_iteration=2,
         )
     (line,) = str(error.value).splitlines()
-    assert "read has 1 batches an epoch of 400.0 s" in line
+    assert (
+        "takes 2 batches of a domain, but read has only 1 in an epoch, of 400.0 s"
+        in (line)
+    )
     assert "lower global_batch_seconds (1200.0), batches_per_iteration or re" in line

@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from hetero_brain import DomainBatch, HeteroBrain
-from hetero_brain.data.loaders import EpochSampler, SinglePartLoader, train_loader
+from hetero_brain.data.audited_loader import SinglePartLoader
+from hetero_brain.data.loaders import EpochSampler, train_loader
 from hetero_brain.models.conformer import Conformer
 from hetero_brain.models.decoder import AttentionDecoder
 from hetero_brain.models.features import StackedFbank
@@ -560,16 +561,17 @@ def test_an_iteration_without_any_audio_is_one(tmp_path):
 
 def test_a_resumed_run_is_as_lenient_with_bad_audio(few, tmp_path):
     """One bad recording of the last few that are read would be too many of them."""
-    from hetero_brain.data.loaders import Utterances, make_plan
+    from hetero_brain.data.datasets import Utterances
+    from hetero_brain.data.loaders import make_plan
 
     utterances = Utterances(few, 8000)
     plan = make_plan(few, 1, global_batch_seconds=4)
     first = train_loader(utterances, plan)
-    first.bad, first.rows, first.faults = 1, 300, {"a fault"}
+    first.bad, first.rows, first.problems = 1, 300, {"a problem"}
     AtomicCheckpointer(tmp_path, {"audit": first}).save_checkpoint()
     second = train_loader(utterances, plan)
     AtomicCheckpointer(tmp_path, {"audit": second}).recover_if_possible()
-    assert (second.bad, second.rows, second.faults) == (1, 300, {"a fault"})
+    assert (second.bad, second.rows, second.problems) == (1, 300, {"a problem"})
     second.sampler.start_at(plan.steps_per_epoch - 1)
     assert len(list(second)) == 1
 
@@ -579,12 +581,12 @@ def test_to_resume_reads_nothing_of_what_came_before(few, tmp_path, monkeypatch)
     bestrq(tmp_path / "alone", few, clock, every=0)
     with pytest.raises(Killed):
         bestrq(tmp_path / "killed", few, Clock(clock.now * 9 // 20), every=1)
-    from hetero_brain.data import loaders
+    from hetero_brain.data import datasets
 
     read = []
-    real = loaders.GlobalBatches.__getitem__
+    real = datasets.GlobalBatches.__getitem__
     monkeypatch.setattr(
-        loaders.GlobalBatches,
+        datasets.GlobalBatches,
         "__getitem__",
         lambda self, step: read.append(step) or real(self, step),
     )

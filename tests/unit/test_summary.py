@@ -5,13 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
-from hetero_brain.data.corpora.summary import (
-    Summary,
+from hetero_brain.data.corpora.selection import (
     hours_cap,
     keyed_hash,
-    markdown,
     without_speakers,
 )
+from hetero_brain.data.corpora.summary import Summary, markdown
 
 
 def cells(table):

@@ -1,5 +1,6 @@
-"""Loader workers end with their run, hand over what they read, and tell their faults."""
+"""Loader workers end with their run, send what they read, and report their errors."""
 
+import importlib
 import logging
 import os
 import re
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset
 
 from hetero_brain import DomainBatch
 from hetero_brain.data import workers
-from hetero_brain.data.loaders import AuditedLoader
+from hetero_brain.data.audited_loader import AuditedLoader
 from hetero_brain.domain_batch import Share
 from hetero_brain.training.preemption import REQUEUE
 
@@ -30,7 +31,7 @@ ENDS = [
     ("error in a worker", 1, "FileNotFoundError: .*the fifth", [(1, True), (4, False)]),
     ("a worker is killed", 1, MEMORY, [(1, True), (4, False)]),
     ("shared memory runs out", 1, "make /dev/shm larger", [(1, False)]),
-    ("a batch cannot be sent", 1, "Too many open files.*could not hand", [(1, True)]),
+    ("a batch cannot be sent", 1, "Too many open files.*could not send", [(1, True)]),
 ]
 
 
@@ -73,7 +74,7 @@ class Items(Dataset):
             torch.ones(2, 3).T,
         ]
         parts[0].batches[0].again = parts[0].batches[0].extra[0]
-        return parts, ["a fault"] * (index == 1), 40
+        return parts, ["a problem"] * (index == 1), 40
 
 
 def plain(part):
@@ -81,6 +82,12 @@ def plain(part):
     tensors = [*batch.sig, *batch.tokens, *getattr(batch, "extra", ())]
     of_tensors = [(t.dtype, t.shape, t.tolist()) for t in tensors]
     return part.domain, part.replica, batch.id, batch.wrd, of_tensors
+
+
+def test_what_workers_need_is_preloaded():
+    """The fork server ignores the name of a module that does not exist."""
+    for module in workers.PRELOADED:
+        assert importlib.import_module(module)
 
 
 def test_items_arrive_as_they_were():

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 from hetero_brain import DomainBatch
-from hetero_brain.data.loaders import AuditedLoader
+from hetero_brain.data.audited_loader import AuditedLoader
 from hetero_brain.training import preemption
 
 N_ITEMS = 12
@@ -32,7 +32,7 @@ def no_descriptor(number):
 
 
 class Items(Dataset):
-    """Items of a few tensors; in one of the workers the fifth is a fault."""
+    """Items of a few tensors; in some of the runs the fifth fails."""
 
     def __len__(self):
         return N_ITEMS

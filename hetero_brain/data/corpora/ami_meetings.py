@@ -1,4 +1,4 @@
-"""AMI: annotations in XML, and recordings of a file for each microphone."""
+"""The AMI meetings: annotations in XML, and a recording for each microphone."""
 
 import re
 from collections import defaultdict
@@ -11,19 +11,20 @@ from lhotse.recipes import ami
 
 from .lenient import ENDLESS_SECONDS
 
+# {kind of annotation: {tag: attributes with the start and end time}}
 TIMES = {
     "segments": {"segment": ("transcriber_start", "transcriber_end")},
     "words": {"w": ("starttime", "endtime")},
 }
 
 
-def _fault(path, kind):
-    """What a file of annotations lacks that the reader needs, or ""."""
+def _annotation_problem(path, kind):
+    """Why the reader cannot use a file of annotations, or ""."""
     ((tag, (start, end)),) = TIMES[kind].items()
     try:
         for element in ElementTree.parse(path).getroot().iter(tag):
             if kind == "words" and start not in element.attrib:
-                continue  # the reader passes over it
+                continue  # the reader ignores it
             float(element.attrib[start]), float(element.attrib[end])
             if kind == "words" and not element.text:
                 return f"a word at {element.attrib[start]} s is empty"
@@ -36,34 +37,36 @@ def _fault(path, kind):
     return ""
 
 
-def hide_faulty(call, folder, options):
-    """Only annotations that can be used: the reader refuses the corpus for one file that
-    is cut short or lost. A speaker of a meeting has a file of segments and one of words;
-    without either there is no transcript."""
+def hide_unusable_annotations(call, folder, options):
+    """Hides annotations that cannot be used: the reader refuses the corpus if a single
+    file is missing or cut short. Each speaker of a meeting has a file of segments and a
+    file of words, and a transcript requires both."""
     manual = Path(options.get("annotations_dir") or folder / "ami_public_manual_1.6.2")
     found = {kind: {} for kind in TIMES}
-    faulty = set()
-    for kind, of_kind in found.items():
+    unusable = set()
+    for kind, paths in found.items():
         for path in (manual / kind).iterdir():
             if match := re.fullmatch(rf"([^.]+\.[^.]+)\.{kind}\.xml", path.name):
-                of_kind[match[1]] = path
-                if fault := _fault(path, kind):
-                    call.texts.hide(path, "annotations not understood", fault)
-                    faulty.add(match[1])
+                paths[match[1]] = path
+                if problem := _annotation_problem(path, kind):
+                    call.texts.hide(path, "annotations not understood", problem)
+                    unusable.add(match[1])
             else:
                 call.texts.hide(path)
     segments, words = found.values()
-    for speaker in sorted(segments.keys() ^ words.keys() | faulty):
+    for speaker in sorted(segments.keys() ^ words.keys() | unusable):
         for path in filter(None, (segments.get(speaker), words.get(speaker))):
-            reason = "" if speaker in faulty else "annotations without their other half"
+            reason = (
+                "" if speaker in unusable else "annotations without their other half"
+            )
             call.texts.hide(path, reason)
 
 
 def ami_patches(call, folder, options):
-    """Recordings of AMI: headset n is channel n, though one before it may be lost, and
-    their length is not asked for here. The reader deletes letters that are not ASCII;
-    ``normalise_ascii`` leaves them to whoever judges the words."""
-    hide_faulty(call, folder, options)
+    """Builds the recordings of AMI without reading their length. Headset n is channel n
+    even if the file of an earlier headset is missing. The reader deletes letters that are
+    not ASCII; ``normalise_ascii`` keeps them, since what is left would be wrong."""
+    hide_unusable_annotations(call, folder, options)
 
     def grouped(paths):
         meetings = defaultdict(list)
@@ -78,8 +81,8 @@ def ami_patches(call, folder, options):
             } or dict(enumerate(files))  # arrays
             first = next(iter(numbers.values()))
             for n in range(max(numbers)):
-                lost = first.with_name(re.sub(r"\d+$", str(n), first.stem) + ".wav")
-                numbers.setdefault(n, lost)
+                missing = first.with_name(re.sub(r"\d+$", str(n), first.stem) + ".wav")
+                numbers.setdefault(n, missing)
             recordings.append(endless(name, dict(sorted(numbers.items()))))
         return lhotse.RecordingSet.from_recordings(recordings)
 

@@ -1,4 +1,4 @@
-"""What audio files have, read without decoding wherever their headers can be believed."""
+"""What audio files hold, read without decoding wherever a header can be trusted."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,62 +12,64 @@ SHORTEN = "shorten-compressed SPHERE: convert with sph2pipe -f wav"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an audio file has.
+    """What an audio file holds.
 
     Attributes
     ----------
     frames : int
-        Samples of each channel.
+        Number of samples of each channel.
     rate : int
-        Hz.
+        Sample rate, Hz.
     channels : int
-        How many.
-    fault : str
-        Why the file is of no use, or "".
+        Number of channels.
+    problem : str
+        Why the file cannot be used, or "".
     cut : bool
-        Whether it has fewer samples than its header says: good up to its end.
+        Whether it holds fewer samples than its header states; those can be used.
     """
 
     frames: int = 0
     rate: int = 1
     channels: int = 0
-    fault: str = ""
+    problem: str = ""
     cut: bool = False
 
 
 def read_header(path):
-    """Reads a header, and the last sample, which a file that was cut does not have; all
-    of the audio, where the header does not say how long it is.
+    """Reads the header of an audio file.
+
+    The last sample is read too, to find out whether the file was cut short. All of the
+    audio is decoded if the header does not state its length.
 
     Arguments
     ---------
     path : str or Path
-        What :class:`AudioFile` opens.
+        Any file that :class:`AudioFile` can open.
 
     Returns
     -------
     Header
-        Never raises for a bad file: see ``fault``.
+        A file that cannot be used does not raise an error: see ``problem``.
     """
     path = Path(path)
     if not path.is_file():
-        return Header(fault="no such file")
+        return Header(problem="no such file")
     if not path.stat().st_size:
-        return Header(fault="empty")
+        return Header(problem="empty")
     try:
         with AudioFile(path) as file:
             frames = file.frames
             if not file.seekable():
                 frames = sum(map(len, file.decode()))
             if not frames:
-                return Header(fault="empty")
+                return Header(problem="empty")
             if file.seekable() and not (file.sized or _has_sample(file, frames - 1)):
-                return Header(fault="cut short")
+                return Header(problem="cut short")
             return Header(frames, file.samplerate, file.channels, cut=file.cut)
     except OSError:
-        return Header(fault="unreadable")
+        return Header(problem="unreadable")
     except (soundfile.LibsndfileError, BadAudio):
-        return Header(fault=SHORTEN if _is_shorten(path) else "unreadable")
+        return Header(problem=SHORTEN if _is_shorten(path) else "unreadable")
 
 
 def _has_sample(file, index):

@@ -1,10 +1,10 @@
-"""lhotse's readers, made to read releases as they are.
+"""Makes lhotse's readers read releases that are incomplete or damaged.
 
-By themselves they stop at the first clip that cannot be opened, drop or trim segments
-without a word, decode SPHERE files through a binary just for their headers, and some
-download, write into the corpus, or pair files by their position in a listing. Within
-``lenient(...)`` they do none of this, and whatever they are given comes back, so that
-``lhotse_corpora`` can check and count it. What they see of text is in ``text_files``.
+On their own they stop at the first clip that cannot be opened, drop or trim segments
+without notice, and run an external program on SPHERE files just to read their headers.
+Some download, write into the corpus, or pair files by their position in a listing. Within
+``lenient(...)`` they do none of this, and return all that they find, so that ``segments``
+can check and count it. ``text_files`` decides which text they see.
 """
 
 import logging
@@ -25,7 +25,7 @@ from lhotse.audio import AudioSource, Recording
 from .headers import Header, read_header
 from .text_files import TextFiles
 
-# Longer than any recording: no reader finds a segment to be beyond its end.
+# Longer than any recording, so that no reader rejects a segment for being beyond its end.
 ENDLESS_SECONDS = 1e7
 
 
@@ -35,19 +35,18 @@ class Call:
     Arguments
     ---------
     texts : TextFiles
-        The text files that it sees; None for those of no folder.
+        The text files that it sees; None if there are none.
 
     Attributes
     ----------
     headers : dict
-        {path: Header} of the files that were asked for.
+        {path: Header} of the audio files that it has looked at.
     left_out : collections.Counter
-        Reasons, of what the reader leaves out itself, among them what it logs as a
-        warning.
+        What the reader itself left out, by reason; also counts the warnings that it logs.
     warnings : list of str
-        Of Python, which tell of the corpus as a whole.
+        Python's warnings; they are about the corpus as a whole.
     counted : set of str
-        IDs of recordings without segments that ``left_out`` has under another reason.
+        IDs of recordings without segments that ``left_out`` already counts.
     """
 
     def __init__(self, texts=None):
@@ -63,16 +62,17 @@ class Call:
         if path not in self.headers:
             at = self.texts.at
             self.headers[path] = read_header(path)
-            self.texts.at = at  # it is the text that a reader may stumble over
+            self.texts.at = at  # errors name the text file, not the audio file
         return self.headers[path]
 
     def recording(self, path, recording_id=None, *_, **__):
-        """``Recording.from_file``; a file that cannot be opened is an empty recording."""
+        """Replaces ``Recording.from_file``: a file that cannot be opened gives an empty
+        recording."""
         path = Path(path)
         if callable(recording_id):
             recording_id = recording_id(path)
         header = self.header(path)
-        if header.fault:
+        if header.problem:
             header = Header(0, 16000, 1)
         return Recording(
             id=path.stem if recording_id is None else recording_id,
@@ -83,32 +83,32 @@ class Call:
         )
 
     def warned(self, message):
-        """Counts a warning, without the names and numbers that make it unique."""
+        """Counts a warning, without names and numbers, so that equal ones add up."""
         words = [word for word in message.split() if not re.search(r"[\d/\\]", word)]
         self.left_out["lhotse: " + " ".join(words).strip(" :.,")] += 1
 
 
 @contextmanager
 def lenient(module, call, patches=()):
-    """Makes a reader lenient, and everything as it was afterwards.
+    """A context in which a reader is lenient; everything is restored at its end.
 
     Arguments
     ---------
     module : module
-        The reader's, of ``lhotse.recipes``.
+        The reader's module in ``lhotse.recipes``.
     call : Call
-        Takes what it reports.
+        Collects what the reader reports.
     patches : Mapping
-        {attribute of the module: what to put there}, of this corpus.
+        {attribute of the module: replacement}, specific to this corpus.
     """
     names = {
         "fix_manifests": lambda recordings, supervisions: (recordings, supervisions),
         "validate_recordings_and_supervisions": lambda *_, **__: None,
         "validate": lambda *_, **__: None,
-        # Threads, which see the patches and share the headers.
+        # Threads see the patches and share the headers; processes would not.
         "ProcessPoolExecutor": call.texts.executor(),
         "ThreadPoolExecutor": call.texts.executor(),
-        **{name: _no_download for name in vars(module) if "download" in name},
+        **{name: _refuse_download for name in vars(module) if "download" in name},
     }
     names = {name: value for name, value in names.items() if hasattr(module, name)}
     with ExitStack() as stack:
@@ -119,8 +119,8 @@ def lenient(module, call, patches=()):
             (lhotse.audio.recording_set, "ProcessPoolExecutor", ThreadPoolExecutor),
             (lhotse.kaldi, "ProcessPoolExecutor", ThreadPoolExecutor),
             (lhotse.kaldi, "get_duration", lambda p: call.recording(p).duration),
-            (urllib.request, "urlopen", _no_download),
-            (urllib.request, "urlretrieve", _no_download),
+            (urllib.request, "urlopen", _refuse_download),
+            (urllib.request, "urlretrieve", _refuse_download),
             (logging.root, "handlers", [_Collector(call)]),
             (warnings, "showwarning", lambda text, *_: call.warnings.append(str(text))),
         ):
@@ -128,12 +128,12 @@ def lenient(module, call, patches=()):
         yield
 
 
-def _no_download(*args, **_):
+def _refuse_download(*args, **_):
     raise ValueError(f"it would download {args[0] if args else 'a part of the corpus'}")
 
 
 class _Collector(logging.Handler):
-    """Gives warnings to a ``Call`` and nothing to the terminal."""
+    """Passes warnings to a ``Call``, and keeps them off the terminal."""
 
     def __init__(self, call):
         super().__init__(logging.WARNING)

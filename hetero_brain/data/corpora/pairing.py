@@ -1,8 +1,8 @@
-"""Audio and transcripts that belong together, and no others.
+"""Pairs each recording with its own transcript.
 
-By themselves some of lhotse's readers pair them by position, or refuse the whole corpus
-for one file that is lost or cut short. Each function here gives what to put in the place
-of a reader's own helpers: ``Special.patches``.
+Some of lhotse's readers pair them by position, or refuse the whole corpus if one file is
+missing or cut short. Each function here returns replacements for the helpers of one
+reader: ``Special.patches``.
 """
 
 import re
@@ -23,16 +23,16 @@ IGNORED = "marked ignore_time_segment_in_scoring"
 
 
 def count(call, reasons):
-    """Adds counts that are not 0 to what a call left out."""
+    """Adds {reason: number} to what a call has left out; numbers of 0 are not added."""
     call.left_out.update({reason: n for reason, n in reasons.items() if n})
 
 
 # ---------------------------------------------------------------------------- TED-LIUM
 
 
-def tedlium_faults(folder, options, corpus="tedlium"):
-    """What the reader of release 3 (``tedlium``), or of releases 1 and 2 (``tedlium2``),
-    would miss in a folder, in words; what to do about it."""
+def tedlium_problems(folder, options, corpus="tedlium"):
+    """What a folder lacks for the reader of release 3 (``tedlium``) or of releases 1 and
+    2 (``tedlium2``), and what to do about it; a list of str."""
     below = {"tedlium": "legacy/", "tedlium2": ""}  # where a release has its parts
     readers = [name for name in below if any(folder.glob(f"{below[name]}*/stm"))]
     if corpus in readers:
@@ -49,15 +49,15 @@ def tedlium_faults(folder, options, corpus="tedlium"):
 
 
 def tedlium_patches(call, folder, options):
-    """A talk for every STM file, and the segments not to be scored counted: the reader
-    refuses the corpus when one SPHERE file is lost."""
+    """One talk for every STM file, since the reader refuses the corpus if one SPHERE file
+    is missing. Segments that are not to be scored are counted."""
 
     class Talks(lhotse.RecordingSet):
         @staticmethod
         def from_dir(path, pattern, **_):
             stms = {p.stem for p in (Path(path).parent / "stm").glob("*.stm")}
-            bare = {p.stem for p in Path(path).rglob(pattern)} - stms
-            count(call, {NO_TRANSCRIPT: len(bare)})
+            audio = {p.stem for p in Path(path).rglob(pattern)}
+            count(call, {NO_TRANSCRIPT: len(audio - stms)})
             return lhotse.RecordingSet.from_recordings(
                 call.recording(Path(path) / f"{stem}.sph") for stem in sorted(stms)
             )
@@ -77,12 +77,12 @@ def tedlium_patches(call, folder, options):
 
 
 def paired(call, audio, texts):
-    """Files that have a partner of the same name; the others are counted.
+    """Selects the files that have a counterpart of the same name, and counts the others.
 
     Arguments
     ---------
     call : Call
-        Counts.
+        The call that counts what is left out.
     audio, texts : dict
         {name: path}.
 
@@ -92,34 +92,34 @@ def paired(call, audio, texts):
         Audio and transcripts, in the same order.
     """
     both = sorted(audio.keys() & texts.keys())
-    lost = {NO_TRANSCRIPT: len(audio) - len(both), NO_AUDIO: len(texts) - len(both)}
-    count(call, lost)
+    count(call, {NO_TRANSCRIPT: len(audio) - len(both)})
+    count(call, {NO_AUDIO: len(texts) - len(both)})
     return [audio[name] for name in both], [texts[name] for name in both]
 
 
 def switchboard_patches(call, folder, options):
-    """Only conversations with both transcripts."""
+    """Only conversations that have audio and the transcripts of both sides."""
     search = switchboard.check_and_rglob
     audio = search(folder, "*.sph")
     texts = search(options["transcripts_dir"], "*trans.text")
     sides = {path.stem.split("-")[0] for path in texts}
     named = {path: path.stem.replace("sw0", "sw") for path in audio}
     kept = [p for p, name in named.items() if {f"{name}A", f"{name}B"} <= sides]
-    lost = {side[:-1] for side in sides} - set(named.values())
-    count(call, {NO_TRANSCRIPT: len(audio) - len(kept), NO_AUDIO: len(lost)})
+    without_audio = {side[:-1] for side in sides} - set(named.values())
+    count(call, {NO_TRANSCRIPT: len(audio) - len(kept), NO_AUDIO: len(without_audio)})
     return {
         "check_and_rglob": lambda path, pattern: kept if pattern == "*.sph" else texts
     }
 
 
 def switchboard_speaker(supervision):
-    """The side of the conversation; lhotse calls both A."""
+    """The side of the conversation, A or B; lhotse calls both of them A."""
     return f"{supervision.recording_id}{'AB'[supervision.channel]}"
 
 
 def broadcast_news_patches(call, folder, options):
-    """Only broadcasts with audio and transcript: the reader pairs the two listings by
-    position. A transcript that is not whole is left out, where the reader would stop."""
+    """Only broadcasts that have audio and a transcript, since the reader pairs the two
+    listings by position. Incomplete transcripts, at which it would stop, are left out."""
     search = broadcast_news.check_and_rglob
     make, group = (
         broadcast_news.make_supervisions,
@@ -128,8 +128,8 @@ def broadcast_news_patches(call, folder, options):
 
     def make_or_leave_out(sgml, recording):
         try:
-            if fault := _sgml_fault(sgml.read_text().lower()):
-                raise ValueError(fault)
+            if problem := _sgml_problem(sgml.read_text().lower()):
+                raise ValueError(problem)
             return make(sgml, recording)
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             call.texts.hide(sgml, "transcript not understood", str(error))
@@ -137,13 +137,14 @@ def broadcast_news_patches(call, folder, options):
             return {"sections": [], "segments": []}
 
     def group_with_gaps(lines):
-        """A time without text is a segment without words, not the start of the next."""
-        whole = []
+        """A time that no text follows is a segment without words. The reader would take
+        it for the start of the next segment."""
+        filled = []
         for line, after in zip(lines, [*lines[1:], "<time"]):
-            whole.append(line)
+            filled.append(line)
             if line.startswith("<time") and after.startswith("<time"):
-                whole.append(" ")
-        return group(whole)
+                filled.append(" ")
+        return group(filled)
 
     audio = {p.stem.casefold(): p for p in search(folder, "*.sph")}
     texts = search(options["transcripts_dir"], "*.sgml")
@@ -156,9 +157,9 @@ def broadcast_news_patches(call, folder, options):
     }
 
 
-def _sgml_fault(text):
-    """What is not whole in a HUB4 transcript, or "". The parser would close an element
-    where it pleases, and its words would be said elsewhere."""
+def _sgml_problem(text):
+    """What is incomplete in a HUB4 transcript, or "". The parser closes an open element
+    at some later place, so that its words would be assigned to another time."""
     if "<episode" not in text:
         return "no <episode>"
     for tag in ("episode", "section", "turn"):
@@ -172,8 +173,8 @@ def _sgml_fault(text):
 
 
 def fisher_english_patches(call, folder, options):
-    """Only conversations with audio and transcript: the reader refuses the corpus when
-    their numbers differ, or the speakers of one are not known."""
+    """Only conversations that have audio and a transcript. The reader refuses the corpus
+    if their numbers differ, or if the speakers of one conversation are not known."""
 
     def files(key, default, below, suffix):
         roots = [folder / name / below for name in options.get(key, default)]
@@ -210,8 +211,8 @@ def fisher_english_patches(call, folder, options):
 
 
 def l2_arctic_patches(call, folder, options):
-    """Recordings found by ID at once, and also where a transcript's audio is lost. Text
-    that is no transcript of a known speaker is not read."""
+    """Finds recordings by ID in constant time, and gives an empty one for a transcript
+    without audio. Only transcripts of known speakers are read."""
     speakers = l2_arctic._parse_speaker_description()
     for path in folder.rglob("*.txt"):
         suitcase = "suitcase_corpus" in path.parts

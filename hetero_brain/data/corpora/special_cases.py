@@ -1,7 +1,8 @@
-"""The few corpora that lhotse's general way does not fit, in one table: ``SPECIAL``.
+"""The few corpora that need more than lhotse's readers offer, in one table: ``SPECIAL``.
 
-Each case says what to check before, what to put in the place of the reader's own helpers
-(``pairing``, ``ami_meetings``) and what folder to give it (``tidy_copies``).
+Each entry says what to check before reading, what to use in place of the reader's own
+helpers (``pairing``, ``ami_meetings``) and which folder to give to the reader
+(``tidy_copies``).
 """
 
 from collections.abc import Callable
@@ -17,44 +18,45 @@ from .pairing import (
     l2_arctic_patches,
     switchboard_patches,
     switchboard_speaker,
-    tedlium_faults,
     tedlium_patches,
+    tedlium_problems,
 )
 from .tidy_copies import (
-    edacc_faults,
     edacc_folder,
     edacc_patches,
-    voxpopuli_faults,
+    edacc_problems,
     voxpopuli_folder,
     voxpopuli_patches,
+    voxpopuli_problems,
 )
 
 
 @dataclass(frozen=True)
 class Special:
-    """How one corpus differs.
+    """How one corpus differs from the others.
 
     Attributes
     ----------
     packages : dict
-        {module that its reader imports: how pip calls it}.
+        {module that its reader imports: name of the package for pip}.
     required : dict
-        {option without which the reader would download: where to get it}.
-    faults : Callable
+        {option without which the reader would download something: where to get it}.
+    problems : Callable
         (folder, options) → list of str: what is missing in the folder.
     patches : Callable
         (call, folder, options) → {name in the reader's module: replacement}.
     folder : Callable
         (call, folder, scratch folder, options) → the folder to give to the reader.
     speaker : Callable
-        (supervision) → speaker, where the reader's is wrong.
+        (supervision) → its speaker; set where the reader's speaker is wrong.
     output_dir : bool
-        Whether it needs the scratch folder as its optional ``output_dir``.
+        Whether the reader needs its optional argument ``output_dir``; it is then given
+        the scratch folder.
     """
 
     packages: dict = field(default_factory=dict)
     required: dict = field(default_factory=dict)
-    faults: Callable = lambda folder, options: []
+    problems: Callable = lambda folder, options: []
     patches: Callable = lambda call, folder, options: {}
     folder: Callable = lambda call, folder, scratch, options: folder
     speaker: Callable = lambda supervision: supervision.speaker
@@ -74,7 +76,7 @@ SPECIAL = {
     ),
     "edacc": Special(
         packages={"pandas": "pandas"},
-        faults=edacc_faults,
+        problems=edacc_problems,
         patches=edacc_patches,
         folder=edacc_folder,
     ),
@@ -85,12 +87,12 @@ SPECIAL = {
         patches=switchboard_patches,
         speaker=switchboard_speaker,
     ),
-    "tedlium": Special(patches=tedlium_patches, faults=tedlium_faults),
+    "tedlium": Special(patches=tedlium_patches, problems=tedlium_problems),
     "tedlium2": Special(
-        patches=tedlium_patches, faults=partial(tedlium_faults, corpus="tedlium2")
+        patches=tedlium_patches, problems=partial(tedlium_problems, corpus="tedlium2")
     ),
     "voxpopuli": Special(
-        faults=voxpopuli_faults,
+        problems=voxpopuli_problems,
         patches=voxpopuli_patches,
         folder=voxpopuli_folder,
         output_dir=True,

@@ -1,20 +1,15 @@
-"""What a prepare script reports, and the choices of rows that every corpus needs."""
+"""What a prepare script reports at its end: how much there is, and what is left out."""
 
-import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-import numpy as np
-
 MAX_ALIGNED = 40
-ALL_SPLITS = "all"  # of what cannot be said to be in one
-SPEAKER_HELD_OUT = "speaker also in dev or test"
-HEARD = "of a speaker of dev or test: error rates are of voices heard in training"
+ALL_SPLITS = "all"  # for what cannot be attributed to a single split
 
 
 @dataclass
 class Total:
-    """What one split of a domain has: numbers of utterances, and seconds of audio."""
+    """Size of one split of a domain: numbers of utterances, and seconds of audio."""
 
     utterances: int = 0
     transcribed: int = 0
@@ -27,7 +22,7 @@ class Summary:
     Attributes
     ----------
     totals : dict
-        {(domain, split): Total}, in the order of the first mention.
+        {(domain, split): Total}, in the order in which they are first mentioned.
     left_out, without_transcript, notes : dict
         {(domain, split): Counter of reasons}.
 
@@ -59,41 +54,62 @@ class Summary:
         Arguments
         ---------
         domain, split : str
-            Whose.
+            Where the rows belong.
         seconds : float
-            Their audio in all.
+            Total duration of their audio.
         transcribed : bool or int
-            How many of them have a transcript.
+            Number of rows that have a transcript.
         utterances : int
-            How many there are.
+            Number of rows.
         """
         total = self.totals[domain, split]
         total.utterances += int(utterances)
         total.transcribed += int(transcribed)
         total.seconds += float(seconds)
 
+    def add_row(self, split, row, no_words="", note=""):
+        """Counts one row of a manifest.
+
+        Arguments
+        ---------
+        split : str
+            Where the row belongs.
+        row : Mapping
+            The row, as ``manifest.write`` takes it.
+        no_words : str or None
+            Why the row has no words, if it has none.
+        note : str
+            What is unusual about it.
+        """
+        self.add(row["domain"], split, row["duration"], bool(row["wrd"]))
+        if note:
+            self.note(row["domain"], split, note)
+        if no_words:
+            self.untranscribed(row["domain"], split, no_words)
+
     def leave_out(self, domain, split, reason, count=1):
-        """Counts what is not in the manifest, if ``count`` is not 0."""
+        """Counts utterances that are not in the manifest, if ``count`` is not 0."""
         if count:
-            if split != ALL_SPLITS:  # one of which nothing is left has its line
+            if split != ALL_SPLITS:  # has its line in the table even if nothing is left
                 self.totals[domain, split]
             self.left_out[domain, split][reason] += int(count)
 
     def untranscribed(self, domain, split, reason, count=1):
-        """Counts rows that are in the manifest without their words, likewise."""
+        """Counts rows that are in the manifest without words, if ``count`` is not 0."""
         if count:
             self.without_transcript[domain, split][reason] += int(count)
 
     def note(self, domain, split, reason, count=1):
-        """Counts rows that are in the manifest and unusual, likewise."""
+        """Counts unusual rows that are in the manifest, if ``count`` is not 0."""
         if count:
             self.notes[domain, split][reason] += int(count)
 
     def table(self):
-        """Two Markdown tables, a line for each split of a domain: what there is, with
-        the sum of each split where there are several domains, and, of those that have
-        any, what was left out, what has no transcript and what was noted, the most
-        frequent reason first."""
+        """Two Markdown tables with a line for each split of a domain.
+
+        The first has its size, and the sum of each split if there are several domains.
+        The second has what was left out, what has no transcript and what was noted, the
+        most frequent reason first; it is omitted if there is nothing of these."""
         lines = []
         for key in self._in_order(self.totals):
             n = self.totals[key]
@@ -109,22 +125,63 @@ class Summary:
         header = ("domain", "split", "utterances", "transcribed", "hours")
         text = markdown(header, lines)
 
-        reasons = {
-            "left out": self.left_out,
-            "without transcript": self.without_transcript,
-            "noted": self.notes,
-        }
-        used = {title: by_key for title, by_key in reasons.items() if by_key}
+        used = {title: by_key for title, by_key in self._reasons() if by_key}
         lines = [
-            (*key, *(_reasons(by_key.get(key)) for by_key in used.values()))
+            (*key, *(_in_words(by_key.get(key)) for by_key in used.values()))
             for key in self._in_order(key for by_key in used.values() for key in by_key)
         ]
         if lines:
             text += "\n\n" + markdown(("domain", "split", *used), lines)
         return text
 
+    def table_by_domain(self, splits, unit="utterances"):
+        """Two Markdown tables that stay short if there are many domains.
+
+        The first has the hours of each domain, the second has the reasons for all domains
+        together.
+
+        Arguments
+        ---------
+        splits : sequence of str
+            The columns.
+        unit : str
+            What the second table counts.
+
+        Returns
+        -------
+        str
+        """
+        cells, all_hours = {}, Counter()
+        for (domain, split), total in self.totals.items():
+            cells.setdefault(domain, {})[split] = f"{total.seconds / 3600:.2f}"
+            all_hours[split] += total.seconds / 3600
+        cells["all"] = {split: f"{hours:.2f}" for split, hours in all_hours.items()}
+        lines = [
+            (domain, *(of_domain.get(split, "") for split in splits))
+            for domain, of_domain in cells.items()
+        ]
+        text = markdown(("hours", *splits), lines)
+        lines = []
+        for title, counters in self._reasons():
+            by_reason = {}
+            for (_, split), counter in counters.items():
+                for reason, count in counter.items():
+                    by_reason.setdefault(reason, Counter())[split] += count
+            for reason, counts in sorted(by_reason.items()):
+                lines.append((f"{title}: {reason}", *(counts[s] for s in splits)))
+        return f"{text}\n\n{markdown((unit, *splits), lines)}" if lines else text
+
+    def _reasons(self):
+        """The counters of reasons, with their titles."""
+        return [
+            ("left out", self.left_out),
+            ("without transcript", self.without_transcript),
+            ("noted", self.notes),
+        ]
+
     def _in_order(self, keys):
-        """Each key once, by domain, then split, as these were first mentioned."""
+        """Each key once, sorted by domain and then by split, both in the order in which
+        they were first mentioned."""
         known = [*self.totals, *self.left_out, *self.without_transcript, *self.notes]
         domains = list(dict.fromkeys(domain for domain, _ in known))
         splits = list(dict.fromkeys(split for _, split in known))
@@ -134,16 +191,16 @@ class Summary:
         return sorted(set(keys), key=lambda key: (domains[key[0]], splits[key[1]]))
 
 
-def _reasons(counter):
-    """``3 unreadable, 1 empty``; nothing for None."""
+def _in_words(counter):
+    """A counter as ``3 unreadable, 1 empty``; None gives an empty string."""
     return ", ".join(
         f"{n} {reason}" for reason, n in (counter or Counter()).most_common()
     )
 
 
 def markdown(header, lines):
-    """A Markdown table from a header and lines of values. Columns are aligned, but for
-    what is wider than ``MAX_ALIGNED``."""
+    """A Markdown table from a header and lines of values. Its columns are aligned, except
+    for values that are wider than ``MAX_ALIGNED``."""
     cells = [[str(value).replace("|", "\\|") for value in line] for line in lines]
     widths = [min(MAX_ALIGNED, max(map(len, column))) for column in zip(header, *cells)]
     rule = ["-" * (width + 2) for width in widths]
@@ -152,94 +209,3 @@ def markdown(header, lines):
         for line in [header, *cells]
     ]
     return "\n".join([table[0], "|" + "|".join(rule) + "|", *table[1:]])
-
-
-def keyed_hash(seed, purpose, names):
-    """A number for each name, the same on every machine and whatever else is there.
-
-    Arguments
-    ---------
-    seed : int
-        Another seed gives independent numbers,
-    purpose : str
-        as does another purpose.
-    names : iterable of str
-        What to hash; a million takes about a second.
-
-    Returns
-    -------
-    np.ndarray
-        uint64, shape (names,).
-    """
-    key = hashlib.blake2b(f"{seed}:{purpose}".encode(), digest_size=16).digest()
-    hash_ = hashlib.blake2b(key=key, digest_size=8)
-    digests = bytearray()
-    for name in names:
-        one = hash_.copy()
-        one.update(name.encode("utf-8", "surrogateescape"))
-        digests += one.digest()
-    return np.frombuffer(bytes(digests), dtype=">u8").astype(np.uint64)
-
-
-def hours_cap(ids, durations, hours, seed):
-    """Draws rows at random up to some hours.
-
-    A row is drawn by its ID alone: the order of rows does not matter, and a smaller cap
-    is part of a larger one.
-
-    Arguments
-    ---------
-    ids : sequence of str
-        IDs of the rows.
-    durations : array_like of float, shape (rows,)
-        Seconds.
-    hours : float or None
-        The cap; None keeps all.
-    seed : int
-        Of the draw.
-
-    Returns
-    -------
-    np.ndarray
-        Mask of the rows to keep, bool, shape (rows,).
-
-    Raises
-    ------
-    ValueError
-        If the cap is not positive.
-
-    Example
-    -------
-    >>> ids, durations = [f"clip{i}" for i in range(100)], [3600] * 100
-    >>> hours_cap(ids, durations, hours=25, seed=1).sum()
-    np.int64(25)
-    """
-    if hours is None:
-        return np.ones(len(ids), bool)
-    if not hours > 0:
-        raise ValueError(f"a cap must be more than 0 hours, not {hours!r}")
-    order = np.argsort(keyed_hash(seed, "hours", ids), kind="stable")
-    kept = np.zeros(len(ids), bool)
-    total = np.cumsum(np.asarray(durations, np.float64)[order])
-    kept[order[total <= hours * 3600]] = True
-    return kept
-
-
-def without_speakers(speakers, held_out):
-    """Rows of a training split whose speakers are not in dev or test.
-
-    Arguments
-    ---------
-    speakers : iterable of str
-        The speaker of each row; one who is not known is "" and is kept.
-    held_out : collection of str
-        Speakers of dev and test.
-
-    Returns
-    -------
-    np.ndarray
-        Mask of the rows to keep, bool, shape (rows,). Count the others under
-        ``SPEAKER_HELD_OUT``.
-    """
-    held_out = set(held_out) - {""}
-    return np.array([speaker not in held_out for speaker in speakers], bool)

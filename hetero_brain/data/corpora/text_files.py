@@ -1,17 +1,18 @@
-"""The text files of a corpus, as a reader of lhotse gets to see them.
+"""The text files of a corpus, as a reader of lhotse sees them.
 
-A reader stops at the first line that it does not understand, or takes it for something
-else. While ``TextFiles.served`` is entered, everything that is opened or listed below the
-corpus's folders goes through here:
+A reader stops at the first line that it does not understand, or misinterprets it. Within
+``TextFiles.served``, everything that is opened or listed below the folders of the corpus
+passes through this module:
 
-- Text is UTF-8 whatever the locale. A byte that is not becomes U+FFFD, so that it costs
-  the words of one utterance and not the file; a byte-order mark is dropped.
-- Lines that are no utterances are withheld and counted, in files that have a check. A
-  check knows what the reader needs, e.g. that two numbers come second and third. Lines
-  are withheld from no other file: some corpora pair them by position.
-- A last line without its line feed may be cut: in files that have a check it ends in
-  U+FFFD, so that its words are not believed.
-- Files that systems leave behind (``.DS_Store``, ``._x``, ``Thumbs.db``) are not listed.
+- Text is UTF-8 whatever the locale. Other bytes become U+FFFD, so that only the words of
+  one utterance are lost rather than the file; a byte-order mark is dropped.
+- In files that have a check, lines that are not utterances are withheld and counted. A
+  check knows what the reader needs, e.g. that the second and third field are numbers. No
+  line is withheld from other files, since some corpora pair lines by position.
+- A last line without a line feed may be cut short. In files that have a check, U+FFFD is
+  added to it, so that its words are not trusted.
+- Files that operating systems leave behind (``.DS_Store``, ``._x``, ``Thumbs.db``) are
+  not listed.
 - The place that is being read is remembered, so that an error can name it.
 """
 
@@ -35,8 +36,8 @@ JUNK = re.compile(
     r"\..*|__MACOSX|@eaDir|lost\+found|\$RECYCLE\.BIN|Thumbs\.db|desktop\.ini",
     re.IGNORECASE,
 )
-READ = open  # itself, whatever it is replaced by
-# Where str.splitlines ends a line and a text file does not.
+READ = open  # the original, which is needed while builtins.open is replaced
+# Characters at which str.splitlines ends a line and a text file does not.
 OTHER_LINE_ENDS = re.compile("[\v\f\x1c-\x1e\x85\u2028\u2029]")
 
 
@@ -46,17 +47,16 @@ class TextFiles:
     Arguments
     ---------
     roots : sequence of str or Path
-        The corpus's folders.
+        The folders of the corpus.
     checks : Mapping
-        {pattern of file names: check}. A check takes the lines of a file and gives for
-        each why it is withheld: ``""`` if it is not, ``None`` if no utterance is lost.
+        {pattern of file names: check}, see ``transcript_lines``.
 
     Attributes
     ----------
     places : list of str
-        The first that something was withheld from, for people to look at.
+        The first places where something was withheld, for the user to look at.
     empty : set of str
-        Stems of files that have a check and no text.
+        Stems of the files that have a check but no text.
     """
 
     def __init__(self, roots=(), checks=()):
@@ -70,20 +70,20 @@ class TextFiles:
 
     @property
     def left_out(self):
-        """Reasons of what was withheld, ``collections.Counter``."""
+        """What was withheld, by reason: ``collections.Counter``."""
         return sum(self._reasons.values(), Counter())
 
     def hide(self, path, reason="", detail=""):
-        """Takes a file out of the listings of ``Path``.
+        """Removes a file from the listings of ``Path``.
 
         Arguments
         ---------
         path : Path
-            As the reader's own listing gives it.
+            The file, as the reader's own listing gives it.
         reason : str
-            What it is counted under; not at all if it is "".
+            The reason under which it is counted; if "", it is not counted.
         detail : str
-            What more to tell people.
+            An explanation for the user.
         """
         self._hidden.add(str(path))
         if reason:
@@ -101,16 +101,16 @@ class TextFiles:
         Arguments
         ---------
         path : str or Path
-            The file; it is counted once, however often it is read.
+            The file. Its lines are counted once, however often it is read.
         content : bytes or str
-            All that is in it.
+            Its whole content.
 
         Returns
         -------
         str
             Lines that end in a line feed.
         sequence of int
-            The number of each in the file, from 1.
+            The number of each line in the file, from 1.
         """
         if isinstance(content, bytes):
             content = content.decode("utf-8-sig", errors="replace")
@@ -138,8 +138,9 @@ class TextFiles:
             self.places += places[:SHOWN_PLACES]
         return "".join(kept), numbers
 
-    def told(self):
-        """The first places in words, to put behind a message; "" if there are none."""
+    def withheld(self):
+        """The first places where something was withheld, as the end of a message; "" if
+        there are none."""
         if not self.places:
             return ""
         more = sum(self.left_out.values()) - SHOWN_PLACES
@@ -150,7 +151,7 @@ class TextFiles:
 
     @property
     def at(self):
-        """(path, number of the line or 0) that this thread read last, or None."""
+        """The (path, line number or 0) that this thread has read last, or None."""
         return getattr(self._local, "at", None)
 
     @at.setter
@@ -158,14 +159,15 @@ class TextFiles:
         self._local.at = place
 
     def where(self, error):
-        """Where a reader was when it failed: a half-sentence to put behind the error."""
+        """Where a reader was when it failed, as the end of an error message."""
         path, line = getattr(error, "reading", self.at) or ("", 0)
         if line:
             return f"; it was reading {path}, line {line}"
         return f"; the last file that it read is {path}" if path else ""
 
     def executor(self):
-        """A ``ThreadPoolExecutor`` whose tasks stand where they were submitted."""
+        """A ``ThreadPoolExecutor`` whose tasks start with the ``at`` of the thread that
+        submits them."""
         files = self
 
         class Executor(ThreadPoolExecutor):
@@ -188,7 +190,7 @@ class TextFiles:
 
     @contextmanager
     def served(self):
-        """Serves files and listings to whatever runs, and all is as before afterwards."""
+        """A context in which files and listings are as the reader is to see them."""
         with ExitStack() as stack:
             for owner, name, value in (
                 (builtins, "open", self._open),
@@ -203,7 +205,7 @@ class TextFiles:
             yield self
 
     def _open(self, file, mode="r", buffering=-1, encoding=None, *args, **kwargs):
-        """``open``, of files that are read below the roots."""
+        """Replaces ``open`` for files below the roots that are read."""
         path = isinstance(file, (str, os.PathLike)) and os.path.abspath(file)
         if not path or not path.startswith(self.roots) or set(mode) & set("wax+"):
             return READ(file, mode, buffering, encoding, *args, **kwargs)
@@ -222,8 +224,8 @@ class TextFiles:
         )
 
     def _listing(self, function):
-        """A method of ``Path`` that lists, without what is hidden. What is no folder has
-        nothing in it, also for ``iterdir``."""
+        """A listing method of ``Path`` without what is hidden. What is not a folder is
+        empty, also for ``iterdir``."""
 
         def listing(folder, *args, **kwargs):
             found = function(folder, *args, **kwargs) if folder.is_dir() else ()
@@ -238,7 +240,7 @@ class TextFiles:
         return listing
 
     def _names(self, function):
-        """A function that lists names, without those that are junk."""
+        """A function that lists names, without files that systems leave behind."""
 
         def listing(*args, **kwargs):
             names = function(*args, **kwargs)
@@ -248,14 +250,14 @@ class TextFiles:
 
 
 class _Lines(io.StringIO):
-    """A text file that tells which line is being read, also of ``readlines()``."""
+    """A text file that keeps track of the line being read, also after ``readlines()``."""
 
     def __init__(self, files, path, text, numbers):
         super().__init__(text)
         self.files, self.path, self.name = files, path, path
         self.numbers, self.rest = numbers, iter(numbers)
 
-    def readline(self, *args):  # what iterating calls
+    def readline(self, *args):  # iteration calls it, too
         line = super().readline(*args)
         self.files.at = self.path, next(self.rest, 0) if line else 0
         return line
@@ -265,7 +267,7 @@ class _Lines(io.StringIO):
 
 
 class _List(list):
-    """The lines of a file."""
+    """The lines of a file; keeps track of the one that is read."""
 
     def __init__(self, file, lines):
         super().__init__(lines)

@@ -1,8 +1,8 @@
-"""Which lines of a corpus's text files are utterances, as lhotse's reader needs them.
+"""Checks of the text files of corpora: which of their lines lhotse's reader can use.
 
-A check takes the lines of a file and gives for each why it is withheld from the reader:
-``""`` if it is not, ``None`` if it is and no utterance is lost (see ``text_files``). Only
-files in which every utterance has a line to itself have one.
+A check takes the lines of a file and gives for each the reason why it is withheld from
+the reader: ``""`` if it is not withheld, ``None`` if it is withheld but no utterance is
+lost with it (see ``text_files``). Only files with one utterance a line have a check.
 """
 
 import csv
@@ -15,21 +15,22 @@ COMMENT = r"#.*|"
 
 
 def lines_like(utterance, others=None, lost=True):
-    """A check of files in which every line stands for itself.
+    """Makes a check for files whose lines do not depend on each other.
 
     Arguments
     ---------
     utterance : str
-        Regular expression of a line that the reader understands.
+        Regular expression of the lines that the reader understands.
     others : str
-        Of lines that are no utterances and that the reader passes over by itself.
+        Regular expression of the lines that are not utterances, and that the reader skips
+        by itself.
     lost : bool
-        Whether an utterance is lost with a line that is withheld.
+        Whether an utterance is lost with each line that is withheld.
 
     Returns
     -------
     Callable
-        lines → reasons.
+        The check: lines → reasons.
     """
     good = re.compile(f"{utterance}|{others}" if others else utterance)
 
@@ -48,34 +49,35 @@ def _reason(line):
 
 
 def callhome(lines):
-    """CallHome's lines are wrapped: one that opens with neither a time nor a speaker goes
-    on with the utterance before it, and is withheld with it. After a blank line it may
-    also be one whose start is lost: then neither is certain."""
+    """CallHome wraps its lines: a line that begins with neither a time nor a speaker
+    continues the utterance before it, and is withheld together with it. After a blank
+    line it may also be an utterance whose own start is missing. Then it is not certain
+    what was said in either of the two, and both are withheld."""
     utterance = re.compile(rf"({TIME})\s+({TIME})\s+[A-Z]\w*:?\s+\S.*")
-    reasons, start, parted = [], None, True
+    reasons, start, after_blank = [], None, True
     for line in map(str.strip, lines):
         match = utterance.fullmatch(line)
         if re.fullmatch(COMMENT, line):
             reasons.append("")
-            parted = parted or not line
+            after_blank = after_blank or not line
             continue
         if match or re.match(r"\d*\.\d|[A-Z]\d?:|;;", line):
             good = match and float(match[1]) < float(match[2])
             start = len(reasons)
             reasons.append("" if good else ODD)
-        elif parted or start is None:
+        elif after_blank or start is None:
             if start is not None:
                 reasons[start] = ODD
             reasons.append(ODD)
         else:
             reasons.append(reasons[start])
-        parted = False
+        after_blank = False
     return reasons
 
 
 def voxpopuli(lines):
-    """VoxPopuli's rows have as many fields as the header, and times. A quote that is not
-    closed would take the next rows with it: each is parsed by itself."""
+    """VoxPopuli's rows have times, and as many fields as the header. Each row is parsed
+    separately, since an open quote would otherwise swallow the rows after it."""
     header, *rows = lines
     names = header.split("|")
     if missing := {"session_id", "split", "start_time", "end_time"} - set(names):
@@ -86,25 +88,25 @@ def voxpopuli(lines):
             (fields,) = csv.reader([row], delimiter="|")
         except csv.Error:  # longer than any field may be
             fields = []
-        its = dict(zip(names, fields))
-        times = its.get("start_time", ""), its.get("end_time", "")
+        values = dict(zip(names, fields))
+        times = values.get("start_time", ""), values.get("end_time", "")
         good = len(fields) == len(names) and all(re.fullmatch(TIME, t) for t in times)
         yield "" if good else _reason(row)
 
 
 TEDLIUM = {"*.stm": lines_like(rf"(?:\S+\s+){{3}}{TIME}\s+{TIME}\s+<\S*>(?:\s.*)?")}
 CHECKS = {
-    "broadcast_news": {"*.sgml": lines_like(r"(?!;;).*")},  # ;; is NIST's comment
+    "broadcast_news": {"*.sgml": lines_like(r"(?!;;).*")},  # ;; begins a comment
     "callhome_english": {"*.txt": callhome},
     "edacc": {
         "segments": lines_like(rf"\S+\s+\S+\s+{TIME}\s+{TIME}"),
-        # A segment without its words or speaker is counted by itself.
+        # EdAcc's patches count segments without words or speaker.
         "text": lines_like(r"\S+(?:\s.*)?", lost=False),
         "utt2spk": lines_like(r"\S+\s+\S+", lost=False),
     },
     "fisher_english": {
         "*.txt": lines_like(rf"{TIME}\s+{TIME}\s+[AB]:(?:\s.*)?", COMMENT),
-        # A call without its row is counted by itself.
+        # Fisher's patches count calls without a row.
         "*_calldata.tbl": lines_like(r"(?:[^,]*,){10}.*", lost=False),
     },
     "librispeech": {

@@ -1,4 +1,4 @@
-"""Padding is left out of what is computed frame by frame, and nothing else changes."""
+"""What a CPU does differently: without padding, and nothing else changes."""
 
 from functools import partial
 
@@ -7,10 +7,10 @@ import torch
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
-from hetero_brain.models import packing
+from hetero_brain.models import cpu, layers
 from hetero_brain.models.conformer import Conformer
+from hetero_brain.models.cpu import Unpacked, pack, unpack
 from hetero_brain.models.front_ends import Conv1dFrontEnd, ConvFrontEnd
-from hetero_brain.models.packing import Unpacked, pack, unpack
 
 LENGTHS = torch.tensor([3, 9, 1, 2, 8])
 PADDING = ~length_to_mask(LENGTHS, 9, torch.bool)
@@ -41,7 +41,7 @@ def test_packed_layers_are_unpacked_when_asked_for(monkeypatch):
         calls.append(args)
         return unpack(*args)
 
-    monkeypatch.setattr(packing, "unpack", counted)
+    monkeypatch.setattr(cpu, "unpack", counted)
     found = Unpacked([pack(layer, PADDING) for layer in layers], PADDING)
     assert len(found) == 3 and not calls
     assert torch.equal(torch.stack(list(found)), layers)
@@ -61,11 +61,11 @@ def test_gradients_once_and_twice(function):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("p", [0.0, 0.2])
 def test_an_encoder_gives_what_it_gives_with_padding(monkeypatch, front_end, causal, p):
-    monkeypatch.setattr(Conformer, "PIECE", 20)  # of two utterances
+    monkeypatch.setattr(cpu, "PIECE", 20)  # of two utterances
     if p:  # the same decisions for the same frames
-        monkeypatch.setattr(
-            "hetero_brain.models.layers.dropout", lambda x, p: x * (1 - p)
-        )
+        attention = layers.attention
+        monkeypatch.setattr(layers, "dropout", lambda x, p, training: x * (1 - p))
+        monkeypatch.setattr(layers, "attention", lambda *a: attention(*a[:4]) * (1 - p))
     size = 512 if front_end is Conv1dFrontEnd else 40
     encoder = conformer(front_end, size, dropout=p, causal=causal)
     found = []
@@ -73,10 +73,10 @@ def test_an_encoder_gives_what_it_gives_with_padding(monkeypatch, front_end, cau
         monkeypatch.setattr(torch.compiler, "is_compiling", partial(bool, whole))
         x = noise(5, 9, size).requires_grad_()
         out, hidden = encoder(x, LENGTHS)
-        layers = [pack(layer, PADDING) for layer in (out, *hidden)]
-        loss = sum(layer.sin().sum() for layer in layers)
+        outs = [pack(layer, PADDING) for layer in (out, *hidden)]
+        loss = sum(out.sin().sum() for out in outs)
         slopes = torch.autograd.grad(loss, [x, *encoder.parameters()])
-        found.append([*layers, *slopes])
+        found.append([*outs, *slopes])
         if not whole:
             assert (out[PADDING] == 0).all() and all(
                 h.shape == out.shape for h in hidden
@@ -104,11 +104,11 @@ def test_the_front_end_takes_utterances_of_like_length_together(monkeypatch):
     encoder.front_end.register_forward_pre_hook(
         lambda module, inputs: shapes.append(tuple(inputs[0].shape[:2]))
     )
-    monkeypatch.setattr(Conformer, "PIECE", 20)
+    monkeypatch.setattr(cpu, "PIECE", 20)
     encoder(noise(5, 9, 40), LENGTHS)
     assert shapes == [(2, 2), (2, 8), (1, 9)]
     shapes.clear()
-    monkeypatch.setattr(Conformer, "PIECE", 5)  # less than one utterance
+    monkeypatch.setattr(cpu, "PIECE", 5)  # less than one utterance
     encoder(noise(5, 9, 40), LENGTHS)
     assert [n for _, n in shapes] == sorted(LENGTHS.tolist())
 

@@ -1,4 +1,4 @@
-"""Audio as the manifest says, global batches that depend on t alone, faults named."""
+"""Audio as in the manifest, batches that depend on t alone, and bad audio reported."""
 
 import logging
 import shutil
@@ -11,19 +11,11 @@ from speechbrain.dataio.batch import PaddedBatch
 
 from hetero_brain import DomainBatch
 from hetero_brain.data import manifest
-from hetero_brain.data.loaders import (
-    AuditedLoader,
-    BadAudio,
-    DevBatches,
-    EpochSampler,
-    GlobalBatches,
-    Utterances,
-    dev_loader,
-    labelled,
-    make_plan,
-    read_audio,
-    train_loader,
-)
+from hetero_brain.data.audio import BadAudio, read_audio
+from hetero_brain.data.audited_loader import AuditedLoader
+from hetero_brain.data.datasets import DevBatches, GlobalBatches, Utterances
+from hetero_brain.data.loaders import EpochSampler, dev_loader, make_plan, train_loader
+from hetero_brain.data.splits import labelled
 
 RATE = 8000
 
@@ -164,10 +156,10 @@ def not_finite(path):
     soundfile.write(path, np.full(RATE, np.nan), RATE, "FLOAT")
 
 
-FAULTS = [gone, empty_file, no_samples, cut_short, silent, text, not_finite]
+DAMAGES = [gone, empty_file, no_samples, cut_short, silent, text, not_finite]
 
 
-@pytest.mark.parametrize("spoil", FAULTS)
+@pytest.mark.parametrize("spoil", DAMAGES)
 def test_bad_audio_is_named(tmp_path, spoil):
     path = tmp_path / "bad.wav"
     soundfile.write(path, tone(1.0), RATE)
@@ -236,8 +228,8 @@ def plain(parts):
 
 def test_items_are_global_batches_of_padded_batches(corpus):
     utterances, plan = load(corpus, tokenizer=lambda words: list(words.encode()))
-    parts, faults, n_rows = GlobalBatches(utterances, plan)[0]
-    assert not faults
+    parts, problems, n_rows = GlobalBatches(utterances, plan)[0]
+    assert not problems
     assert [part.domain for part in parts] == ["en", "fr"]
     assert n_rows == sum(len(b.id) for part in parts for b in part.batches)
     for part, (domain, (rows,)) in zip(parts, plan[0]):
@@ -315,19 +307,19 @@ def test_fresh_batches_for_every_local_step(corpus):
             assert not set(first.id) & set(second.id)
 
 
-# ----------------------------------------------------------------------------- faults
+# -------------------------------------------------------------------------- bad audio
 
 
 def spoil(folder, *numbers):
     for i, number in enumerate(numbers):
-        FAULTS[1 + i % (len(FAULTS) - 1)](folder / f"{number}.wav")
+        DAMAGES[1 + i % (len(DAMAGES) - 1)](folder / f"{number}.wav")
 
 
 def test_bad_files_are_left_out_counted_and_warned_of_once(spoilt, caplog):
     utterances, plan = load(spoilt)
     spoil(spoilt, 0, 1)
     loader = train_loader(utterances, plan, max_bad_audio_fraction=0.2)
-    with caplog.at_level(logging.WARNING, "hetero_brain.data.loaders"):
+    with caplog.at_level(logging.WARNING, "hetero_brain.data.audited_loader"):
         for epoch in range(3):
             loader.sampler.start_at(epoch * plan.steps_per_epoch)
             seen = {
@@ -392,9 +384,9 @@ def test_a_domain_with_nothing_but_bad_rows_is_left_out(spoilt):
     (_, (rows,)), _ = plan[0]
     for row in rows:
         gone(spoilt / f"{utterances.manifest[int(row)]['ID'][1:]}.wav")
-    parts, faults, n_rows = GlobalBatches(utterances, plan)[0]
+    parts, problems, n_rows = GlobalBatches(utterances, plan)[0]
     assert [part.domain for part in parts] == ["fr"]
-    assert len(faults) == len(rows) < n_rows
+    assert len(problems) == len(rows) < n_rows
 
 
 def test_an_iteration_with_nothing_at_all_counts(spoilt):
@@ -414,9 +406,9 @@ def test_dev_batches_cover_all_once_one_domain_each(corpus, batch_seconds):
     utterances, _ = load(corpus)
     batches, seen = DevBatches(utterances, batch_seconds), []
     for i in range(len(batches)):
-        (part,), faults, n_rows = batches[i]
+        (part,), problems, n_rows = batches[i]
         (batch,) = part.batches
-        assert not faults and n_rows == len(batch.id)
+        assert not problems and n_rows == len(batch.id)
         assert set(batch.domain) == {part.domain}
         padded = batch.sig.data.numel() / RATE
         assert padded <= batch_seconds + 1e-3 or len(batch.id) == 1

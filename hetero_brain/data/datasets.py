@@ -1,0 +1,218 @@
+"""Manifest rows as padded batches, and batches of domains as PyTorch datasets.
+
+Global batch t is ``GlobalBatches(...)[t]``. It depends on t alone, so that a run can
+start at any iteration without reading what came before.
+"""
+
+import numpy as np
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from torch.utils.data import Dataset
+
+from ..domain_batch import DomainBatch, Share
+from ..training.parallel import share_out
+from ..training.rng import generator
+from .audio import BadAudio, read_audio
+
+
+class Utterances(Dataset):
+    """The rows of a manifest with their audio, collated into padded batches.
+
+    Arguments
+    ---------
+    manifest : Manifest
+        The rows.
+    sample_rate : int
+        Hz.
+    tokenizer : callable, optional
+        Transcript → list of int, which batches then hold as ``tokens``. Default: no
+        labels.
+    max_utterance_seconds : float, optional
+        Of a longer recording, a window of this length is read, drawn at random (for
+        unlabelled speech).
+    seed : int
+        Seed of the windows.
+    """
+
+    def __init__(
+        self, manifest, sample_rate, tokenizer=None, max_utterance_seconds=None, seed=0
+    ):
+        self.manifest, self.sample_rate = manifest, sample_rate
+        self.tokenizer = tokenizer
+        self.max_seconds, self.seed = max_utterance_seconds, seed
+
+    def __len__(self):
+        return len(self.manifest)
+
+    def batch(self, rows, step):
+        """Read and collate some rows; those whose audio cannot be used are left out.
+
+        Arguments
+        ---------
+        rows : iterable of int
+            Row numbers.
+        step : int
+            The iteration, on which the windows depend.
+
+        Returns
+        -------
+        batch : PaddedBatch or None
+            With ``id``, ``sig``, ``domain``, ``wrd`` and, if there is a tokenizer,
+            ``tokens``. None if no row could be used.
+        problems : list of str
+            One message for each row that was left out.
+        """
+        examples, problems = [], []
+        for index in rows:
+            row = self.manifest[int(index)]
+            rng = generator(self.seed, "window", step, row["ID"])
+            try:
+                signal = read_audio(row, self.sample_rate, self.max_seconds, rng)
+            except BadAudio as error:
+                problems.append(f"{self.manifest.path}, {row['ID']}: {error}")
+                continue
+            example = {"id": row["ID"], "sig": signal}
+            example |= {"domain": row["domain"], "wrd": row["wrd"]}
+            if self.tokenizer is not None:
+                example["tokens"] = torch.tensor(self.tokenizer(row["wrd"]))
+            examples.append(example)
+        return (PaddedBatch(examples) if examples else None), problems
+
+
+class GlobalBatches(Dataset):
+    """A rank's units of global batch t, as item t.
+
+    An item is a tuple of three: a :class:`Share` of :class:`DomainBatch`, the messages
+    about rows that could not be used, and the number of rows read.
+
+    Arguments
+    ---------
+    utterances : Utterances
+        Reads the audio.
+    plan : Plan
+        Step → rows of each unit.
+    rank, size : int
+        The rank whose units are read, and how many ranks share an iteration.
+    fixed_owners : bool
+        Whether a domain always belongs to the same rank, as it must if its local
+        optimizer state is kept. Otherwise, units are distributed so that the ranks have
+        as equal an amount of audio as possible.
+
+    Raises
+    ------
+    ValueError
+        If there are more ranks than units in an iteration.
+    """
+
+    def __init__(self, utterances, plan, rank=0, size=1, fixed_owners=False):
+        self.utterances, self.plan = utterances, plan
+        self.rank, self.size, self.fixed_owners = rank, size, fixed_owners
+        if size > plan.units_per_iteration:
+            raise ValueError(
+                f"{size} ranks for {plan.units_per_iteration} units per iteration "
+                f"({plan.domains_per_iteration} domains × replicas_per_domain: "
+                f"{plan.replicas_per_domain}); raise replicas_per_domain, or start "
+                "fewer ranks"
+            )
+
+    def __getitem__(self, step):
+        units, problems, n_rows = self.plan[step], [], 0
+        share = Share(unit.domain for unit in units)
+        for i, (unit, owner) in enumerate(zip(units, self.owners(units))):
+            if owner != self.rank:
+                continue
+            read = [self.utterances.batch(rows, step) for rows in unit.batches]
+            n_rows += sum(len(rows) for rows in unit.batches)
+            problems += [message for _, messages in read for message in messages]
+            usable = tuple(batch for batch, _ in read if batch is not None)
+            if usable:
+                replica = i % self.plan.replicas_per_domain
+                share.append(DomainBatch(unit.domain, usable, replica))
+        return share, problems, n_rows
+
+    def owners(self, units):
+        """The rank of each unit of a global batch.
+
+        Arguments
+        ---------
+        units : list of DomainRows
+            A ``plan[step]``.
+
+        Returns
+        -------
+        list of int
+        """
+        if self.fixed_owners:
+            replicas, index = self.plan.replicas_per_domain, self.plan.domains.index
+            return [
+                (index(unit.domain) * replicas + i % replicas) % self.size
+                for i, unit in enumerate(units)
+            ]
+        return share_out(self.padded_seconds(units), self.size)
+
+    def padded_seconds(self, units):
+        """Seconds of audio in each unit of a global batch, including its padding.
+
+        This is what a unit costs on a GPU, and at most what it costs on a CPU.
+
+        Arguments
+        ---------
+        units : list of DomainRows
+            A ``plan[step]``.
+
+        Returns
+        -------
+        list of float
+        """
+        durations = self.utterances.manifest.duration
+        limit = self.utterances.max_seconds or float("inf")
+        return [
+            sum(
+                len(rows) * min(float(durations[rows].max()), limit)
+                for rows in unit.batches
+            )
+            for unit in units
+        ]
+
+
+class DevBatches(Dataset):
+    """All utterances once, sorted by domain and length, in batches of a single domain.
+
+    An item is a tuple of three: a list of one :class:`DomainBatch`, or of none if no row
+    could be used, the messages about rows that could not, and the number of rows read.
+
+    Arguments
+    ---------
+    utterances : Utterances
+        Reads the audio.
+    batch_seconds : float
+        Seconds of audio in a batch, including padding.
+    rank, size : int
+        A rank has every ``size``-th batch, from batch ``rank`` on, so that all ranks
+        together have each utterance once.
+    """
+
+    def __init__(self, utterances, batch_seconds, rank=0, size=1):
+        self.utterances, manifest = utterances, utterances.manifest
+        self.batches, rows = [], []
+        for row in np.lexsort((manifest.duration, manifest.domain)):
+            # The last row is the longest of its batch, to which the others are padded.
+            padded_seconds = manifest.duration[row] * (len(rows) + 1)
+            is_other_domain = rows and manifest.domain[row] != manifest.domain[rows[0]]
+            if rows and (is_other_domain or padded_seconds > batch_seconds):
+                self.batches.append(rows)
+                rows = []
+            rows.append(row)
+        if rows:
+            self.batches.append(rows)
+        self.batches = self.batches[rank::size]
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        rows = self.batches[index]
+        batch, problems = self.utterances.batch(rows, step=0)
+        domain = self.utterances.manifest[int(rows[0])]["domain"]
+        domain_batches = [] if batch is None else [DomainBatch(domain, (batch,))]
+        return domain_batches, problems, len(rows)

@@ -1,0 +1,73 @@
+"""The operators of the models: PyTorch's own, and on a CPU those of ``cpu``.
+
+Here alone it is chosen between the two.
+"""
+
+from functools import wraps
+
+import torch
+import torch.nn.functional as F
+
+from . import cpu
+
+
+def on_cpu(faster):
+    """Decorate a function so that tensors on a CPU go to ``faster`` instead.
+
+    Compiled code is PyTorch's on any device.
+
+    Arguments
+    ---------
+    faster : callable
+        Takes what the function takes, and computes the same.
+
+    Returns
+    -------
+    callable
+        The decorator.
+    """
+
+    def decorate(function):
+        @wraps(function)
+        def chosen(*args, **kwargs):
+            tensor = next(arg for arg in args if isinstance(arg, torch.Tensor))
+            here = tensor.is_cpu and not torch.compiler.is_compiling()
+            return (faster if here else function)(*args, **kwargs)
+
+        return chosen
+
+    return decorate
+
+
+dropout = on_cpu(cpu.dropout)(F.dropout)
+linear = on_cpu(cpu.linear)(F.linear)
+conv2d = on_cpu(cpu.conv2d)(F.conv2d)
+
+
+@on_cpu(cpu.attention)
+def attention(q, k, v, allowed=None, dropout_p=0.0):
+    """Attention of queries that are scaled already.
+
+    Arguments
+    ---------
+    q, k, v : torch.Tensor
+        (batch, heads, frames, head_dim); the output is of the type of v.
+    allowed : torch.Tensor
+        Broadcast to (batch, heads, frames, frames), True where attention is allowed.
+    dropout_p : float
+        Probability with which a weight is dropped.
+
+    Returns
+    -------
+    torch.Tensor
+        (batch, heads, frames, head_dim).
+    """
+    return F.scaled_dot_product_attention(
+        q.to(v.dtype), k.to(v.dtype), v, allowed, dropout_p, scale=1.0
+    )
+
+
+@on_cpu(cpu.argmax)
+def argmax(x):
+    """Place of the largest element of each row: (…, columns) → (…) of int64."""
+    return x.argmax(-1)
