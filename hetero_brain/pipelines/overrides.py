@@ -71,32 +71,32 @@ def override(tree, words, path):
         Naming each key that the YAML does not have, with the nearest that it has, that
         is given twice or without a value, and each value of the wrong kind.
     """
-    faults, given = [], {}
+    errors, given = [], {}
     for word in words:
         if word.startswith("--"):
             key, equals, first = word[2:].partition("=")
             if key in given:
-                faults.append(f"--{key} is given twice")
+                errors.append(f"--{key} is given twice")
             given[key] = [first] if equals else []
         elif given:
             given[key].append(word)
         else:
-            faults.append(f"{word!r} belongs to no --key")
+            errors.append(f"{word!r} belongs to no --key")
     for key, values in given.items():
         if key not in tree:
-            faults.append(f"--{key}: {_no_such_key(key, tree, path, '--')}")
+            errors.append(f"--{key}: {_no_such_key(key, tree, path, '--')}")
         elif not " ".join(values):
-            faults.append(f"--{key} has no value; for none write null")
+            errors.append(f"--{key} has no value; for none write null")
         else:
             try:
                 value = _value(values, _kind(key, tree[key]))
                 unknown = [*_unknown(key, tree[key], value, path)]
-                faults += [f"--{fault}" for fault in unknown]
+                errors += [f"--{error}" for error in unknown]
                 _put(tree, key, None if key in PATHS and value == "null" else value)
-            except (ValueError, YAMLError) as fault:
-                faults.append(f"--{key} {' '.join(values)}: {in_a_line(fault)}")
-    if faults:
-        raise InputError("\n".join(faults))
+            except (ValueError, YAMLError) as error:
+                errors.append(f"--{key} {' '.join(values)}: {in_a_line(error)}")
+    if errors:
+        raise InputError("\n".join(errors))
 
 
 def _no_such_key(key, keys, path, prefix=""):
@@ -107,11 +107,11 @@ def _no_such_key(key, keys, path, prefix=""):
 
 
 def _unknown(key, node, value, path):
-    """Yields a fault for each key of a mapping that the YAML's mapping does not have."""
+    """Yields an error for each key of a mapping that the YAML's mapping does not have."""
     for name, child in value.items() if _is_plain(node) and _is_plain(value) else ():
         if name in node:
-            faults = _unknown(name, node[name], child, path)
-            yield from (f"{key}: {fault}" for fault in faults)
+            errors = _unknown(name, node[name], child, path)
+            yield from (f"{key}: {error}" for error in errors)
         elif key not in BY_NAME:
             yield f"{key}: {name}: {_no_such_key(str(name), node, path)}"
 

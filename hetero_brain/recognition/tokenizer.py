@@ -59,7 +59,7 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
         words = [text for text in texts if text]
         if not words:
             raise ValueError(
-                f"{model_file}: there are no transcripts to train a tokenizer on; the "
+                f"{model_file}: no transcripts to train a tokenizer on; the "
                 "column wrd of the training manifest is empty"
             )
         if exists := model_file.exists():

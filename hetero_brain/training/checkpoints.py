@@ -91,8 +91,7 @@ class AtomicCheckpointer(Checkpointer):
         self.fingerprint = fingerprint
 
     def add_recoverables(self, recoverables):
-        """Register objects to save, as required: SpeechBrain's method does not record
-        whether they are optional."""
+        """Register objects to save; unlike SpeechBrain's, it records them as required."""
         for name, obj in recoverables.items():
             self.add_recoverable(name, obj)
 
@@ -178,7 +177,7 @@ class AtomicCheckpointer(Checkpointer):
         for path in (*folder.iterdir(), folder):
             sync(path)
         final = folder.with_name(folder.name.removeprefix(UNFINISHED))
-        if final.exists():  # only if the caller chose the name
+        if final.exists():  # the caller chose a name that is in use
             shutil.rmtree(final)
         os.rename(folder, final)
         sync(self.checkpoints_dir)
@@ -187,8 +186,7 @@ class AtomicCheckpointer(Checkpointer):
         return draft._replace(path=final, paramfiles=files)
 
     def _is_disk_full(self, error):
-        """Whether a write failed because the disk is full: torch's RuntimeError does not
-        say, so a test file is written."""
+        """Whether a write failed because the disk is full, which torch does not say."""
         if isinstance(error, OSError):
             return error.errno in DISK_FULL
         if not isinstance(error, RuntimeError) or not if_main_process():

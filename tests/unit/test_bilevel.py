@@ -473,7 +473,7 @@ def test_phi_has_one_block_of_memory_and_theta_is_never_touched():
 @pytest.mark.parametrize("omitted", [(), (1,)])
 @pytest.mark.parametrize("options", [{}, {"weight_decay": 0.1}, {"momentum": 0.9}])
 def test_steps_of_sgd_are_those_of_a_copy(options, omitted):
-    """Also in the first step, which fuses copy and step, and without a gradient."""
+    """Also in the first step, and where a parameter has no gradient."""
     model = Mixed()
     solver = LocalSolver(model, partial(SGD, lr=0.3, **options))
     copies = [nn.Parameter(p.detach().clone()) for p in solver.params]

@@ -81,7 +81,8 @@ def test_a_second_signal_kills_the_steps(tmp_path):
         "open('begun', 'w'); time.sleep(100)"
     )
     script = (
-        "from pathlib import Path\nfrom hetero_brain.pipelines import experiment\n"
+        "from pathlib import Path\n"
+        "from hetero_brain.pipelines import experiment\n"
         "from hetero_brain.training import preemption\n"
         "with preemption.deferred(lambda: 'waiting', experiment.abandon):\n"
         f"    experiment.run_all({{Path('a'): {step!r}}}, 1)\n"
