@@ -6,12 +6,12 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
+from tests.processes import python
 from tests.recipes.common_voice_fixture import common_voice_tree
 from tests.recipes.corpora_fixtures import english_tree
 
@@ -54,7 +54,7 @@ def run(words, folder, data_folder=SAMPLE):
     (folder / "recipes").exists() or (folder / "recipes").symlink_to(ROOT / "recipes")
     environment = {**os.environ, "DATA": str(data_folder), "PROMPTS": str(SAMPLE)}
     environment["OMP_NUM_THREADS"] = "1"
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+    environment["PATH"] = f"{Path(python()).parent}:{environment['PATH']}"
     done = subprocess.run(
         ["bash", "-c", words],
         cwd=folder,
