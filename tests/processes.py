@@ -39,10 +39,11 @@ import sys
 FOLDER = "TESTS_PROCESSES_FOLDER"  # environment variable: the session's folder
 OWNER = "TESTS_PROCESSES_OWNER"  # environment variable: the process that ends last
 SOCKET = "socket"  # its name in that folder
+FLAGS = {"-u", "-B"}  # of Python, that are known here
 HEADER, MOST_FILES = 8, 253  # bytes before a request; files that one message may carry
 PASSED_ON = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT")
 LIBRARIES = (
-    "torch torch.distributed.nn torch.distributed.run torch.utils.tensorboard torchaudio "
+    "torch torch._dynamo torch.distributed.nn torch.distributed.run torch.utils.tensorboard torchaudio "
     "scipy.cluster.vq scipy.signal matplotlib.pyplot lhotse lhotse.recipes lhotse.kaldi "
     "sentencepiece soundfile babel.core fontTools.unicodedata concurrent.futures.process "
     "multiprocessing.forkserver multiprocessing.resource_tracker unittest.mock xml.etree "
@@ -99,6 +100,9 @@ def python():
             assert server.poll() is None, open(output.name).read()
             time.sleep(0.05)
         os.makedirs(f"{folder}/bin")
+        with open(f"{folder}/pip.txt", "w") as file:  # which SpeechBrain asks at each start
+            subprocess.run([sys.executable, "-m", "pip", "freeze"], stdout=file)
+        script(f"{folder}/bin/pip", "cat", f"{folder}/pip.txt #")
         script(f"{folder}/bin/torchrun", '"$(dirname "$0")/python"', "-m torch.distributed.run")
         script(path, sys.executable, f"-IS {__file__} run {folder}/{SOCKET}")
     return path
@@ -120,15 +124,18 @@ def parsed(argv):
     Returns
     -------
     tuple or None
-        Whether output is unbuffered (``-u``); ``"-m"``, ``"-c"`` or ``"file"``; the
-        module, code or path; the words behind it. None of other command lines.
+        The flags, of ``-u`` and ``-B``; ``"-m"``, ``"-c"`` or ``"file"``; the module,
+        code or path; the words behind it. None for what is left to a real interpreter:
+        all other command lines, and what needs no library.
     """
-    unbuffered = argv[:1] == ["-u"]
-    words = argv[unbuffered:]
+    n_flags = next((i for i, word in enumerate(argv) if word not in FLAGS), len(argv))
+    flags, words = argv[:n_flags], argv[n_flags:]
     if len(words) > 1 and words[0] in ("-m", "-c"):
-        return unbuffered, words[0], words[1], words[2:]
+        if words[1].startswith("from multiprocessing.resource_tracker "):
+            return None
+        return flags, words[0], words[1], words[2:]
     if words and words[0][:1] != "-" and os.path.isfile(words[0]):
-        return unbuffered, "file", words[0], words[1:]
+        return flags, "file", words[0], words[1:]
     return None
 
 
@@ -213,6 +220,7 @@ def serve(folder, owner):
     libc = ctypes.CDLL(None)
     libc.on_exit(libc._exit, None)  # before the destructors of C++ libraries
     gc.collect()
+    global STD; STD = set(sys.modules)  # MEASURE
     gc.freeze()  # or the first collection of each child would copy all memory
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/{SOCKET}.new")
@@ -227,6 +235,8 @@ def serve(folder, owner):
             if key.data is None:
                 connection, _ = listener.accept()
                 if not (child := os.fork()):
+                    listener.close()
+                    ends.close()
                     return connection
                 connection.sendall(child.to_bytes(HEADER))
                 watched = [(child, "child"), (client_of(connection), "client")]
@@ -246,7 +256,8 @@ def serve(folder, owner):
                 ends.unregister(key.fileobj)
                 os.kill(child, signal.SIGKILL)
                 continue
-            _, status = os.waitpid(child, 0)
+            _, status, use = os.wait4(child, 0)  # MEASURE
+            print(round(use.ru_utime, 1), round(use.ru_stime, 1), child, file=open("/tmp/h/log", "a"))  # MEASURE
             connection, files = alive.pop(child)
             try:
                 connection.sendall(status.to_bytes(HEADER))
@@ -272,6 +283,7 @@ def leave_alone(modules):
     Doing so would copy all memory that the child shares with the server, which takes
     half a second. Everything that is the program's own is taken to pieces as always.
     """
+    print("NEW", sorted({n for n in sys.modules if n not in modules and n.split(".")[0] not in sys.stdlib_module_names and not n.startswith("hetero")}), [n for n in sys.modules if n.split(".")[0] in sys.stdlib_module_names and n not in STD], file=open("/tmp/h/log","a"))  # MEASURE
     for name in modules:
         sys.modules.pop(name, None)
 
@@ -307,6 +319,7 @@ def become(connection):
     while len(request) < size:
         request += connection.recv(size - len(request))
     program, environment, folder, numbers, blocked, ignored = marshal.loads(request)
+    connection.detach()  # closed here, with all that is the server's
     take_files(dict(zip(numbers, files)))
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
@@ -326,8 +339,11 @@ def become(connection):
     torch.default_generator.seed()
     if os.environ.get("OMP_NUM_THREADS", "1") != threads:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if program[0]:
+    flags, *program = program
+    sys.dont_write_bytecode = "-B" in flags or "PYTHONDONTWRITEBYTECODE" in os.environ
+    if "-u" in flags:
         unbuffer()
+    print(os.getpid(), program, file=open("/tmp/h/log", "a"))  # MEASURE
     return program
 
 
@@ -385,4 +401,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "run":
         run(sys.argv[2], sys.argv[3:])
     else:
-        execute(*become(serve(sys.argv[2], int(sys.argv[3])))[1:])
+        execute(*become(serve(sys.argv[2], int(sys.argv[3]))))
