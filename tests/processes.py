@@ -6,25 +6,27 @@ That takes five seconds of a core, and the tests start some hundreds of processe
 imported these libraries already, and has done nothing else. Three kinds of process take
 part:
 
-- the *server*, one for all workers of a test session. It starts when a test first asks for
-  it, and ends with the session;
+- the *server*, one for all workers of a test session. It starts when a test first asks
+  for it, and ends with the session;
 - a *client*, which stands where Python would: a test, bash, torchrun or an experiment
   starts it, sends it signals and waits for it. It hands its command line, environment,
   folder, open files and blocked signals to the server, passes signals on, and ends as its
   child ends, by the same exit code or signal. If it is killed, so is the child;
 - a *child* of the server for each client. It runs the program as Python would. Everything
   of ``hetero_brain`` and of the program is imported by the child itself, random numbers
-  are those of a new process, and it ends as every Python process ends: a thread or a loader
-  worker that does not end keeps it, and the client, from ending.
+  are those of a new process, and a thread or a loader worker that does not end keeps it,
+  and the client, from ending.
 
-Processes that a child starts by ``sys.executable`` come from the server, too: ranks, steps
-of an experiment, and the server of loader workers that ``multiprocessing`` starts.
+Processes that a child starts by ``sys.executable`` come from the server, too: ranks,
+steps of an experiment, and the server of loader workers that ``multiprocessing`` starts.
 
 What differs from a real process: the child is no descendant of its client, and is in a
-session of its own; its hash seed is that of the server; a client that is stopped (SIGSTOP)
-does not stop it. What is tested about these, and one run of every kind, starts
-``sys.executable`` of the tests instead. Command lines that :func:`parsed` does not know are
-given to the real interpreter, as are processes with a ``PYTHONHASHSEED``.
+session of its own; it has one OpenMP thread, whatever its environment says; its hash seed
+is that of the server; a client that is stopped (SIGSTOP) does not stop it; libraries, and
+what only they hold, are not taken to pieces at its end. What is tested about these, and
+one run of every kind, starts ``sys.executable`` of the tests instead. Command lines that
+:func:`parsed` does not know are given to the real interpreter, as are processes with a
+``PYTHONHASHSEED``.
 """
 
 import array
@@ -43,14 +45,17 @@ FLAGS = {"-u", "-B"}  # of Python, that are known here
 HEADER, MOST_FILES = 8, 253  # bytes before a request; files that one message may carry
 PASSED_ON = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT")
 LIBRARIES = (
-    "torch torch._dynamo torch.distributed.nn torch.distributed.run torch.utils.tensorboard torchaudio "
+    "torch torch._dynamo torch.distributed.nn torch.distributed.run torchaudio "
+    "torch.utils.tensorboard torch.utils.serialization.config "
     "scipy.cluster.vq scipy.signal matplotlib.pyplot lhotse lhotse.recipes lhotse.kaldi "
     "sentencepiece soundfile babel.core fontTools.unicodedata concurrent.futures.process "
     "multiprocessing.forkserver multiprocessing.resource_tracker unittest.mock xml.etree "
-    "speechbrain speechbrain.dataio.batch speechbrain.decoders.ctc "
-    "speechbrain.lobes.features speechbrain.lobes.models.transformer.Conformer "
+    "speechbrain speechbrain.augment.freq_domain speechbrain.dataio.batch "
+    "speechbrain.decoders.ctc speechbrain.lobes.features "
+    "speechbrain.lobes.models.transformer.Conformer "
     "speechbrain.lobes.models.transformer.TransformerASR speechbrain.nnet.losses "
-    "speechbrain.utils.edit_distance speechbrain.utils.train_logger "
+    "speechbrain.utils.edit_distance speechbrain.utils.epoch_loop "
+    "speechbrain.utils.train_logger "
     "tensorboard.backend.event_processing.event_accumulator"
 ).split()
 
@@ -100,10 +105,16 @@ def python():
             assert server.poll() is None, open(output.name).read()
             time.sleep(0.05)
         os.makedirs(f"{folder}/bin")
-        with open(f"{folder}/pip.txt", "w") as file:  # which SpeechBrain asks at each start
+        with open(
+            f"{folder}/pip.txt", "w"
+        ) as file:  # which SpeechBrain asks at each start
             subprocess.run([sys.executable, "-m", "pip", "freeze"], stdout=file)
         script(f"{folder}/bin/pip", "cat", f"{folder}/pip.txt #")
-        script(f"{folder}/bin/torchrun", '"$(dirname "$0")/python"', "-m torch.distributed.run")
+        script(
+            f"{folder}/bin/torchrun",
+            '"$(dirname "$0")/python"',
+            "-m torch.distributed.run",
+        )
         script(path, sys.executable, f"-IS {__file__} run {folder}/{SOCKET}")
     return path
 
@@ -140,19 +151,21 @@ def parsed(argv):
 
 
 def run(path, argv):
-    """A client: have a command line run by a child of the server, and end as that ends."""
+    """A client: have a child of the server run a command line, and end as that ends."""
     files = [int(name) for name in os.listdir("/proc/self/fd")]
     files = [number for number in files if is_open(number)]  # all but that of the list
     program = parsed(argv)
     if program is None or "PYTHONHASHSEED" in os.environ or len(files) > MOST_FILES:
         os.execv(sys.executable, [sys.executable, *argv])
     blocked = [*map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))]
-    ignored = [s for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN]
+    ignored = [
+        s for s in signal.valid_signals() if signal.getsignal(s) == signal.SIG_IGN
+    ]
     request = marshal.dumps(
         (program, dict(os.environ), os.getcwd(), files, blocked, [*map(int, ignored)])
     )
     passed_on = {getattr(signal, name) for name in PASSED_ON} - set(ignored)
-    # Until it is known where to: they wait.
+    # They wait until it is known where they go.
     signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
@@ -170,7 +183,9 @@ def run(path, argv):
         os._exit(os.WEXITSTATUS(status))
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the child has left one, if wanted
+    resource.setrlimit(
+        resource.RLIMIT_CORE, (0, 0)
+    )  # the child has left one, if wanted
     number = os.WTERMSIG(status)
     if number not in (signal.SIGKILL, signal.SIGSTOP):
         signal.signal(number, signal.SIG_DFL)
@@ -220,7 +235,6 @@ def serve(folder, owner):
     libc = ctypes.CDLL(None)
     libc.on_exit(libc._exit, None)  # before the destructors of C++ libraries
     gc.collect()
-    global STD; STD = set(sys.modules)  # MEASURE
     gc.freeze()  # or the first collection of each child would copy all memory
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/{SOCKET}.new")
@@ -256,8 +270,7 @@ def serve(folder, owner):
                 ends.unregister(key.fileobj)
                 os.kill(child, signal.SIGKILL)
                 continue
-            _, status, use = os.wait4(child, 0)  # MEASURE
-            print(round(use.ru_utime, 1), round(use.ru_stime, 1), child, file=open("/tmp/h/log", "a"))  # MEASURE
+            _, status = os.waitpid(child, 0)
             connection, files = alive.pop(child)
             try:
                 connection.sendall(status.to_bytes(HEADER))
@@ -283,7 +296,6 @@ def leave_alone(modules):
     Doing so would copy all memory that the child shares with the server, which takes
     half a second. Everything that is the program's own is taken to pieces as always.
     """
-    print("NEW", sorted({n for n in sys.modules if n not in modules and n.split(".")[0] not in sys.stdlib_module_names and not n.startswith("hetero")}), [n for n in sys.modules if n.split(".")[0] in sys.stdlib_module_names and n not in STD], file=open("/tmp/h/log","a"))  # MEASURE
     for name in modules:
         sys.modules.pop(name, None)
 
@@ -325,7 +337,6 @@ def become(connection):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     paths = sys.path[1 + len(search_path()) :]
-    threads = os.environ["OMP_NUM_THREADS"]
     shim = f"{os.environ[FOLDER]}/bin/python"
     os.environ.clear()
     os.environ.update(environment)
@@ -337,13 +348,10 @@ def become(connection):
     tempfile.tempdir = None
     np.random.seed()  # Python's own are drawn anew by themselves
     torch.default_generator.seed()
-    if os.environ.get("OMP_NUM_THREADS", "1") != threads:
-        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     flags, *program = program
     sys.dont_write_bytecode = "-B" in flags or "PYTHONDONTWRITEBYTECODE" in os.environ
     if "-u" in flags:
         unbuffer()
-    print(os.getpid(), program, file=open("/tmp/h/log", "a"))  # MEASURE
     return program
 
 
@@ -352,7 +360,10 @@ def take_files(files):
     import fcntl
 
     above = max(files) + 1
-    kept = {number: fcntl.fcntl(file, fcntl.F_DUPFD, above) for number, file in files.items()}
+    kept = {
+        number: fcntl.fcntl(file, fcntl.F_DUPFD, above)
+        for number, file in files.items()
+    }
     os.closerange(0, above)
     for number, file in kept.items():
         os.dup2(file, number)
@@ -387,10 +398,11 @@ def execute(kind, what, words):
         exec(compile(what, "<string>", "exec"), main.__dict__)
     else:
         sys.argv = [what, *words]
-        link = os.readlink(what) if os.path.islink(what) else ""
-        sys.path[0] = os.path.dirname(os.path.abspath(os.path.join(os.path.dirname(what), link or os.path.basename(what))))
+        sys.path[0] = os.path.dirname(os.path.realpath(what))
         main.__file__, main.__cached__ = os.path.abspath(what), None
-        main.__loader__ = importlib.machinery.SourceFileLoader("__main__", main.__file__)
+        main.__loader__ = importlib.machinery.SourceFileLoader(
+            "__main__", main.__file__
+        )
         with open(what, "rb") as file:
             code = compile(file.read(), main.__file__, "exec")
         exec(code, main.__dict__)

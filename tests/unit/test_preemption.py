@@ -37,7 +37,7 @@ FINETUNE = (
 
 
 def start(*words, real=False, **options):
-    """A Python program, begun; ``real`` as in ``tests/processes.py`` only if it says so."""
+    """A Python program, begun; a ``real`` one is not of ``tests/processes.py``."""
     return subprocess.Popen(
         [sys.executable if real else python(), *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
