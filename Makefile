@@ -2,15 +2,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench bench-quick
+.PHONY: demo test test-quick bench bench-quick
 
 demo: $(VENV)/installed
 	$(BIN)/python -m hetero_brain.experiment recipes/VoicePrompts/demo.yaml
 
-# A thread each: the models of tests are too small for more.
+# A thread each: the models of tests are too small for more. A process more than cores,
+# since some tests wait for SLURM or for signals; tests of one xdist_group share a process.
+PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) \
+    --maxprocesses 5 --dist loadgroup --no-loadscope-reorder
+QUICK = bilevel brain plan packing layers encoder bestrq cpc cross_entropy
+
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 \
-	    --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+# Algorithm, plan, models and objectives.
+test-quick: $(VENV)/installed
+	$(PYTEST) $(QUICK:%=tests/unit/test_%.py)
 
 bench: $(VENV)/installed $(VENV)/compared
 	$(BIN)/python -m tests.benchmarks

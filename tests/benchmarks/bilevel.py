@@ -225,7 +225,7 @@ def run(quick):
             "ratio",
         ],
     )
-    seconds = {"tiny": 4} if quick else {"tiny": 32, "base": 32}
+    seconds = {"tiny": 2} if quick else {"tiny": 32, "base": 32}
     rounds = {"tiny": {1: 10, 3: 8}, "base": {1: 2, 3: 2}}  # even: half in each order
     rounds_apart = {"tiny": 24, "base": 8}
     if quick:

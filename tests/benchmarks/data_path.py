@@ -37,7 +37,7 @@ def run(quick):
     planned = (10_000, 100_000) + (() if quick else (1_000_000, 10_000_000))
     with tempfile.TemporaryDirectory() as folder:
         sources = files(Path(folder), KINDS[-1:] if quick else KINDS)
-        seconds, repeats, rounds = (24, 2, 2) if quick else (96, 4, 2)
+        seconds, repeats, rounds = (8, 1, 2) if quick else (96, 4, 2)
         return [
             loader_table(sources, seconds, repeats, rounds),
             wait_table(seconds, 4 if quick else 6),

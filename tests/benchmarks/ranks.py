@@ -189,14 +189,16 @@ def run(quick):
                 shares = 100 * simulated_idle(n_ranks, replicas)
                 row = [n_ranks, replicas, len(HOURS) * replicas]
                 idle.rows.append([*row, shares.mean(), shares.max(), "simulation"])
-    rounds = 2 if quick else 6
+    rounds, seconds = (1, 24.0) if quick else (6, 96.0)
     for replicas in (1,) if quick else (1, 2):
-        found = on_ranks(2, timed_iterations, replicas, 96.0, rounds)
-        seconds = np.array(found)  # rank × iteration × (all, waiting, all-reduce)
-        shares = 100 * seconds[:, :, 1].sum(1) / seconds[:, :, 0].sum(1)
+        found = on_ranks(2, timed_iterations, replicas, seconds, rounds)
+        taken = np.array(found)  # rank × iteration × (all, waiting, all-reduce)
+        shares = 100 * taken[:, :, 1].sum(1) / taken[:, :, 0].sum(1)
         row = [2, replicas, len(HOURS) * replicas]
-        idle.rows.append([*row, shares.mean(), shares.max(), "measured (tiny, 96 s)"])
-        reduce = np.median(seconds[:, :, 2] / seconds[:, :, 0])
+        idle.rows.append(
+            [*row, shares.mean(), shares.max(), f"measured (tiny, {seconds:g} s)"]
+        )
+        reduce = np.median(taken[:, :, 2] / taken[:, :, 0])
         idle.notes.append(
             f"Measured with replicas_per_domain: {replicas}: the all-reduce itself takes "
             f"{100 * reduce:.2g} % of an iteration."

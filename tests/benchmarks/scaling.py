@@ -39,10 +39,10 @@ def bend(x, y):
 
 def run(quick):
     """Time by domains, local steps and utterance length for tiny; and for each size."""
-    rounds, seconds = (2, 3) if quick else (2, 6)
+    rounds, seconds = (1, 1) if quick else (2, 6)
     domains = (1, 2, 4) if quick else (1, 2, 4, 8, 16, 32)
     steps = (0, 1, 2) if quick else (0, 1, 2, 4, 6, 8)
-    lengths = (2, 4, 8) if quick else (2, 4, 8, 16, 32, 64)
+    lengths = (1, 2, 4) if quick else (2, 4, 8, 16, 32, 64)
     tiny = ours("tiny", 1)
     three = global_batch(3, seconds)
     curves = {

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from tests.benchmarks import (
 )
 from tests.benchmarks.bilevel import passes, plain_passes
 from tests.benchmarks.kept import kept
+from tests.processes import python
 
 ROOT = Path(__file__).parents[2]
 
@@ -254,7 +254,7 @@ def test_quick_benchmarks_run_as_make_runs_them(tmp_path):
     )
     command = dry.stdout.splitlines()[-1].split()
     assert command[1:] == ["-m", "tests.benchmarks", "--quick"]
-    words = [sys.executable, *command[1:], "--output_folder", str(tmp_path)]
+    words = [python(), *command[1:], "--output_folder", str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "bench.json").read_text())

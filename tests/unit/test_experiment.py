@@ -10,6 +10,7 @@ import pytest
 
 from hetero_brain.pipelines import experiment
 from hetero_brain.training.preemption import REQUEUE
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,7 +54,7 @@ def test_a_signal_reaches_the_steps_and_the_rest_does_not_begin(tmp_path):
         "with preemption.deferred(lambda: 'waiting'):\n"
         f"    experiment.run_all({{Path(n): {step!r} for n in 'abc'}}, 2)\n"
     )
-    process = subprocess.Popen(python(script), cwd=tmp_path)
+    process = subprocess.Popen([processes.python(), "-c", script], cwd=tmp_path)
     begun = tmp_path / "begun"
     while not begun.exists() or begun.read_text() != "xx":
         assert process.poll() is None
@@ -88,7 +89,10 @@ def test_a_second_signal_kills_the_steps(tmp_path):
         f"    experiment.run_all({{Path('a'): {step!r}}}, 1)\n"
     )
     process = subprocess.Popen(
-        python(script), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [processes.python(), "-c", script],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while not (tmp_path / "begun").exists():
         assert process.poll() is None

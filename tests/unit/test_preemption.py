@@ -17,6 +17,7 @@ from hetero_brain.data.workers import worker_options
 from hetero_brain.models.transfer import find_checkpoint
 from hetero_brain.training import preemption
 from hetero_brain.training.preemption import MARKER, REQUEUE
+from tests.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = Path(__file__).parent / "preempted_run.py"
@@ -35,10 +36,10 @@ FINETUNE = (
 )
 
 
-def start(*words, **options):
-    """Start a Python program; its process."""
+def start(*words, real=False, **options):
+    """Start a Python program; with ``real`` not by ``tests/processes.py``."""
     return subprocess.Popen(
-        [sys.executable, *map(str, words)],
+        [sys.executable if real else python(), *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -118,9 +119,10 @@ def test_a_second_signal_and_any_moment(when, times, entries, tmp_path, undistur
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_signal_to_the_group_leaves_loader_workers_alone(name, tmp_path, undisturbed):
     words = (TOY, tmp_path, "load", f"group:{name}")
-    codes, outputs = run_to_the_end(*words, start_new_session=True)
-    assert codes == [REQUEUE, 0]
-    assert not re.search("worker|tracker", outputs[0]), outputs[0]
+    code, output = run(*words, real=True, start_new_session=True)
+    assert code == REQUEUE, output
+    assert not re.search("worker|tracker", output), output
+    assert run(*words)[0] == 0
     assert_same(tmp_path, undisturbed)
 
 
@@ -158,7 +160,7 @@ def test_what_does_not_insist(signals, tmp_path):
 
 def test_torchrun_whoever_insists_has_all_ranks_leave(tmp_path):
     words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, TOY, tmp_path, "sleep 2")
-    process = start(*words)
+    process = start(*words, real=True)
     while not (tmp_path / "one/disturbed").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -178,7 +180,7 @@ def test_signals_are_not_blocked_where_workers_were_started():
 
 
 def test_loader_workers_end_with_a_run_that_is_killed(tmp_path):
-    process = start(TOY, tmp_path, "train 2", "SIGKILL")
+    process = start(TOY, tmp_path, "train 2", "SIGKILL", real=True)
     process.communicate(timeout=60)  # until no worker holds the output any more
     assert process.returncode == -signal.SIGKILL
 
@@ -228,7 +230,7 @@ def test_recipe_leaves_after_the_iteration_and_goes_on(recipe, signals, tmp_path
     (log,) = (path.relative_to(one) for path in one.glob("**/log.jsonl"))
     words = (*words, "--output_folder", other)
     for i, name in enumerate(signals):
-        process = start(*words)
+        process = start(*words, real=recipe == FINETUNE)
         wanted = 2 * (i + 1)
         while not (other / log).exists() or lines(other / log) < wanted:
             assert process.poll() is None, process.communicate()[0]
@@ -251,9 +253,9 @@ def test_ranks_are_not_started_again_in_the_store_of_those_before():
     store = "import os; from hetero_brain.pipelines import recipe; "
     store += "recipe.refuse_used_store(); "
     store += "os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os._exit(9)"
-    code, output = run(*words, "--no-python", sys.executable, "-c", store)
+    code, output = run(*words, "--no-python", python(), "-c", store)
     assert code != 0 and "use templates/torchrun.py" in output
-    code, output = run(TORCHRUN, *words[2:], "--no-python", sys.executable, "-c", store)
+    code, output = run(TORCHRUN, *words[2:], "--no-python", python(), "-c", store)
     assert code == 0, output
 
 

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +36,7 @@ from hetero_brain.training.loggers import (
 )
 from hetero_brain.training.schedules import HoldThenDecay
 from tests.benchmarks.kills import checkpoint, differences, scalars
+from tests.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
@@ -657,13 +657,13 @@ def test_tensorboard_forgets_what_was_cut(tmp_path):
 # ----------------------------------------------------------------------------- processes
 
 
-KILLS = [sys.executable, "-m", "tests.benchmarks.kills"]
+KILLS = ["-m", "tests.benchmarks.kills"]
 
 
 def test_kills_of_processes(tmp_path):
     """Three kills, one half-way through a file of a checkpoint; see the benchmark."""
     done = subprocess.run(
-        [*KILLS, "--kills", "3", "--workers", "2"],
+        [python(), *KILLS, "--kills", "3", "--workers", "2"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

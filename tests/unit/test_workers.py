@@ -19,6 +19,7 @@ from hetero_brain.data import workers
 from hetero_brain.data.audited_loader import AuditedLoader
 from hetero_brain.domain_batch import Share
 from hetero_brain.training.preemption import REQUEUE
+from tests.processes import python
 
 RUN = Path(__file__).parent / "worker_run.py"
 MEMORY = "ended with exit code -9: it was killed, most likely because memory ran out"
@@ -40,7 +41,8 @@ ENDS = [
     [(*end[:3], *options) for end in ENDS for options in end[3]],
 )
 def test_every_exit_ends(how, code, said, num_workers, persistent):
-    words = [sys.executable, RUN, how, num_workers, persistent]
+    real = how in ("success", "signal") and num_workers == 4 and persistent
+    words = [sys.executable if real else python(), RUN, how, num_workers, persistent]
     done = subprocess.run(  # until no process holds its output any more
         [*map(str, words)], capture_output=True, text=True, timeout=120
     )
@@ -149,7 +151,7 @@ print(tempfile.gettempdir())
 
 def sockets(tmpdir, *words):
     return subprocess.run(
-        [sys.executable, "-c", SOCKETS, *words],
+        [python(), "-c", SOCKETS, *words],
         env={**os.environ, "TMPDIR": str(tmpdir)},
         capture_output=True,
         text=True,

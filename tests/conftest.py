@@ -1,0 +1,32 @@
+"""All tests of a session share a server of Python processes; see ``processes.py``."""
+
+from pathlib import Path
+
+from tests import processes
+
+ROOT = Path(__file__).parent
+# Those that take longest begin first, so that no process is left with one of them.
+FIRST = ("slurm/test_slurm.py", "recipes/test_commands.py", "unit/test_benchmarks.py")
+FIRST += ("unit/test_preemption.py", "unit/test_distributed.py", "unit/test_resume.py")
+
+
+def pytest_configure(config):
+    """In the process that starts the others, or the only one."""
+    if not hasattr(config, "workerinput"):
+        processes.begin_session()
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        processes.end_session()
+
+
+def pytest_collection_modifyitems(items):
+    """Put the files of :data:`FIRST` first, and READMEs first of theirs."""
+    ranks = {ROOT / path: rank for rank, path in enumerate(FIRST)}
+
+    def rank(item):
+        readme = "readme_commands_run" in item.name
+        return ranks.get(item.path, len(ranks)), not readme
+
+    items.sort(key=rank)
