@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) \
     --maxprocesses 5 --dist loadgroup --no-loadscope-reorder
-QUICK = bilevel brain plan packing layers encoder bestrq cpc cross_entropy
+QUICK = architecture bilevel brain plan cpu layers encoder bestrq cpc cross_entropy
 
 test: $(VENV)/installed
 	$(PYTEST)
