@@ -7,3 +7,19 @@ similar length. ``audio`` and ``containers`` read audio files, ``datasets`` coll
 padded batches, and ``loaders`` delivers them. ``audited_loader`` counts the recordings
 that cannot be used, and ``workers`` manages the processes that read them.
 """
+
+__all__ = [
+    "audio",
+    "audited_loader",
+    "bucketing",
+    "containers",
+    "corpora",
+    "datasets",
+    "domain_sampling",
+    "loaders",
+    "manifest",
+    "plan",
+    "plan_checks",
+    "splits",
+    "workers",
+]

@@ -1,5 +1,19 @@
 """What a recipe's ``train.py`` calls: pre-training in rounds, fine-tuning, experiments.
 
-``recipe`` reads the command line and the YAML, ``pretraining`` and ``finetuning`` run
-what they describe, ``experiment`` runs both for many models, ``report`` makes the tables.
+``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``),
+``pretraining``, in ``rounds``, and ``finetuning`` run what they describe. ``recipe_run``
+adds logs, checkpoints and the response to signals to their Brains. ``experiment`` runs
+both for many models, and ``report`` makes the tables.
 """
+
+__all__ = [
+    "experiment",
+    "finetuning",
+    "overrides",
+    "pretraining",
+    "recipe",
+    "recipe_run",
+    "report",
+    "rounds",
+    "yaml_files",
+]

@@ -3,3 +3,11 @@
 ``tokenizer`` defines the output units, ``spelling`` finds utterances with fewer frames
 than CTC needs, ``error_rates`` computes CER and WER.
 """
+
+__all__ = [
+    "ctc",
+    "error_rates",
+    "joint",
+    "spelling",
+    "tokenizer",
+]

@@ -1,5 +1,24 @@
 """The parts of a training run around the algorithm; nothing here is specific to speech.
 
-Checkpoints and their integrity, loggers, ranks, preemption, learning-rate schedules,
-settings and seeds.
+``resumable`` is the Brain that resumes after any iteration, with the figures of
+``monitor``. ``checkpoints`` are written through ``files``, checked by ``integrity`` and
+compared by ``fingerprint``. ``parallel`` shares work among ranks, ``gradients`` adds them
+up, ``preemption`` handles signals. ``loggers``, ``schedules``, ``settings`` and ``rng``
+are what their names say.
 """
+
+__all__ = [
+    "checkpoints",
+    "files",
+    "fingerprint",
+    "gradients",
+    "integrity",
+    "loggers",
+    "monitor",
+    "parallel",
+    "preemption",
+    "resumable",
+    "rng",
+    "schedules",
+    "settings",
+]

@@ -84,6 +84,13 @@ def test_every_room_says_what_lives_there():
     for path in PACKAGE.rglob("__init__.py"):
         tree = ast.parse(path.read_text("utf-8"))
         assert ast.get_docstring(tree), name(path)
+        public = ast.literal_eval(tree.body[-1].value)
+        if len(tree.body) == 2:  # nothing is imported: the modules are what is public
+            found = {p.stem for p in path.parent.iterdir()} - {
+                "__init__",
+                "__pycache__",
+            }
+            assert set(public) == found, name(path)
 
 
 @pytest.mark.parametrize("path", MODULES + RECIPES, ids=name)

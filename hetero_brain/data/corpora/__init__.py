@@ -13,3 +13,29 @@ A prepare script turns folders as they are released into manifests:
 - ``selection`` chooses utterances by hours and by speaker, ``summary`` counts them, and
   ``command_line`` runs the script.
 """
+
+__all__ = [
+    "ami_meetings",
+    "command_line",
+    "commonvoice",
+    "commonvoice_clips",
+    "commonvoice_rows",
+    "commonvoice_tables",
+    "domain_entries",
+    "domain_reading",
+    "domain_rows",
+    "domain_selection",
+    "gzip_files",
+    "headers",
+    "language_text",
+    "lenient",
+    "lhotse_corpora",
+    "pairing",
+    "segments",
+    "selection",
+    "special_cases",
+    "summary",
+    "text_files",
+    "tidy_copies",
+    "transcript_lines",
+]
