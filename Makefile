@@ -8,10 +8,10 @@ demo: $(VENV)/installed
 	$(BIN)/python -m hetero_brain.experiment recipes/VoicePrompts/demo.yaml
 
 # A thread each: the models of tests are too small for more. A process more than cores,
-# since some tests wait for SLURM or for signals; tests of one xdist_group share a process.
+# since some tests wait for SLURM or for signals.
 PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) \
-    --maxprocesses 5 --dist loadgroup --no-loadscope-reorder
+    --maxprocesses 5 --dist loadscope --no-loadscope-reorder
 QUICK = architecture bilevel brain plan cpu layers encoder bestrq cpc cross_entropy
 
 test: $(VENV)/installed

@@ -2,12 +2,29 @@
 
 from pathlib import Path
 
+from xdist.scheduler import LoadScopeScheduling
+
 from tests import processes
 
 ROOT = Path(__file__).parent
 # Those that take longest begin first, so that no process is left with one of them.
 FIRST = ("slurm/test_slurm.py", "recipes/test_commands.py", "unit/test_benchmarks.py")
 FIRST += ("unit/test_preemption.py", "unit/test_distributed.py", "unit/test_resume.py")
+APART = ("tests/recipes/test_commands.py",)
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives a file of tests to one process, as they share what they prepare; but the tests
+    of :data:`APART` one by one, as each takes long."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.split("::", 1)[0]
+        return nodeid if file in APART else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """See :class:`ByFile`; xdist's own groups do nothing under pytest 9."""
+    return ByFile(config, log)
 
 
 def pytest_configure(config):

@@ -33,9 +33,6 @@ OPTIONS = f"{SMALL} --cssl_epochs 2 --only_phases [CSSL.1,PTLOC.1]"
 PHASES = ("CSSL.1", "PTLOC.1")
 
 
-pytestmark = pytest.mark.xdist_group("slurm")  # one for all
-
-
 @pytest.fixture(scope="module")
 def slurm():
     """mini_slurm(command, node) while SLURM runs; the clients find it."""
