@@ -14,8 +14,8 @@ APART = ("tests/recipes/test_commands.py",)
 
 
 class ByFile(LoadScopeScheduling):
-    """Gives a file of tests to one process, as they share what they prepare; but the tests
-    of :data:`APART` one by one, as each takes long."""
+    """Gives a file of tests to one process, as they share what they prepare; but those of
+    :data:`APART` one by one, as each takes long."""
 
     def _split_scope(self, nodeid):
         file = nodeid.split("::", 1)[0]
