@@ -58,9 +58,9 @@ def run(words, folder, data_folder=SAMPLE, real=False):
     (folder / "recipes").exists() or (folder / "recipes").symlink_to(ROOT / "recipes")
     environment = {**os.environ, "DATA": str(data_folder), "PROMPTS": str(SAMPLE)}
     environment["OMP_NUM_THREADS"] = "1"
-    environment["PATH"] = (
-        f"{Path(sys.executable if real else python()).parent}:{environment['PATH']}"
-    )
+    programs = [sys.executable] if real else [python(), sys.executable]
+    folders = [*(str(Path(program).parent) for program in programs)]
+    environment["PATH"] = ":".join([*folders, environment["PATH"]])
     done = subprocess.run(
         ["bash", "-c", words],
         cwd=folder,
