@@ -299,7 +299,7 @@ def test_sweep_goes_on_from_the_same_cssl(slurm, undisturbed, tmp_path):
     states = [tasks[i]["JobState"] for i in "012"]
     assert states == ["COMPLETED", "COMPLETED", "FAILED"]  # one more than combinations
     (refusal,) = tmp_path.glob("sweep-*_2.out")
-    assert "more than the product" in refusal.read_text()
+    assert "more tasks than" in refusal.read_text()
     for k in (1, 2):
         output = tmp_path / f"results/sweep/K{k}-alpha0.03-beta0.001/1"
         assert (output / "done").exists()
