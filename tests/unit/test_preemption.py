@@ -181,7 +181,7 @@ def test_signals_are_not_blocked_where_workers_were_started():
 
 def test_loader_workers_end_with_a_run_that_is_killed(tmp_path):
     process = start(TOY, tmp_path, "train 2", "SIGKILL", real=True)
-    process.communicate(timeout=60)  # until no worker holds the output any more
+    process.communicate(timeout=180)  # until no worker holds the output any more
     assert process.returncode == -signal.SIGKILL
 
 
