@@ -99,10 +99,10 @@ def test_an_experiment_names_what_its_steps_lack(refused, tmp_path):
     assert refused(EXPERIMENT, path).splitlines() == [
         f"{path}:",
         "  pretrain: no options",
-        "  judges: ctc: no domains",
+        "  judges: ctc: no finetune_domains",
         "  judges: attention: no hparams",
         "  judges: attention: no seeds",
-        "  judges: attention: no domains",
+        "  judges: attention: no finetune_domains",
         "  judges: attention: no options",
     ]
 
