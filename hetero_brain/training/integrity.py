@@ -49,6 +49,7 @@ def metadata_damage(folder):
 
 
 def file_digest(path):
+    """A hexadecimal digest of 16 bytes of the contents of a file."""
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(2**20):
