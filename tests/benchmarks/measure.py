@@ -33,6 +33,8 @@ class Table:
         What a reader has to know to interpret the figures.
     curves : list of dict
         For the plot: ``panel``, ``xlabel``, ``label``, ``x``, ``y``.
+    failures : list of str
+        Names of the checks that failed.
     """
 
     title: str
@@ -40,6 +42,13 @@ class Table:
     rows: list = field(default_factory=list)
     notes: list = field(default_factory=list)
     curves: list = field(default_factory=list)
+    failures: list = field(default_factory=list)
+
+    def add(self, *cells):
+        """Add a row and print it at once, so that it is not lost with an interrupted
+        run."""
+        self.rows.append([*cells])
+        print(" | ".join(map(written, cells)), flush=True)
 
     def markdown(self):
         """The table as Markdown, notes below."""
@@ -47,9 +56,13 @@ class Table:
         lines += [" | ".join(["", *self.columns, ""]).strip()]
         lines += ["|" + "---|" * len(self.columns)]
         for row in self.rows:
-            cells = [f"{c:.3g}" if isinstance(c, float) else str(c) for c in row]
-            lines += [" | ".join(["", *cells, ""]).strip()]
+            lines += [" | ".join(["", *map(written, row), ""]).strip()]
         return "\n".join([*lines, "", *(f"- {note}" for note in self.notes)])
+
+
+def written(cell):
+    """A cell as text: floats with three digits."""
+    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
 def alternate(candidates, repeats, warm_up=1):
