@@ -1,0 +1,56 @@
+"""The encoder under ``torch.compile``, on batches of many shapes."""
+
+import shutil
+import statistics
+import time
+from copy import deepcopy
+
+import torch
+from torch._dynamo.utils import counters
+
+from hetero_brain import DomainBatch
+from tests.benchmarks.compiled import OPTIONS
+from tests.benchmarks.speech import batch
+
+from .mini import largest, parameters, pretraining_brain, relative_error
+from .verdicts import Finding, at_most, equal, skipped
+
+SHAPES = 12
+
+
+def compilation(device, dynamic):
+    """Losses of a compiled encoder against those without, and what compiling costs."""
+    if device == "cpu":
+        yield skipped("losses", "on a GPU only")  # it takes a minute on a CPU
+        return
+    if shutil.which("gcc") is None and shutil.which("cc") is None:
+        yield skipped("losses", "no C compiler")
+        return
+    torch._dynamo.reset()
+    counters.clear()
+    options = {**OPTIONS, "compile_using_dynamic_shape_tracing": dynamic}
+    eager = pretraining_brain(device=device)
+    compiled = pretraining_brain(device=device, compiler=options)
+    is_compiled = hasattr(compiled.modules.encoder, "_orig_mod")
+    yield equal("SpeechBrain has compiled it", True, is_compiled)
+    errors, seconds, graphs = [], [], []
+    for i in range(SHAPES):
+        own, other = ([DomainBatch("domain", (b,))] for b in shaped(i))
+        loss = eager.fit_batch(own).item()
+        start = time.perf_counter()
+        errors.append(relative_error(compiled.fit_batch(other).item(), loss))
+        parameters(compiled)  # waits for the device
+        seconds.append(time.perf_counter() - start)
+        graphs.append(counters["stats"]["unique_graphs"])
+    yield at_most("largest relative error of a loss", largest(errors), 1e-3)
+    compilations = sum(now > before for before, now in zip(graphs, graphs[1:]))
+    text = f"{graphs[0]}, then {graphs[-1] - graphs[0]} in {compilations} of the others"
+    yield Finding("graphs compiled in the first iteration", "-", text, None)
+    later = f"{statistics.median(seconds[1:]):.2g}, {max(seconds[1:]):.2g}"
+    text = f"{seconds[0]:.2g}, {later}"
+    yield Finding("seconds: first, median and longest later", "-", text, None)
+
+
+def shaped(i):
+    """Two copies of a batch of a shape that no other ``i`` has."""
+    return deepcopy(batch(3 + i, i)), deepcopy(batch(3 + i, i))
