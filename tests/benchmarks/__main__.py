@@ -1,6 +1,6 @@
 """Run the benchmarks: tables in the terminal, JSON and PNG in ``results/bench``.
 
-> python -m tests.benchmarks [--quick] [--only throughput bilevel …]
+> python -m tests.benchmarks [--quick] [--device cuda] [--only throughput bilevel …]
 """
 
 import argparse
@@ -23,12 +23,16 @@ SECTIONS = (
     "compiled",
     "ranks",
 )
+ON_DEVICE = ("throughput", "bilevel", "libraries")  # the others are about CPUs
 
 
 def main():
     """Run the requested sections."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="smaller, in 3 minutes")
+    parser.add_argument(
+        "--device", default="cpu", help=f"cpu or cuda, for {', '.join(ON_DEVICE)}"
+    )
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--output_folder", type=Path, default=Path("results/bench"))
     args = parser.parse_args()
@@ -39,7 +43,9 @@ def main():
     for name in args.only:
         start = time.perf_counter()
         run = import_module(f"{__package__}.{name}").run
-        section = in_new_process(run, args.quick)  # with memory that no other has used
+        options = [args.device] if name in ON_DEVICE else []
+        # A process of its own has memory that no other section has used.
+        section = in_new_process(run, args.quick, *options)
         tables += section
         print("\n\n".join(table.markdown() for table in section))
         print(f"\n({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)

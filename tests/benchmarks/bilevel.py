@@ -4,15 +4,37 @@ import math
 import statistics
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import speechbrain as sb
 import torch
 
-from .measure import Table, alternate, in_new_process, peak_bytes, ratios, spread
+from .measure import (
+    Table,
+    alternate,
+    in_new_process,
+    peak_allocated,
+    ratios,
+    spread,
+    synchronize,
+)
 from .models import ours
 from .speech import batch, global_batch
 
 TRAIN = sb.Stage.TRAIN
+
+
+def now(device):
+    """The clock in seconds, when the device has nothing left to do."""
+    synchronize(device)
+    return time.perf_counter()
+
+
+def plain_loss(brain, batch):
+    """The Brain's loss on a batch at its present weights, in its precision."""
+    with brain.training_ctx:
+        outputs = brain.compute_forward(batch, TRAIN)
+        return brain.compute_objectives(outputs, batch, TRAIN)
 
 
 def plain_passes(brain, domain_batch, grads):
@@ -38,11 +60,10 @@ def plain_passes(brain, domain_batch, grads):
     own = [param.grad for param in params]
     for param, grad in zip(params, grads):
         param.grad = grad
-    start = time.perf_counter()
+    start = now(brain.device)
     for _ in range(brain.local_steps + 1):
-        outputs = brain.compute_forward(batch, TRAIN)
-        brain.compute_objectives(outputs, batch, TRAIN).backward()
-    seconds = time.perf_counter() - start
+        plain_loss(brain, batch).backward()
+    seconds = now(brain.device) - start
     for i, param in enumerate(params):
         grads[i], param.grad = param.grad, own[i]
     return seconds
@@ -62,51 +83,51 @@ def both(brain, parts, plain_first):
         ``iteration / plain`` of each domain; work that is done once per iteration is
         distributed evenly over the domains.
     """
-    solve, params = brain.local_solve, brain.local_solver.params
+    solve, params, device = brain.local_solve, brain.local_solver.params, brain.device
     grads, plain, solves, spent = [None] * len(params), [], [], 0.0
 
     def run_plain(domain_batch):
         nonlocal spent
-        start = time.perf_counter()
+        start = now(device)
         plain.append(plain_passes(brain, domain_batch, grads))
-        spent += time.perf_counter() - start
+        spent += now(device) - start
 
     @contextmanager
     def solve_and_plain(domain_batch):
         nonlocal spent
-        start = time.perf_counter()
+        start = now(device)
         brain.masked_inputs(domain_batch.batches[0], TRAIN)  # cached for both
-        spent += time.perf_counter() - start
+        spent += now(device) - start
         if plain_first:
             run_plain(domain_batch)
-        start = time.perf_counter()
+        start = now(device)
         with solve(domain_batch) as phi:
             yield phi
-        solves.append(time.perf_counter() - start)
+        solves.append(now(device) - start)
         if not plain_first:
             run_plain(domain_batch)
 
     brain.local_solve, step = solve_and_plain, {"step": 0.0}
-    start = time.perf_counter()
+    start = now(device)
     try:
-        with timed({"step": (brain, "global_step")}, step):
+        with timed({"step": (brain, "global_step")}, step, device):
             brain.fit_batch(parts)
     finally:
         brain.local_solve = solve
-    iteration, once = time.perf_counter() - start - spent, step["step"]
+    iteration, once = now(device) - start - spent, step["step"]
     shared = (iteration - sum(solves)) / len(parts)
     passes = [seconds + once / len(parts) for seconds in plain]
     return iteration, sum(passes), ratios([s + shared for s in solves], passes)
 
 
-def costs(size, parts, rounds):
+def costs(size, parts, rounds, device="cpu"):
     """For each K: seconds of iterations, seconds of the plain passes, and their ratios.
 
     All with one Brain, because plain passes of two equal Brains differed by up to 5 %.
     Speed depends on which of the two runs first, so a ratio is the geometric mean of a
     domain's ratios in both orders. ``rounds``: K → number of rounds, which is even.
     """
-    brain = ours(size, 1)
+    brain = ours(size, 1, device=device)
     brain.fit_batch(parts[:1])
     for local_steps, count in rounds.items():
         brain.local_steps = local_steps
@@ -118,15 +139,15 @@ def costs(size, parts, rounds):
 
 
 @contextmanager
-def timed(places, seconds):
+def timed(places, seconds, device="cpu"):
     """Add the time spent in functions, {label: (object, name)}, to ``seconds[label]``."""
     originals = {label: getattr(*place) for label, place in places.items()}
 
     def wrap(label):
         def function(*args, **kwargs):
-            start = time.perf_counter()
+            start = now(device)
             result = originals[label](*args, **kwargs)
-            seconds[label] += time.perf_counter() - start
+            seconds[label] += now(device) - start
             return result
 
         return function
@@ -146,19 +167,23 @@ def kept_apart(brain, parts, rounds):
     Compares ``torch.autograd.grad`` with ``backward``, which adds each gradient to
     ``.grad`` while it is in the cache, and reuses its memory.
     """
-    params = brain.local_solver.params
+    params, device = brain.local_solver.params, brain.device
 
-    def loss(batch):
-        return brain.compute_objectives(
-            brain.compute_forward(batch, TRAIN), batch, TRAIN
-        )
+    def apart(batch):
+        grads = torch.autograd.grad(plain_loss(brain, batch), params)
+        synchronize(device)
+        return grads
+
+    def added(batch):
+        plain_loss(brain, batch).backward()
+        synchronize(device)
 
     differences = []
     for domain_batch in parts:
         (batch,) = domain_batch.batches
         ways = {
-            "apart": lambda b=batch: torch.autograd.grad(loss(b), params),
-            "added": lambda b=batch: loss(b).backward(),
+            "apart": partial(apart, batch),
+            "added": partial(added, batch),
         }
         taken = alternate(ways, rounds, warm_up=2)  # the first round allocates .grad
         differences += [a - b for a, b in zip(taken["apart"], taken["added"])]
@@ -166,7 +191,7 @@ def kept_apart(brain, parts, rounds):
     return 1000 * statistics.median(differences)
 
 
-def passes(size, parts, rounds, rounds_apart):
+def passes(size, parts, rounds, rounds_apart, device="cpu"):
     """Milliseconds per domain (K = 1) of an iteration's work besides plain passes.
 
     Returns
@@ -176,7 +201,7 @@ def passes(size, parts, rounds, rounds_apart):
     whole : float
         Total ms of a domain.
     """
-    brain = ours(size, 1)
+    brain = ours(size, 1, device=device)
     brain.fit_batch(parts)
     solver = brain.local_solver
     places = {
@@ -187,32 +212,40 @@ def passes(size, parts, rounds, rounds_apart):
         "restoring buffers and θ": (solver, "_restore"),
     }
     seconds = dict.fromkeys(places, 0.0)
-    start = time.perf_counter()
-    with timed(places, seconds):
+    start = now(device)
+    with timed(places, seconds, device):
         for _ in range(rounds):
             brain.fit_batch(parts)
     solves = rounds * len(parts) / 1000
-    whole = (time.perf_counter() - start) / solves
+    whole = (now(device) - start) / solves
     extra = {label: taken / solves for label, taken in seconds.items()}
     apart = kept_apart(brain, parts, rounds_apart)
     extra["gradients as new tensors, both passes"] = 2 * apart
     return extra, whole
 
 
-def peak(size, local_steps):
+def peak(size, local_steps, device="cpu"):
     """Peak memory of two iterations over two domains, in copies of the parameters.
 
     Relative to the Brain after a forward pass and before its first iteration.
     """
-    brain, parts = ours(size, local_steps), global_batch(2, 1)
+    brain, parts = ours(size, local_steps, device=device), global_batch(2, 1)
     with torch.no_grad():
         brain.compute_forward(parts[0].batches[0], TRAIN)
     copy = sum(p.numel() * p.element_size() for p in brain.modules.parameters())
-    return peak_bytes(lambda: [brain.fit_batch(parts) for _ in range(2)]) / copy
+
+    def iterate_twice():
+        for _ in range(2):
+            brain.fit_batch(parts)
+
+    return peak_allocated(device, iterate_twice) / copy
 
 
-def run(quick):
-    """Time for tiny and base, K = 1 and 3, five domains; memory for the paper's size."""
+def run(quick, device="cpu"):
+    """Time for tiny and base, K = 1 and 3, five domains; memory for the paper's size.
+
+    ``device`` is where the models are and compute.
+    """
     times = Table(
         "Bilevel update: an iteration against as many plain passes (M = 5)",
         [
@@ -234,7 +267,9 @@ def run(quick):
         batch(length)  # reads the manifests before the first round
     for size, length in seconds.items():
         parts = global_batch(5, length)
-        for local_steps, bilevel, plain, found in costs(size, parts, rounds[size]):
+        for local_steps, bilevel, plain, found in costs(
+            size, parts, rounds[size], device
+        ):
             times.rows.append(
                 [
                     size,
@@ -257,7 +292,8 @@ def run(quick):
     extra = Table("Bilevel update: work besides the passes (K = 1)", ["work"])
     columns = []
     for size, length in seconds.items():
-        found, whole = passes(size, global_batch(2, length), 4, rounds_apart[size])
+        parts = global_batch(2, length)
+        found, whole = passes(size, parts, 4, rounds_apart[size], device)
         extra.columns += [f"{size}: ms per domain", "% of the iteration"]
         found["total"] = sum(found.values())
         columns.append({name: (ms, 100 * ms / whole) for name, ms in found.items()})
@@ -275,7 +311,7 @@ def run(quick):
     )
     size = "tiny" if quick else "paper"
     steps = (0, 1) if quick else (0, 1, 3)
-    peaks = {k: in_new_process(peak, size, k) for k in steps}
+    peaks = {k: in_new_process(peak, size, k, device) for k in steps}
     for k, value in peaks.items():
         memory.rows.append([size, k, value, value - peaks[0]])
     memory.notes = [

@@ -20,7 +20,15 @@ from hetero_brain.data.loaders import train_loader
 from hetero_brain.data.plan import Plan
 
 from . import models, speech
-from .measure import Table, alternate, in_new_process, peak_bytes, ratios, spread
+from .measure import (
+    Table,
+    alternate,
+    in_new_process,
+    peak_bytes,
+    ratios,
+    spread,
+    synchronize,
+)
 
 KINDS = ((".wav", 8000, 8000), (".flac", 16000, 16000), (".flac", 16000, 8000))
 MODELS = {"tiny": 2, "base": 1}  # size → global batches per measurement
@@ -76,13 +84,15 @@ def files(folder, kinds):
 
 
 def copy_of(utterances, folder, suffix, rate):
-    """A manifest of the same speech, converted to 16-bit files of another format."""
+    """A manifest of the same speech, converted to files of another format: 16 bits, or
+    what is usual for mp3."""
     rows = []
     for number, row in enumerate(utterances.manifest):
         signal = read_audio(row, speech.RATE)
         signal = torchaudio.functional.resample(signal, speech.RATE, rate)
         wav = folder / f"{number}{suffix}"
-        soundfile.write(wav, signal.clamp(-1, 1), rate, "PCM_16")
+        subtype = None if suffix == ".mp3" else "PCM_16"
+        soundfile.write(wav, signal.clamp(-1, 1), rate, subtype)
         rows.append({**row, "wav": wav, "start": None, "stop": None})
     path = folder / f"{suffix[1:]}.csv"
     manifest.write(path, rows)
@@ -250,6 +260,7 @@ def train_from(brain, batches, steps):
         The fraction of time spent in ``next(batches)``.
     """
     brain.fit_batch(next(batches))
+    synchronize(brain.device)
     audio, waited, start = 0.0, 0.0, time.perf_counter()
     for _ in range(steps):
         begin = time.perf_counter()
@@ -257,6 +268,7 @@ def train_from(brain, batches, steps):
         waited += time.perf_counter() - begin
         brain.fit_batch(batch)
         audio += audio_of(batch)
+    synchronize(brain.device)
     taken = time.perf_counter() - start
     return audio / taken, waited / taken
 

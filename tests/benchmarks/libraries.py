@@ -36,7 +36,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hetero_brain import DomainBatch, HeteroBrain
 
 from . import models, speech
-from .measure import Table, alternate, in_new_process, peak_bytes, ratios, spread
+from .measure import Table, alternate, in_new_process, peak_allocated, ratios, spread
 
 ERRORS = Path("results/bench")
 DOMAINS, LOCAL_RATE, MAX_GRAD_NORM = 3, 0.03, 10.0
@@ -74,9 +74,9 @@ class PreparedBrain(HeteroBrain):
         return predictions
 
 
-def prepared(size, seconds):
+def prepared(size, seconds, device="cpu"):
     """A model of a size, and inputs of about ``seconds`` of speech for each domain."""
-    brain = models.ours(size)
+    brain = models.ours(size, device=device)
     batches = [
         brain.masked_inputs(speech.batch(seconds, i, like=UTTERANCE), sb.Stage.TRAIN)
         for i in range(DOMAINS)
@@ -112,7 +112,7 @@ def ours(model, optimizer, local_steps, hypergradient="first_order"):
         "hypergradient": hypergradient,
         "max_grad_norm": MAX_GRAD_NORM,
     }
-    run_opts = {"device": "cpu"}
+    run_opts = {"device": str(next(model.parameters()).device)}
     brain = PreparedBrain({"model": model}, lambda _: optimizer, hparams, run_opts)
     brain.on_fit_start()
 
@@ -338,12 +338,13 @@ def seconds(names, model, batches, local_steps, rounds):
     All on one copy of the model: the speed of equal copies depends on where they are in
     memory.
     """
+    device = next(model.parameters()).device
     iterations, model = {}, copy.deepcopy(model)
     for name in names:
         optimizer = models.OPTIMIZER(model.parameters())
         iteration = CANDIDATES[name].build(model, optimizer, local_steps)
         iterations[name] = partial(iteration, batches)
-    return alternate(iterations, rounds)
+    return alternate(iterations, rounds, device=device)
 
 
 def compare(names, model, batches, local_steps, rounds):
@@ -379,7 +380,7 @@ def compare(names, model, batches, local_steps, rounds):
     return rows
 
 
-def peak(name, size, seconds, local_steps):
+def peak(name, size, seconds, local_steps, device):
     """Peak memory of two iterations of a candidate; for a process of its own.
 
     Returns
@@ -397,17 +398,17 @@ def peak(name, size, seconds, local_steps):
         for _ in range(2):
             iteration(batches)
 
-    iterate(*prepared("tiny", 1.0))  # loads libraries and kernels
-    model, batches = prepared(size, seconds)
+    iterate(*prepared("tiny", 1.0, device))  # loads libraries and kernels
+    model, batches = prepared(size, seconds, device)
     params = sum(param.nbytes for param in model.parameters())
-    return peak_bytes(lambda: iterate(model, batches)), params
+    return peak_allocated(device, lambda: iterate(model, batches)), params
 
 
-def memory_rows(names, size, seconds, local_steps):
+def memory_rows(names, size, seconds, local_steps, device):
     """Rows: name, K, peak in MB, peak in copies of the parameters, ratio to the first."""
 
     def measure(name):
-        return in_new_process(peak, name, size, seconds, local_steps)
+        return in_new_process(peak, name, size, seconds, local_steps, device)
 
     with ThreadPoolExecutor(2) as pool:
         peaks = list(pool.map(measure, names))
@@ -417,8 +418,11 @@ def memory_rows(names, size, seconds, local_steps):
     ]
 
 
-def run(quick):
-    """Time and hypergradients with the size tiny, memory with base."""
+def run(quick, device="cpu"):
+    """Time and hypergradients with the size tiny, memory with base.
+
+    ``device`` is where the models are and compute.
+    """
     length, rounds = (2, 2) if quick else (16, 4)
     first_order = [name for name, c in CANDIDATES.items() if c.reference == "ours"]
     exact = [name for name in CANDIDATES if name not in first_order]
@@ -435,7 +439,7 @@ def run(quick):
             "The passes alone take no local step: a lower limit for first order.",
         ],
     )
-    model, batches = prepared("tiny", length)
+    model, batches = prepared("tiny", length, device)
     times.rows += compare(first_order, model, batches, 1, rounds)
     if not quick:
         times.rows += compare(first_order, model, batches, 3, rounds)
@@ -450,5 +454,5 @@ def run(quick):
             "parameters, the mean gradient 1."
         ],
     )
-    memory.rows += memory_rows(runs, size, UTTERANCE, 3)
+    memory.rows += memory_rows(runs, size, UTTERANCE, 3, device)
     return [times, memory]

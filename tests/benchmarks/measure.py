@@ -47,6 +47,8 @@ class Table:
     def add(self, *cells):
         """Add a row and print it at once, so that it is not lost with an interrupted
         run."""
+        if not self.rows:
+            print(f"-- {self.title}\n{' | '.join(self.columns)}")
         self.rows.append([*cells])
         print(" | ".join(map(written, cells)), flush=True)
 
@@ -65,7 +67,7 @@ def written(cell):
     return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
 
 
-def alternate(candidates, repeats, warm_up=1):
+def alternate(candidates, repeats, warm_up=1, device="cpu"):
     """Time functions in interleaved rounds, so that noise affects all of them alike.
 
     Every other round is in reverse order, because a function starts with the cache that
@@ -79,6 +81,8 @@ def alternate(candidates, repeats, warm_up=1):
         Timed rounds.
     warm_up : int
         Rounds before those, which are not timed.
+    device : str or torch.device
+        Where the functions compute: the clock is read when it has nothing left to do.
 
     Returns
     -------
@@ -90,11 +94,19 @@ def alternate(candidates, repeats, warm_up=1):
     for turn in range(warm_up + repeats):
         order = list(candidates.items())[:: -1 if turn % 2 else 1]
         for name, function in order:
+            synchronize(device)
             start = time.perf_counter()
             function()
+            synchronize(device)
             if turn >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
+
+
+def synchronize(device):
+    """Wait until a device has done all it was asked for; a CPU always has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def spread(values, digits=3):
@@ -177,6 +189,29 @@ def peak_bytes(function):
         stop.set()
         watcher.join()
     return highest - start
+
+
+def allocated_bytes(device):
+    """Memory of tensors on a GPU, or resident memory of this process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return resident_bytes()
+
+
+def peak_allocated(device, function):
+    """Peak memory of tensors on a GPU while ``function`` runs, above that at its start.
+
+    On a CPU it is :func:`peak_bytes`.
+    """
+    if torch.device(device).type != "cuda":
+        return peak_bytes(function)
+    gc.collect()
+    synchronize(device)
+    start = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    function()
+    synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - start
 
 
 def multiplies_bf16():

@@ -27,6 +27,8 @@ from .speech import RATE
 
 # SpeechBrain's recipes/LibriSpeech/self-supervised-learning/BEST-RQ/hparams/BEST-RQ.yaml.
 RECIPE_SIZE = dict(num_layers=12, d_model=576, nhead=8, d_ffn=2048, kernel_size=31)
+# For trials of the benchmarks themselves.
+MINI_SIZE = dict(num_layers=1, d_model=32, nhead=2, d_ffn=64, kernel_size=7)
 CODES, CODE_DIM, MASK_PROB, MASK_SPAN, DROPOUT = 8192, 16, 0.15, 4, 0.1
 OPTIMIZER = partial(
     torch.optim.AdamW,
@@ -39,8 +41,8 @@ OPTIMIZER = partial(
 
 
 def size_of(name):
-    """Width, depth etc. of one of our sizes, or of SpeechBrain's ``recipe``."""
-    return RECIPE_SIZE if name == "recipe" else SIZES[name]
+    """Width, depth etc. of one of our sizes, of SpeechBrain's ``recipe``, or ``mini``."""
+    return {**SIZES, "recipe": RECIPE_SIZE, "mini": MINI_SIZE}[name]
 
 
 def ours(
@@ -84,13 +86,14 @@ class SpeechBrainBestRQ(sb.Brain):
 
     def compute_forward(self, batch, stage):
         """Logits and labels of the masked frames."""
-        wavs, wav_lens, mask = batch
+        wavs, wav_lens, mask = (t.to(self.device, non_blocking=True) for t in batch)
         x = self.hparams.compute_features(wavs)
         x = self.modules.normalize(x, wav_lens, epoch=1)
         x = F.pad(x, (0, 0, 0, -x.shape[1] % 4))
         masked = mask[::4] // 4
         labels = self.modules.quantizer(x.view(len(x), x.shape[1] // 4, -1)[:, masked])
-        x[:, mask] = torch.normal(0.0, 0.1, (len(x), len(mask), x.shape[2]))
+        shape = len(x), len(mask), x.shape[2]
+        x[:, mask] = torch.normal(0.0, 0.1, shape, device=x.device).to(x.dtype)
         encoded = self.modules.wrapper(self.modules.cnn(x), wav_lens)
         logits = self.modules.output(encoded)[:, masked]
         return logits.reshape(-1, CODES), labels.flatten()
@@ -100,7 +103,7 @@ class SpeechBrainBestRQ(sb.Brain):
         return F.cross_entropy(*predictions)
 
 
-def speechbrain_bestrq(size, precision="fp32"):
+def speechbrain_bestrq(size, precision="fp32", device="cpu"):
     """SpeechBrain's BEST-RQ of a size, with the hyperparameters of its recipe."""
     torch.manual_seed(0)
     size = size_of(size)
@@ -136,12 +139,12 @@ def speechbrain_bestrq(size, precision="fp32"):
         "normalize": InputNormalization(norm_type="sentence"),
         "output": Linear(input_size=size["d_model"], n_neurons=CODES),
     }
-    features = Fbank(sample_rate=RATE, n_fft=256, n_mels=80)
+    features = Fbank(sample_rate=RATE, n_fft=256, n_mels=80).to(device)
     brain = SpeechBrainBestRQ(
         modules,
         OPTIMIZER,
         {"compute_features": features, "max_grad_norm": 10.0},
-        {"device": "cpu", "precision": precision},
+        {"device": device, "precision": precision},
     )
     brain.on_fit_start()
     brain.modules.train()

@@ -18,9 +18,10 @@ from .measure import (
     alternate_processes,
     in_new_process,
     multiplies_bf16,
-    peak_bytes,
+    peak_allocated,
     ratios,
     spread,
+    synchronize,
 )
 from .models import CODES, DROPOUT, ours, speechbrain_batch, speechbrain_bestrq
 from .speech import batch, padding_of, seconds_of
@@ -46,40 +47,45 @@ def fit(name, brain, speech):
 
 
 @functools.cache
-def prepared(name, size, seconds, n_batches):
+def prepared(name, size, seconds, n_batches, device):
     """The Brain of that name, and an iterator over the same batches for every name."""
     batches = iter([batch(seconds, i) for i in range(n_batches)])
-    return BUILDERS[name](size), batches
+    return BUILDERS[name](size, device=device), batches
 
 
-def turn(name, size, seconds, n_batches, at_a_time):
+def turn(name, size, seconds, n_batches, at_a_time, device):
     """Train the Brain of that name on its next batches; this process keeps the Brain."""
-    brain, batches = prepared(name, size, seconds, n_batches)
+    brain, batches = prepared(name, size, seconds, n_batches, device)
     for _ in range(at_a_time):
         fit(name, brain, next(batches))
+    synchronize(device)
 
 
-def peak(name, size, seconds):
+def peak(name, size, seconds, device):
     """Peak bytes of an iteration, above the memory of the process with the model.
 
     An iteration on 1 s of audio comes first, which allocates the moments of AdamW.
     """
     torch.set_num_threads(1)  # two of them run at a time
-    brain = BUILDERS[name](size)
+    brain = BUILDERS[name](size, device=device)
     speech = [batch(1.0), batch(seconds, 1)]
-    return peak_bytes(lambda: [fit(name, brain, each) for each in speech])
+    return peak_allocated(device, lambda: [fit(name, brain, each) for each in speech])
 
 
-def peaks_of(names, size, seconds):
+def peaks_of(names, size, seconds, device):
     """Name → peak in MB, each in a process of its own, two at a time."""
+
+    def measure(name):
+        return in_new_process(peak, name, size, seconds, device)
+
     with ThreadPoolExecutor(2) as pool:
-        found = pool.map(lambda name: in_new_process(peak, name, size, seconds), names)
+        found = pool.map(measure, names)
         return {name: round(value / 1e6) for name, value in zip(names, found)}
 
 
-def kept_bytes(name, size, seconds):
+def kept_bytes(name, size, seconds, device):
     """Bytes kept for the backward pass, by kind; and bytes of the parameters."""
-    brain, speech = BUILDERS[name](size), batch(seconds, 1)
+    brain, speech = BUILDERS[name](size, device=device), batch(seconds, 1)
     if "SpeechBrain" in name:
         speech = speechbrain_batch(speech)
     outputs = brain.compute_forward(speech, sb.Stage.TRAIN)
@@ -104,8 +110,11 @@ def operator_seconds(size, seconds):
     return sorted(replay(recorder) for _ in range(3))[1]
 
 
-def run(quick):
-    """Throughput for each size and precision; memory in processes of their own."""
+def run(quick, device="cpu"):
+    """Throughput for each size and precision; memory in processes of their own.
+
+    ``device`` is where the models are and compute.
+    """
     memory = Table(
         "SSL memory: kept for the backward pass (MB)",
         ["size", "code", *KINDS, REST, "total", "parameters", "peak"],
@@ -126,7 +135,8 @@ def run(quick):
         ):  # recomputing the feed-forward layers saves too little there
             left_out.append("feed-forward recomputed")
         if size != "tiny":  # to save time: SpeechBrain gains little from bf16 there
-            left_out.append("bf16" if not multiplies_bf16() else "SpeechBrain, bf16")
+            has_bf16 = device != "cpu" or multiplies_bf16()
+            left_out.append("SpeechBrain, bf16" if has_bf16 else "bf16")
         names = [n for n in BUILDERS if not any(label in n for label in left_out)]
         n_batches = at_a_time * (1 + rounds)  # with the warm-up turn
         batches = [batch(seconds, i) for i in range(at_a_time, n_batches)]
@@ -135,11 +145,12 @@ def run(quick):
             [seconds_of(each) for each in batches], range(0, len(batches), at_a_time)
         )
         times = alternate_processes(
-            turn, names, rounds, size, seconds, n_batches, at_a_time
+            turn, names, rounds, size, seconds, n_batches, at_a_time, device
         )
-        peaks = peaks_of([name for name in names if "fp32" in name], size, seconds)
+        in_fp32 = [name for name in names if "fp32" in name]
+        peaks = peaks_of(in_fp32, size, seconds, device)
         for name in (BASELINE, OURS):
-            by_kind, trained = kept_bytes(name, size, seconds)
+            by_kind, trained = kept_bytes(name, size, seconds, device)
             cells = [*by_kind.values(), sum(by_kind.values()), trained]
             cells = [round(cell / 1e6) for cell in cells]
             memory.rows.append([size, name, *cells, peaks[name]])
@@ -155,6 +166,8 @@ def run(quick):
                 ]
             )
         baseline = statistics.median(ratios(audio, times[BASELINE]))
+        if device != "cpu":  # operators are replayed on the CPU
+            continue
         for kind, taken in zip(("heavy", "all"), operator_seconds(size, seconds)):
             rate = seconds_of(batch(seconds, 1)) / taken
             name = f"{OURS}, {kind} operators alone"

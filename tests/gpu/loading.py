@@ -1,0 +1,186 @@
+"""The loader beside training on a GPU: how much audio a second each takes."""
+
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from hetero_brain.data.datasets import Utterances
+from hetero_brain.data.loaders import train_loader
+from tests.benchmarks import speech
+from tests.benchmarks.data_path import (
+    audio_of,
+    copy_of,
+    plan_of,
+    repeated,
+    train_from,
+)
+from tests.benchmarks.measure import Table
+from tests.benchmarks.models import ours
+
+from .device import attempt, release, time_limit
+
+WORKERS = (1, 2, 4, 8, 16)
+TRAINING_WORKERS = 8
+UNIT, N_DOMAINS = 80, 3  # seconds of a domain batch
+LOADED_UNIT = 16  # of the loader alone: short, so that each worker sends many
+MEASURED_SECONDS = 1.0
+LONG_EPOCH = 100_000  # seconds of audio: longer than any measurement
+LIMIT = 45  # seconds
+MP3, FLAC = "MP3 48 kHz", "FLAC 8 kHz (the sample)"
+RATES = {MP3: 16_000, FLAC: speech.RATE}  # at which the loader alone reads them, in Hz
+
+
+def converted(folder, suffix, rate, n_utterances):
+    """A manifest of some utterances of the sample, converted to files of another format.
+
+    Arguments
+    ---------
+    folder : str
+        For the files.
+    suffix : str
+        Of the files, e.g. ``.mp3``.
+    rate : int
+        Sample rate of the files in Hz.
+    n_utterances : int
+        How many, evenly distributed over the sample.
+    """
+    sample = speech.utterances()
+    rows = np.linspace(0, len(sample) - 1, n_utterances).astype(int)
+    part = Utterances(sample.manifest.subset(rows), speech.RATE)
+    return copy_of(part, Path(folder), suffix, rate)
+
+
+def loader_of(rows, rate, seconds, workers):
+    """A loader with one long epoch of a manifest's rows, read at ``rate`` Hz."""
+    times = int(LONG_EPOCH / rows.duration.sum()) + 1
+    utterances = repeated(Utterances(rows, rate), times)
+    return train_loader(utterances, plan_of(utterances.manifest, seconds), workers)
+
+
+def loader_rate(loader, workers, rate, seconds):
+    """Seconds until a loader's first global batch, and its audio per second after.
+
+    Arguments
+    ---------
+    loader : AuditedLoader
+        Its epoch is not finished.
+    workers : int
+        As many batches may be ready at the first, and are not counted.
+    rate : int
+        Sample rate of the batches in Hz.
+    seconds : float
+        Time of the measurement.
+    """
+    start = time.perf_counter()
+    batches = iter(loader)
+    next(batches)
+    first = time.perf_counter() - start
+    for _ in range(workers):
+        next(batches)
+    start, audio, taken = time.perf_counter(), 0.0, 0.0
+    for global_batch in batches:
+        audio += audio_of(global_batch) * speech.RATE / rate
+        taken = time.perf_counter() - start
+        if taken > seconds:
+            break
+    return first, audio / taken
+
+
+def training_rows(table, device, size, sources, unit, workers, steps):
+    """Add rows of training on batches in memory, and on those of loaders.
+
+    Batches in memory come first and last, as the speed of a GPU may drift.
+    """
+    brain = ours(size, 0, 0.1, precision="bf16", device=device)
+    seconds = N_DOMAINS * unit
+    ready = loader_of(speech.utterances().manifest, speech.RATE, seconds, 0)
+    ready = list(itertools.islice(ready, 4))
+    in_memory = "memory", lambda: itertools.cycle(ready), "-"
+    loaded = [
+        (
+            name,
+            lambda r=rows: iter(loader_of(r, speech.RATE, seconds, workers)),
+            workers,
+        )
+        for name, rows in sources.items()
+    ]
+    train_from(brain, itertools.cycle(ready), len(ready))  # chooses kernels
+    for name, batches, count in (in_memory, *loaded, in_memory):
+        with attempt(table, f"training from {name}"):
+            rate, waiting = train_from(brain, batches(), steps)
+            table.add(name, count, steps, rate, f"{waiting:.2%}")
+
+
+def loader_rows(table, sources, counts, unit, seconds, is_over):
+    """Add rows of loaders alone, and their curves."""
+    for name, rows in sources.items():
+        points, rate = [], RATES[name]
+        for workers in counts:
+            if is_over():
+                break
+            with attempt(table, f"{name}, {workers} workers"):
+                loader = loader_of(rows, rate, N_DOMAINS * unit, workers)
+                first, speed = loader_rate(loader, workers, rate, seconds)
+                table.add(name, rate, workers, speed, speed / workers, first)
+                points.append((workers, speed))
+        if points:
+            x, y = map(list, zip(*points))
+            axes = dict(panel="loader alone", xlabel="workers", ylabel="audio s / s")
+            table.curves.append(dict(label=name, x=x, y=y, scale="log", **axes))
+
+
+def run(device, quick):
+    """Training base on batches of loaders and in memory; then loaders alone."""
+    size, unit, steps, training_workers = "base", UNIT, 15, TRAINING_WORKERS
+    counts, loaded_unit, seconds, n_utterances = (
+        WORKERS,
+        LOADED_UNIT,
+        MEASURED_SECONDS,
+        45,
+    )
+    if quick:
+        size, unit, steps, training_workers = "mini", 2, 2, 1
+        counts, loaded_unit, seconds, n_utterances = (1,), 2, 0.3, 6
+    training = Table(
+        f"Training {size} with the loader on the GPU (bf16, CSSL, "
+        f"global batches of {N_DOMAINS} × {unit} s)",
+        ["batches from", "workers", "iterations", "audio s/s", "waiting for batches"],
+        notes=[
+            "Waiting: time in next(loader) / total time, without the first iteration. "
+            "CSSL (K = 0) needs audio fastest. Files are read at 8 kHz."
+        ],
+    )
+    alone = Table(
+        "The loader alone",
+        [
+            "files",
+            "read at (Hz)",
+            "workers",
+            "audio s/s",
+            "audio s/s per worker",
+            "first batch (s)",
+        ],
+        notes=[
+            f"{os.cpu_count()} cores; files in the page cache; global batches of "
+            f"{N_DOMAINS} × {loaded_unit} s."
+        ],
+    )
+    is_over = time_limit(alone, LIMIT)
+    with tempfile.TemporaryDirectory() as folder:
+        sources = {}
+        with attempt(alone, "mp3"):
+            rows = converted(folder, ".mp3", 48_000, n_utterances)
+            sources[MP3] = rows
+        sources[FLAC] = speech.utterances().manifest
+        with attempt(training, "training"):
+            training_rows(
+                training, device, size, sources, unit, training_workers, steps
+            )
+        release()
+        yield training
+        loader_rows(alone, sources, counts, loaded_unit, seconds, is_over)
+    yield alone

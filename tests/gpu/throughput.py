@@ -1,0 +1,285 @@
+"""Throughput and memory of BEST-RQ on a GPU, ours beside SpeechBrain's."""
+
+import itertools
+import statistics
+import time
+from functools import partial
+
+import torch
+
+from hetero_brain import DomainBatch
+from tests.benchmarks.compiled import OPTIONS as COMPILED
+from tests.benchmarks.measure import (
+    Table,
+    allocated_bytes,
+    alternate,
+    peak_allocated,
+    ratios,
+    spread,
+    synchronize,
+)
+from tests.benchmarks.models import speechbrain_batch, speechbrain_bestrq
+from tests.benchmarks.speech import batch, padding_of, seconds_of
+from tests.benchmarks.throughput import alike
+
+from .device import (
+    attempt,
+    busy_seconds,
+    copies,
+    count_kernels,
+    device_events,
+    on_host,
+    release,
+    time_limit,
+)
+
+OURS, THEIRS = "hetero_brain", "SpeechBrain"
+UNITS = (32, 80, 320)  # seconds of audio in a domain batch
+PRECISIONS = {"bf16": "bf16", "fp32": "TF32"}  # of the Brain → as it is on this GPU
+MODELS = [
+    (size, precision)
+    for precision in PRECISIONS
+    for size in ("base", "recipe", "paper", "tiny")
+]
+N_BATCHES, CELL_SECONDS, MOST_ROUNDS = 2, 0.5, 30  # CELL_SECONDS: of each code
+LIMIT, COMPILE_LIMIT = 100, 12  # seconds of the first table, and of a compilation
+
+
+class Candidate:
+    """A Brain, trained in turn on batches that are ready in the memory of the host.
+
+    Arguments
+    ---------
+    build : callable
+        ``device=…`` → a Brain.
+    prepare : callable
+        A batch of ours → what its ``fit_batch`` takes, still on the CPU.
+    fresh : callable
+        That → what an iteration may move to the GPU.
+    device : str
+        Where the Brain is.
+    speech : PaddedBatch
+        Of the first iteration, which allocates the moments of AdamW.
+
+    Attributes
+    ----------
+    first_seconds : float
+        Time of the first iteration.
+    resident : int
+        Bytes of the Brain and its optimizer between iterations.
+    """
+
+    def __init__(self, build, prepare, fresh, device, speech):
+        before = allocated_bytes(device)
+        self.brain = build(device=device)
+        self.prepare, self.fresh = prepare, fresh
+        self.load([speech])
+        synchronize(device)
+        start = time.perf_counter()
+        self.train()
+        synchronize(device)
+        self.first_seconds = time.perf_counter() - start
+        self.resident = allocated_bytes(device) - before
+
+    def load(self, batches):
+        """Take these batches from now on, from the first."""
+        self.batches = itertools.cycle([self.prepare(speech) for speech in batches])
+
+    def train(self, iterations=1):
+        """Train on the next batches."""
+        for _ in range(iterations):
+            prepared = next(self.batches)
+            self.brain.fit_batch(self.fresh(prepared))
+
+
+def as_domain(speech):
+    """A batch of ours, in pinned memory as a loader leaves it."""
+    return [DomainBatch("all", (on_host(speech),))]
+
+
+def as_speechbrain(speech):
+    """The same batch as SpeechBrain's recipe collates it, in pinned memory."""
+    tensors = speechbrain_batch(on_host(speech))
+    return [t.pin_memory() if torch.cuda.is_available() else t for t in tensors]
+
+
+def measure(device, candidates, speech, table, label):
+    """Peaks and times of candidates on the same batches.
+
+    A candidate that runs out of memory is left out.
+
+    Returns
+    -------
+    peaks : dict
+        Name → bytes, including what is resident.
+    times : dict
+        Name → seconds of an iteration, for each round.
+    """
+    peaks, slowest = {}, 0.0
+    for name, candidate in candidates.items():
+        with attempt(table, f"{label}, {name}"):
+            candidate.load(speech)
+            candidate.train(len(speech))  # new shapes: kernels are chosen, memory kept
+            train = partial(candidate.train, len(speech))
+            start = time.perf_counter()
+            peaks[name] = candidate.resident + peak_allocated(device, train)
+            slowest = max(slowest, time.perf_counter() - start)
+        if name not in peaks:
+            candidate.brain.zero_grad(set_to_none=True)
+            release()
+    if torch.device(device).type == "cuda":
+        turns = round(CELL_SECONDS / max(slowest, 1e-3))
+        rounds = min(MOST_ROUNDS, max(2, turns) * len(speech))
+    else:
+        rounds = len(speech)
+    trains = {name: candidates[name].train for name in peaks}
+    return peaks, alternate(trains, rounds, warm_up=0, device=device)
+
+
+def measured_row(device, candidates, seconds, table, label):
+    """The cells of a unit size from our throughput on, and both throughputs."""
+    speech = [batch(seconds, seed) for seed in range(N_BATCHES)]
+    peaks, times = measure(device, candidates, speech, table, label)
+    rounds = max(map(len, times.values()), default=0)
+    audio = [seconds_of(speech[turn % len(speech)]) for turn in range(rounds)]
+    rates = {name: ratios(audio, taken) for name, taken in times.items()}
+    cells = [spread(rates[name]) if name in rates else "-" for name in (OURS, THEIRS)]
+    cells.append("-")
+    if len(rates) == 2:
+        cells[-1] = spread(ratios(rates[OURS], rates[THEIRS]))
+    megabytes = [peaks[n] / 1e6 if n in peaks else "-" for n in (OURS, THEIRS)]
+    cells += [round(mb) if mb != "-" else mb for mb in megabytes]
+    cells.append(megabytes[0] / megabytes[1] if len(peaks) == 2 else "-")
+    busy = kernels = "-"
+    if OURS in times:
+        train = partial(candidates[OURS].train, len(speech))
+        if events := device_events(device, train):
+            busy = busy_seconds(events) / len(speech) / statistics.mean(times[OURS])
+            kernels = count_kernels(events) // len(speech)
+    return [*cells, busy, kernels], {n: statistics.median(r) for n, r in rates.items()}
+
+
+def compare(table, device, size, precision, units, is_over):
+    """Add the rows and curves of a size in a precision."""
+    shown = PRECISIONS[precision] if torch.cuda.is_available() else precision
+    ours = partial(alike, size, precision=precision)
+    theirs = partial(speechbrain_bestrq, size, precision)
+    candidates = {
+        OURS: Candidate(ours, as_domain, copies, device, batch(1.0)),
+        THEIRS: Candidate(theirs, as_speechbrain, list, device, batch(1.0)),
+    }
+    lines = {}
+    for seconds in units:
+        if is_over():
+            break
+        label = f"{size}, {shown}, {seconds} s"
+        with attempt(table, label):
+            cells, found = measured_row(device, candidates, seconds, table, label)
+            table.add(size, shown, seconds, *cells)
+            for name, rate in found.items():
+                lines.setdefault(f"{name}, {shown}", []).append((seconds, rate))
+    for label, points in lines.items():
+        x, y = map(list, zip(*points))
+        axes = dict(xlabel="audio of a domain batch (s)", ylabel="audio s / s")
+        axes |= dict(panel=f"throughput, {size}", scale="log")
+        table.curves.append(dict(label=label, x=x, y=y, **axes))
+
+
+def variants(table, device, size, seconds, quick):
+    """Add the rows of ours, eager, with recomputation, and compiled.
+
+    Returns
+    -------
+    float
+        Seconds of the first compiled iteration.
+    """
+    eager = partial(alike, size, precision="bf16")
+    builds = {
+        "eager": eager,
+        "feed-forward recomputed": partial(eager, recomputed="feed_forward"),
+    }
+    if not quick:  # compiling takes a minute on a CPU
+        builds["compiled encoder"] = partial(eager, **COMPILED)
+    speech, candidates = batch(seconds), {}
+    for name, build in builds.items():
+        with attempt(table, f"{size}, {name}"):
+            candidates[name] = Candidate(build, as_domain, copies, device, speech)
+    label = f"{size}, {seconds} s"
+    peaks, times = measure(device, candidates, [speech], table, label)
+    for name, taken in times.items():
+        rates = [seconds_of(speech) / each for each in taken]
+        to_eager = spread(ratios(times["eager"], taken)) if "eager" in times else "-"
+        of_eager = peaks[name] / peaks["eager"] if "eager" in peaks else "-"
+        events = device_events(device, candidates[name].train)
+        busy = busy_seconds(events) / statistics.median(taken) if events else "-"
+        kernels = count_kernels(events) if events else "-"
+        cells = [size, seconds, name, spread(rates), to_eager, round(peaks[name] / 1e6)]
+        table.add(*cells, of_eager, candidates[name].first_seconds, busy, kernels)
+    compiled = candidates.get("compiled encoder")
+    return compiled.first_seconds if compiled else 0.0
+
+
+def run(device, quick):
+    """Sizes, unit sizes and precisions; then variants of ours."""
+    table = Table(
+        "Throughput and memory on the GPU: BEST-RQ on one domain (CSSL)",
+        [
+            "size",
+            "precision",
+            "unit (s)",
+            f"{OURS}, audio s/s",
+            f"{THEIRS}, audio s/s",
+            "ratio",
+            f"peak MB, {OURS}",
+            f"peak MB, {THEIRS}",
+            "ratio of peaks",
+            "GPU busy",
+            "kernels a pass",
+        ],
+    )
+    is_over = time_limit(table, LIMIT)
+    models, units = (MODELS, UNITS)
+    if quick:
+        models, units = [("mini", precision) for precision in PRECISIONS], (2,)
+    for size, precision in models:
+        if is_over():
+            break
+        with attempt(table, f"{size}, {precision}"):
+            compare(table, device, size, precision, units, is_over)
+        release()
+    padding = [padding_of(batch(s, i)) for s in units for i in range(N_BATCHES)]
+    table.notes += [
+        f"Speech at 8 kHz; {min(padding):.0%} to {max(padding):.0%} of a batch is "
+        "padding, which is not counted as audio. Features, masks and labels are part of "
+        "the time, collation is not. Both train on the same batches by turns, in one "
+        "process.",
+        "Peak: tensors of one Brain, with parameters and moments. GPU busy and kernels: "
+        "ours; the time in which a kernel or a copy runs, over the time without the "
+        "profiler; an iteration has one pass, and the optimizer step.",
+    ]
+    yield table
+    table = Table(
+        "Throughput on the GPU: variants of ours (bf16)",
+        [
+            "size",
+            "unit (s)",
+            "variant",
+            "audio s/s",
+            "ratio to eager",
+            "peak MB",
+            "ratio of peaks",
+            "first iteration (s)",
+            "GPU busy",
+            "kernels a pass",
+        ],
+        notes=["One batch, whose shapes are compiled in the first iteration."],
+    )
+    compile_seconds = 0.0
+    for size, seconds in [("mini", 2)] if quick else [("tiny", 32), ("base", 320)]:
+        without = quick or compile_seconds > COMPILE_LIMIT
+        if without and not quick:
+            table.notes.append(f"{size} is not compiled: tiny took too long.")
+        with attempt(table, size):
+            compile_seconds = variants(table, device, size, seconds, without)
+        release()
+    yield table
