@@ -76,6 +76,9 @@ class LocalSolver:
         self.exact = hypergradient == "exact"
         self.modules = list(module.modules())
         self.buffers = []  # (module's dict, name, buffer, values to restore at the end)
+        self.finite = (
+            None  # scalar of bool: whether all passes of this solve were finite
+        )
         self.trajectory = []  # exact: (φ_k, which parameters moved, closure of ℓ_i)
         group, *others = self.optimizer.param_groups
         plain = type(self.optimizer) is torch.optim.SGD and not (
@@ -93,22 +96,31 @@ class LocalSolver:
         """One local solve: θ on entry, φ inside, θ again on exit or exception.
 
         An exception also restores the buffers of the entry and resets the domain's
-        optimizer state: non-finite values left in them by a batch would persist.
+        optimizer state: non-finite values left in them by a batch would persist. So does
+        a solve that was not finite, by :attr:`finite` and by :meth:`forget`.
         """
         self.optimizer.state = defaultdict(dict)
         if self.keep_state:
             self.optimizer.state = self.states.setdefault(domain, defaultdict(dict))
             self.solved.add(domain)
-        entry = self._copy_buffers()
+        entry, self.finite = self._copy_buffers(), None
         try:
             yield self
         except BaseException:
             self.buffers = entry
-            if self.keep_state:
-                self.states[domain] = defaultdict(dict)
+            self.forget(domain)
             raise
         finally:
             self._restore()
+        if self.finite is not None:
+            for registered, name, _, before in entry:
+                now = registered[name]
+                now.copy_(torch.where(self.finite, now, before))
+
+    def forget(self, domain):
+        """Start the next solve of a domain with an empty optimizer state."""
+        if self.keep_state:
+            self.states[domain] = defaultdict(dict)
 
     @torch.no_grad()
     def step(self, grads, loss_closure=None):

@@ -10,18 +10,28 @@ from functools import cached_property, partial
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.logger import get_logger
 
 from .bilevel import LocalSolver
-from .domain_batch import NonFiniteDomain, NothingToLearn, mean_divisors
-from .training.gradients import accumulate, divide, gradients, total_norm
-from .training.parallel import broadcast_module, rank_and_size, reduce_gradients
+from .domain_batch import NothingToLearn, mean_divisors
+from .training.gradients import (
+    accumulate,
+    divide,
+    gradients,
+    loss_scale,
+    total_norm,
+    zero_unless,
+)
+from .training.parallel import (
+    broadcast_module,
+    drop_absent,
+    rank_and_size,
+    reduce_gradients,
+)
 from .training.resumable import ResumableBrain
 from .training.rng import RandomState, derive_seed
 from .training.schedules import scale_rates
 from .training.settings import brain_settings
-
-logger = get_logger(__name__)
+from .training.solves import Solve, fetched, sums
 
 
 class HeteroBrain(ResumableBrain):
@@ -83,8 +93,6 @@ class HeteroBrain(ResumableBrain):
                 "batch raise the seconds of a global batch."
             )
         self.random_state = RandomState(self.device)
-        self.left_out = 0  # domains of this iteration that were not finite
-        self.overflowed = False  # in fp16: whether a gradient of it overflowed
 
     def fit_batch(self, global_batch):
         """One iteration of PTLOC (Algorithm 1): θ ← θ − β (1/M) Σ_i ∇ℓ_i(φ_K^i).
@@ -102,27 +110,25 @@ class HeteroBrain(ResumableBrain):
         """
         self.anneal(self.iteration)
         self.on_fit_batch_start(global_batch, True)
-        finite = []
+        done = []
         for domain_batch, divisor in zip(global_batch, self.divisors(global_batch)):
             with self.local_solve(domain_batch) as phi:  # φ_0 = θ, restored on exit
                 for k in range(self.local_steps):  # φ_{k+1} = φ_k − α∇ℓ_i(φ_k): eq. 6
-                    _, grads, _ = self.gradient(domain_batch, k)
+                    grads, _ = self.gradient(domain_batch, k)
                     phi.step(grads, partial(self.loss, domain_batch, k))
                     del grads  # one gradient in memory at a time
-                loss, grads, outputs = self.gradient(
-                    domain_batch, self.local_steps, divisor
-                )
+                grads, outputs = self.gradient(domain_batch, self.local_steps, divisor)
                 self.accumulate(grads)  # g ← g + ∇ℓ_i(φ_K)/M: eqs. 10, 11
                 del grads
-                finite.append((1 / divisor, loss, outputs))
-        loss = self.global_step(finite)  # θ ← θ − β g: eq. 12
-        self.on_fit_batch_end(global_batch, [out for _, _, out in finite], loss, True)
+                done.append(Solve(domain_batch, 1 / divisor, self.passes(), outputs))
+        loss, outputs = self.global_step(done)  # θ ← θ − β g: eq. 12
+        self.on_fit_batch_end(global_batch, outputs, loss, True)
         self.end_iteration(loss)
         return loss
 
     @contextmanager
     def local_solve(self, domain_batch):
-        """The local solve of one domain; the domain is left out if it is not finite.
+        """The local solve of one domain, which is left out if it has nothing to learn.
 
         All passes of a solve start from the same random state, so that ℓ_i is the same
         function at both levels, including dropout. θ is restored on exit.
@@ -135,17 +141,8 @@ class HeteroBrain(ResumableBrain):
         try:
             with self.local_solver.solve(domain_batch.unit) as phi:
                 yield phi
-        except (NonFiniteDomain, NothingToLearn) as reason:
-            domain = domain_batch.domain
-            logger.warning(
-                f"iteration {self.iteration}: domain {domain} is left out: {reason}"
-            )
-            self.monitor.drop(domain)
-            if isinstance(reason, NonFiniteDomain):
-                if self.scaler.is_enabled() and reason.loss_is_finite:
-                    self.overflowed = True  # the loss scale was too large
-                else:
-                    self.left_out += 1
+        except NothingToLearn as reason:
+            self.leave_out(domain_batch.domain, reason)
 
     def forward_pass(self, domain_batch, k):
         """The outputs of ``compute_forward`` on the batch of local step k, and the scalar
@@ -163,15 +160,10 @@ class HeteroBrain(ResumableBrain):
         return self.forward_pass(domain_batch, k)[1]
 
     def gradient(self, domain_batch, k, divisor=1):
-        """ℓ_i (detached), the gradient of ℓ_i / divisor, and the outputs of
-        ``compute_forward``, at the current weights.
+        """The gradient of ℓ_i / divisor, and the outputs of ``compute_forward``.
 
-        At k = K the gradient is the hypergradient, which differs from ∇ℓ_i if exact.
-
-        Raises
-        ------
-        NonFiniteDomain
-            At k = K, if any pass of this solve was not finite: one wait for the device.
+        At k = K the gradient is the hypergradient, which differs from ∇ℓ_i if exact. It
+        is zero if any pass of this solve was not finite.
         """
         outputs, loss = self.forward_pass(domain_batch, k)
         grads = gradients(loss / divisor, self.local_solver.params, self.scaler)
@@ -185,21 +177,20 @@ class HeteroBrain(ResumableBrain):
             norm = norm + total_norm(grads) * divisor
         self._losses_and_norms.append(torch.stack([loss, norm.float()]))
         if last:
-            self.finish_solve(domain_batch, grads)
-        self.observe(domain_batch, k, outputs)
-        return loss, grads, outputs
+            self.local_solver.finite = finite = self.passes().isfinite().all()
+            zero_unless(finite, grads)
+            if self.is_due(self.cosine_interval):
+                params = self.local_solver.params
+                self.monitor.keep_gradient(domain_batch.domain, grads, params)
+        return grads, outputs
 
-    def finish_solve(self, domain_batch, grads):
-        """Check that all passes of a solve were finite, and pass them to the monitor."""
-        passes = torch.stack(self._losses_and_norms).tolist()  # the only device sync
-        NonFiniteDomain.raise_for(passes)
-        self.monitor.add_solve(domain_batch.domain, passes)
-        if self.is_due(self.cosine_interval):
-            params = self.local_solver.params
-            self.monitor.keep_gradient(domain_batch.domain, grads, params)
+    def passes(self):
+        """(passes of this solve so far, 2): loss and gradient norm of each."""
+        return torch.stack(self._losses_and_norms)
 
-    def observe(self, domain_batch, k, outputs):
-        """Called after each pass with the outputs of ``compute_forward``; does nothing.
+    def observe(self, domain_batch, outputs):
+        """Called after an iteration for each domain of this rank that was finite, with
+        the outputs of ``compute_forward`` at φ_K; does nothing.
 
         Override it to log figures of an objective with ``self.monitor.add(domain,
         name=value)``; a 0-dimensional tensor as value avoids a device synchronisation.
@@ -213,34 +204,45 @@ class HeteroBrain(ResumableBrain):
 
     def accumulate(self, grads):
         """Add a domain's share of the hypergradient to ``.grad``, as backward does."""
-        # The scale is 1 except in fp16, where optimizers_step divides by it.
-        accumulate(self.local_solver.params, grads, self.scaler.get_scale())
+        for i, grad in enumerate(
+            grads
+        ):  # in fp16, optimizers_step divides by the scale
+            grads[i] = None if grad is None else self.scaler.scale(grad)
+        accumulate(self.local_solver.params, grads)
 
-    def global_step(self, finite):
+    def global_step(self, done):
         """SpeechBrain's optimizer step on the mean over the domains that were finite.
 
-        The all-reduce also sums the loss, the counts and the flags of all ranks.
+        Here the host waits for the device, once in an iteration.
 
         Arguments
         ---------
-        finite : list of (float, torch.Tensor, any)
-            Of each finite domain: weight in the mean, loss at φ_K, outputs. If no rank
-            has any, θ and the optimizer stay unchanged.
+        done : list of Solve
+            The local solves of this rank. If those of no rank were finite, θ and the
+            optimizer stay unchanged.
 
         Returns
         -------
-        torch.Tensor
-            The mean loss, detached, on the CPU; NaN if no domain was finite.
+        loss : torch.Tensor
+            The mean loss, on the CPU; NaN if no domain was finite.
+        outputs : list
+            Those of this rank's domains that were finite.
         """
-        scale, params = self.scaler.get_scale(), self.local_solver.params
-        loss = torch.as_tensor(sum(loss * share for share, loss, _ in finite)).cpu()
-        used = sum(share for share, _, _ in finite)
-        own = [used, self.left_out, self.overflowed, self.wants_to_stop(), loss]
-        figures = reduce_gradients(params, torch.tensor(own, dtype=torch.float64))
-        used, left_out, overflowed, self.stopping, loss = figures.double().tolist()
-        self.left_out, self.overflowed = 0, False
+        params, scaled = self.local_solver.params, self.scaler.is_enabled()
+        scale = loss_scale(self.scaler, self.device)
+        own = sums(done, scaled, self.wants_to_stop(), self.device)
+        figures, ranks, *passes = fetched(done, *reduce_gradients(params, own))
+        used, left_out, overflowed, self.stopping, loss = figures
+        drop_absent(params, ranks)
         for _ in range(round(left_out)):
             self.check_loss_isfinite(torch.tensor(math.nan))  # nonfinite_patience
+        finite = []
+        for solve, figures in zip(done, passes):
+            if self.record_solve(solve.domain_batch.domain, figures):
+                self.observe(solve.domain_batch, solve.outputs)
+                finite.append(solve.outputs)
+            else:
+                self.local_solver.forget(solve.domain_batch.unit)
         if used == 0:
             self.zero_grad(set_to_none=True)
             self.optimizer_step += 1
@@ -250,7 +252,7 @@ class HeteroBrain(ResumableBrain):
             self.optimizers_step()
         if overflowed:
             self.scaler.update(scale * self.scaler.get_backoff_factor())
-        return torch.tensor(loss / used if used else math.nan)
+        return torch.tensor(loss / used if used else math.nan), finite
 
     @cached_property
     def local_solver(self):

@@ -1,6 +1,5 @@
 """Batches with their domain: what a loader yields and ``fit_batch`` takes."""
 
-import math
 from dataclasses import dataclass
 
 
@@ -62,22 +61,6 @@ class NothingToLearn(ValueError):
 
     Its domain is left out of the iteration, or its batch out of the validation loss.
     """
-
-
-class NonFiniteDomain(ArithmeticError):
-    """The loss or the gradient of a domain is not finite."""
-
-    def __init__(self, loss, norm):
-        super().__init__(f"loss {loss:.4g}, gradient norm {norm:.4g}")
-        self.loss_is_finite = math.isfinite(loss)
-
-    @classmethod
-    def raise_for(cls, passes):
-        """Raise for the first pass of a solve, (loss, gradient norm), that is not finite,
-        with the loss of that pass and the gradient norm of the last."""
-        for loss, norm in passes:
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise cls(loss, passes[-1][1])
 
 
 def mean_divisors(own, domains, weights=None):

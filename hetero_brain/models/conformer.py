@@ -9,7 +9,7 @@ from torch import nn
 
 from . import cpu
 from .front_ends import Conv1dFrontEnd, ConvFrontEnd
-from .layers import Dropout, Linear, adapt, recompute
+from .layers import Dropout, Linear, adapt, recompute, rotary_turns
 from .operators import on_cpu
 
 # Widths and depths by name; the feed-forward width of the paper's models is open, this
@@ -132,7 +132,7 @@ class Conformer(nn.Module):
         recomputed="none",
     ):
         super().__init__()
-        self.front_end, self.d_model, self.causal = front_end, d_model, causal
+        self.front_end, self.d_model = front_end, d_model
         self.dropout = Dropout(dropout)
         self.blocks = SpeechBrainConformer(
             num_layers=num_layers,
@@ -187,10 +187,7 @@ class Conformer(nn.Module):
         out, hidden
             As of :meth:`forward`, packed if x is.
         """
-        frames, later = padding.shape[1], None
-        if self.causal:
-            later = torch.ones(frames, frames, dtype=torch.bool, device=x.device).triu(
-                1
-            )
-        out, _, hidden = self.blocks(x, later, src_key_padding_mask=padding)
+        attention = self.blocks.layers[0].mha_layer
+        turns = rotary_turns(padding.shape[1], attention.head_dim, x)
+        out, _, hidden = self.blocks(x, src_key_padding_mask=padding, pos_embs=turns)
         return out, hidden

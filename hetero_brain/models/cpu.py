@@ -63,7 +63,7 @@ class Masked(torch.autograd.Function):
         return Masked.apply(grad, *ctx.saved_tensors, ctx.scale), None, None
 
 
-def attention(q, k, v, allowed=None, dropout_p=0.0):
+def attention(q, k, v, allowed=None, dropout_p=0.0, causal=False):
     """See ``operators.attention``; with dropout it takes 0.6 of the time of PyTorch's,
     which draws each decision by itself (28 × 100 frames, two threads).
 
@@ -73,11 +73,23 @@ def attention(q, k, v, allowed=None, dropout_p=0.0):
     q, k = q.to(v.dtype), k.to(v.dtype)
     with torch.autocast("cpu", enabled=False):
         if not dropout_p:
-            return F.scaled_dot_product_attention(q, k, v, allowed, scale=1.0)
+            return F.scaled_dot_product_attention(
+                q, k, v, allowed, is_causal=causal, scale=1.0
+            )
         scores = q @ k.mT
+        if causal:
+            allowed = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
         if allowed is not None:
             scores += torch.zeros(allowed.shape).masked_fill_(~allowed, -math.inf)
         return dropout(scores.softmax(-1), dropout_p) @ v
+
+
+def rotate(x, cosines, sines):
+    """See ``operators.rotate``; one product of complex numbers takes a third of the time
+    of eight real operations."""
+    turns = torch.complex(cosines[:, ::2].contiguous(), sines[:, 1::2].contiguous())
+    pairs = torch.view_as_complex(widened(x).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2)
 
 
 def argmax(x, block=128):

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.lobes.features import Fbank
-from speechbrain.processing.features import Deltas, InputNormalization
+from speechbrain.processing.features import Deltas, Filterbank, InputNormalization
 from torch import nn
+
+from .precision import full_fp32
 
 # Samples in a frame of raw audio: the paper's "context" of its second experiment.
 WINDOW = 256
@@ -65,7 +67,7 @@ class StackedFbank(nn.Module):
     def __init__(self, sample_rate=16000, n_mels=80, deltas=False, stack=4):
         super().__init__()
         n_fft = 2 ** math.ceil(math.log2(0.025 * sample_rate))  # holds the window
-        self.fbank = Fbank(sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft)
+        self.fbank = fixed_fbank(sample_rate, n_mels, n_fft)
         self.deltas = Deltas(input_size=n_mels) if deltas else None
         self.normalize = InputNormalization(norm_type="sentence", update_until_epoch=0)
         self.hop = self.fbank.compute_STFT.hop_length
@@ -94,7 +96,8 @@ class StackedFbank(nn.Module):
         lengths = 1 + samples // self.hop
         # Frames that straddle the end count in the 80 dB under the loudest frame: every
         # utterance has them, as it would beside a longer one.
-        x = self.fbank(F.pad(wavs, (0, 2 * self.hop)))
+        with full_fp32():
+            x = self.fbank(F.pad(wavs, (0, 2 * self.hop)))
         x = x[:, : 1 + wavs.shape[1] // self.hop]
         if self.deltas is not None:
             # The last frame repeated: what Deltas itself does at the end of a batch.
@@ -110,6 +113,39 @@ class StackedFbank(nn.Module):
     def frames(self, samples):
         """Stacked frames of utterances of so many samples."""
         return samples // self.hop // self.stack + 1
+
+
+def fixed_fbank(sample_rate, n_mels, n_fft):
+    """SpeechBrain's ``Fbank`` with its constants on the device of the module.
+
+    SpeechBrain makes the filters anew for each batch, on the host, and copies them and
+    the window to the device, which the host has to wait for.
+    """
+    fbank = Fbank(sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft)
+    stft, window = fbank.compute_STFT, fbank.compute_STFT.window
+    del stft.window
+    stft.register_buffer("window", window, persistent=False)
+    fbank.compute_fbanks = FixedFilterbank(
+        sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft, f_max=sample_rate // 2
+    )
+    return fbank
+
+
+class FixedFilterbank(Filterbank):
+    """SpeechBrain's ``Filterbank`` with its matrix made once; see :func:`fixed_fbank`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        centres, bands = (
+            values.unsqueeze(1).expand(-1, self.n_stft)
+            for values in (self.f_central, self.band)
+        )
+        matrix = self._create_fbank_matrix(centres, bands)
+        self.register_buffer("matrix", matrix, persistent=False)
+
+    def forward(self, spectrogram):
+        """(batch, frames, n_stft) → (batch, frames, n_mels), in dB."""
+        return self._amplitude_to_DB(spectrogram @ self.matrix)
 
 
 def repeat_last(x, lengths):

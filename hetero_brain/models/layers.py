@@ -3,17 +3,18 @@
 Parameters and their names are SpeechBrain's, and so is what is computed, up to rounding.
 """
 
+import math
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from speechbrain.lobes.models.transformer.Conformer import ConvolutionModule
-from speechbrain.nnet.attention import RoPEMHA, _get_precomputed_values
+from speechbrain.nnet.attention import RoPEMHA
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .cpu import takes_packed
-from .operators import attention, conv2d, dropout, linear
+from .operators import attention, conv2d, dropout, linear, rotate
 from .precision import widened
 
 
@@ -27,7 +28,9 @@ def adapt(layer):
         drawn anew.
     """
     mha, conv = layer.mha_layer, layer.convolution_module
-    layer.mha_layer = RotarySelfAttention(mha.embed_dim, mha.num_heads, mha.dropout)
+    layer.mha_layer = RotarySelfAttention(
+        mha.embed_dim, mha.num_heads, mha.dropout, conv.causal
+    )
     layer.convolution_module = MaskedConvolutionModule(
         conv.conv.in_channels,
         conv.kernel_size,
@@ -146,7 +149,19 @@ class RotarySelfAttention(RoPEMHA):
     SpeechBrain expands the padding mask to (batch, heads, time, time) and inverts it in
     every layer, and rotates queries and keys by eight operations where one product of
     complex numbers takes a third of the time (one CPU thread).
+
+    Arguments
+    ---------
+    embed_dim, num_heads, dropout
+        As for SpeechBrain's ``RoPEMHA``.
+    causal : bool
+        No frame attends to a later one. Padding needs no mask then, as it is later than
+        all frames of an utterance.
     """
+
+    def __init__(self, embed_dim, num_heads, dropout=0.0, causal=False):
+        super().__init__(embed_dim, num_heads, dropout)
+        self.causal = causal
 
     def forward(
         self,
@@ -164,12 +179,12 @@ class RotarySelfAttention(RoPEMHA):
         query : torch.Tensor
             (batch, frames, embed_dim), or packed: (frames of all utterances, embed_dim).
             ``key`` and ``value`` are taken to be the same.
-        key, value, pos_embs : None
+        key, value, attn_mask : None
             Kept for SpeechBrain's signature.
         key_padding_mask : torch.Tensor
             (batch, frames), True behind the end of an utterance.
-        attn_mask : torch.Tensor
-            (frames, frames), True where attention is not allowed.
+        pos_embs : tuple of torch.Tensor
+            From :func:`rotary_turns`, for all layers; computed here if not given.
 
         Returns
         -------
@@ -179,10 +194,10 @@ class RotarySelfAttention(RoPEMHA):
             SDPA does not give them.
         """
         qkv = linear(query, self.in_proj_weight)
-        return self.out_proj(self.attend(qkv, key_padding_mask, attn_mask)), None
+        return self.out_proj(self.attend(qkv, key_padding_mask, pos_embs)), None
 
     @takes_packed
-    def attend(self, qkv, padding, later):
+    def attend(self, qkv, padding, turns=None):
         """Attention within each utterance.
 
         (batch, frames, 3 · embed_dim), queries, keys and values → (batch, frames,
@@ -190,25 +205,38 @@ class RotarySelfAttention(RoPEMHA):
         """
         qkv = qkv.unflatten(-1, (self.num_heads, 3, self.head_dim))
         q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
-        turns = self.turns(q)
-        q, k = rotate(q, turns * self.scale), rotate(k, turns)
-        allowed = None if padding is None else ~padding[:, None, None, :]
-        if later is not None:
-            allowed = ~later if allowed is None else allowed & ~later
-        out = attention(q, k, v, allowed, self.dropout if self.training else 0.0)
+        if turns is None:
+            turns = rotary_turns(q.shape[2], self.head_dim, q)
+        cosines, sines = turns
+        q = rotate(q, cosines * self.scale, sines * self.scale)
+        k = rotate(k, cosines, sines)
+        masked = padding is not None and not self.causal
+        allowed = ~padding[:, None, None, :] if masked else None
+        dropout = self.dropout if self.training else 0.0
+        out = attention(q, k, v, allowed, dropout, self.causal)
         return out.transpose(1, 2).flatten(2)
 
-    def turns(self, x):
-        """By what each frame's position turns a pair of channels of queries or keys.
 
-        (batch, heads, frames, head_dim) → (frames, head_dim / 2), complex of modulus 1.
-        """
-        frames, dtype = x.shape[2], torch.promote_types(x.dtype, torch.float32)
-        table = _get_precomputed_values(frames, self.head_dim, dtype, x.device)
-        return torch.complex(table.cosines[:frames, ::2], table.sines[:frames, 1::2])
+def rotary_turns(frames, head_dim, like):
+    """By what each frame's position turns pairs of channels (arXiv:2104.09864, eq. 34).
 
+    Arguments
+    ---------
+    frames : int
+        Positions.
+    head_dim : int
+        Channels of a head; each two neighbours are a pair.
+    like : torch.Tensor
+        Gives the device, and the dtype unless it is in half precision.
 
-def rotate(x, turns):
-    """Turn pairs of channels (…, frames, head_dim), in fp32 or float64."""
-    pairs = torch.view_as_complex(widened(x).unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2)
+    Returns
+    -------
+    cosines, sines : torch.Tensor
+        (frames, head_dim): those of each pair twice, the sines as −sin, sin.
+    """
+    options = {"dtype": widened(like[:0]).dtype, "device": like.device}
+    steps = torch.arange(0, head_dim, 2, **options) * -(math.log(10000.0) / head_dim)
+    angles = torch.outer(torch.arange(frames, **options), steps.exp())
+    cosines, sines = angles.cos(), angles.sin()
+    pairs = torch.stack([cosines, cosines], -1), torch.stack([-sines, sines], -1)
+    return tuple(pair.flatten(1) for pair in pairs)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from . import cpu
+from .precision import widened
 
 
 def on_cpu(faster):
@@ -45,7 +46,7 @@ conv2d = on_cpu(cpu.conv2d)(F.conv2d)
 
 
 @on_cpu(cpu.attention)
-def attention(q, k, v, allowed=None, dropout_p=0.0):
+def attention(q, k, v, allowed=None, dropout_p=0.0, causal=False):
     """Attention of queries that are scaled already.
 
     Arguments
@@ -56,6 +57,8 @@ def attention(q, k, v, allowed=None, dropout_p=0.0):
         Broadcast to (batch, heads, frames, frames), True where attention is allowed.
     dropout_p : float
         Probability with which a weight is dropped.
+    causal : bool
+        No frame attends to a later one; only without ``allowed``.
 
     Returns
     -------
@@ -63,7 +66,7 @@ def attention(q, k, v, allowed=None, dropout_p=0.0):
         (batch, heads, frames, head_dim).
     """
     return F.scaled_dot_product_attention(
-        q.to(v.dtype), k.to(v.dtype), v, allowed, dropout_p, scale=1.0
+        q.to(v.dtype), k.to(v.dtype), v, allowed, dropout_p, causal, scale=1.0
     )
 
 
@@ -71,3 +74,24 @@ def attention(q, k, v, allowed=None, dropout_p=0.0):
 def argmax(x):
     """Place of the largest element of each row: (…, columns) → (…) of int64."""
     return x.argmax(-1)
+
+
+@on_cpu(cpu.rotate)
+def rotate(x, cosines, sines):
+    """Turn pairs of channels, in fp32 or float64.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (…, frames, channels), the pairs side by side.
+    cosines, sines : torch.Tensor
+        (frames, channels), as from ``layers.rotary_turns``.
+
+    Returns
+    -------
+    torch.Tensor
+        As x.
+    """
+    x = widened(x)
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cosines, swapped, sines)

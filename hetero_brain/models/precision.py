@@ -1,8 +1,25 @@
 """Half precision, where it is not enough."""
 
+from contextlib import contextmanager
+
 import torch
 
 
 def widened(x):
     """``x`` in fp32 if it is in half precision."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+@contextmanager
+def full_fp32():
+    """Matrix products of fp32 tensors are not rounded to TF32 in this context.
+
+    SpeechBrain allows TF32 on a GPU, which keeps 10 bits of each operand. That is enough
+    for training, but it would change one label in a thousand.
+    """
+    matmul = torch.backends.cuda.matmul
+    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32 = before

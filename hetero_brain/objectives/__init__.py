@@ -2,7 +2,7 @@
 
 ``bestrq`` predicts the labels that one of the ``quantizers`` gives to the frames that
 ``masking`` chose, with the loss of ``cross_entropy``. ``cpc`` tells the next frames of an
-utterance from others.
+utterance from others. Both draw what is random of a batch once, by ``prepared``.
 """
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     "cpc",
     "cross_entropy",
     "masking",
+    "prepared",
     "quantizers",
 ]

@@ -3,17 +3,16 @@
 from functools import cached_property
 
 import numpy as np
-import speechbrain as sb
 import torch
 
-from ..brain import HeteroBrain
+from ..training.devices import to_device
 from ..training.parallel import gathered
-from ..training.rng import generator
 from .cross_entropy import linear_cross_entropy
 from .masking import mask_batch
+from .prepared import PreparedOnce
 
 
-class BestRQBrain(HeteroBrain):
+class BestRQBrain(PreparedOnce):
     """Masked prediction of the labels that a frozen quantizer assigns to the features.
 
     Modules: ``features`` (waveforms → stacked features), ``quantizer``, ``encoder``, and
@@ -26,9 +25,6 @@ class BestRQBrain(HeteroBrain):
     fraction of codes that occurred as labels since the last entry, which shows a
     collapsed codebook.
     """
-
-    # The last (batch, iteration) passed to masked_inputs, and its result.
-    _prepared, _inputs = (None, None), None
 
     def compute_forward(self, batch, stage):
         """Predict the labels of the masked frames.
@@ -43,7 +39,7 @@ class BestRQBrain(HeteroBrain):
         labels : torch.Tensor
             (masked frames, n_codebooks).
         """
-        noisy, lengths, masked, labels = self.masked_inputs(batch, stage)
+        noisy, lengths, masked, labels = self.prepared(batch, stage)
         encoded, _ = self.modules.encoder(noisy, lengths)
         encoded = encoded.flatten(0, 1)[masked]  # the output layer needs no others
         output = self.modules.output
@@ -54,12 +50,11 @@ class BestRQBrain(HeteroBrain):
         """The cross-entropy from ``compute_forward``."""
         return predictions[0]
 
-    @torch.no_grad()
-    def masked_inputs(self, batch, stage):
+    def prepare(self, batch, iteration):
         """Features with noise in their masked spans, and the labels of the masked frames.
 
-        Computed once per batch and shared by the K + 1 passes of a local solve. Masks and
-        noise depend on (seed, iteration, utterance) only, not on the rest of the batch.
+        An utterance's mask depends on (seed, iteration, utterance) only, not on the rest
+        of the batch. The noise is drawn on the device.
 
         Returns
         -------
@@ -72,33 +67,24 @@ class BestRQBrain(HeteroBrain):
         labels : torch.Tensor
             (masked frames, n_codebooks).
         """
-        iteration = self.iteration if stage == sb.Stage.TRAIN else -1
-        if self._prepared[0] is batch and self._prepared[1] == iteration:
-            return self._inputs
-        batch = batch.to(self.device, non_blocking=True)
-        x, lengths = self.modules.features(*batch.sig)
-        rngs = [generator(self.hparams.seed, "mask", iteration, i) for i in batch.id]
+        lengths = self.frames(batch)
         prob, span = self.hparams.mask_prob, self.hparams.mask_span
-        masked = mask_batch(lengths.tolist(), x.shape[1], prob, span, rngs)
-        noise = [
-            rng.standard_normal((int(row.sum()), x.shape[2]), dtype="float32")
-            for rng, row in zip(rngs, masked)
-        ]
-        masked, noise = (
-            torch.from_numpy(array).to(x.device, non_blocking=True)
-            for array in (np.flatnonzero(masked), np.concatenate(noise))
-        )
-        frames = x.flatten(0, 1)
-        labels = self.modules.quantizer(frames[masked])
-        frames[masked] = noise * self.hparams.noise_std  # frames is a view: changes x
-        self._prepared = batch, iteration
-        self._inputs = x, lengths, masked, labels
-        return self._inputs
+        rngs = self.generators(batch, "mask", iteration)
+        batch = batch.to(self.device, non_blocking=True)
+        x, frames = self.modules.features(*batch.sig)
+        masks = mask_batch(lengths, x.shape[1], prob, span, rngs)
+        masked = to_device(np.flatnonzero(masks), x.device)
+        flat = x.flatten(0, 1)
+        labels = self.modules.quantizer(flat[masked])
+        rng = self.device_generator(batch, "noise", iteration)
+        noise = torch.randn(len(masked), x.shape[2], generator=rng, device=x.device)
+        flat[masked] = noise * self.hparams.noise_std  # flat is a view: changes x
+        return x, frames, masked, labels
 
-    def observe(self, domain_batch, k, outputs):
+    def observe(self, domain_batch, outputs):
         """Record the accuracy and the codes seen, at φ_K."""
         _, hits, labels = outputs
-        if k == self.local_steps and len(labels):
+        if len(labels):
             self.monitor.add(domain_batch.domain, accuracy=hits.float().mean())
             if domain_batch.domain not in self.codes_seen:
                 unseen = torch.zeros_like(self.modules.output.bias, dtype=torch.bool)

@@ -15,15 +15,14 @@ follows.
 """
 
 import numpy as np
-import speechbrain as sb
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..brain import HeteroBrain
 from ..models.layers import Linear
 from ..models.precision import widened
-from ..training.rng import generator
+from ..training.devices import to_device
+from .prepared import PreparedOnce
 
 
 class FuturePredictor(nn.Module):
@@ -92,7 +91,7 @@ def draw_negatives(lengths, n_frames, n_steps, n_negatives, rngs):
     return np.concatenate(instances), np.concatenate(negatives)
 
 
-class CPCBrain(HeteroBrain):
+class CPCBrain(PreparedOnce):
     """Discriminates the next frames of an utterance from its other frames (InfoNCE).
 
     Modules: ``features`` (waveforms → frames), ``encoder`` (a causal
@@ -118,21 +117,10 @@ class CPCBrain(HeteroBrain):
         torch.Tensor
             (instances, n_steps, 1 + n_negatives).
         """
-        iteration = self.iteration if stage == sb.Stage.TRAIN else -1
-        batch = batch.to(self.device, non_blocking=True)
-        x, lengths = self.modules.features(*batch.sig)
+        x, lengths, instances, negatives = self.prepared(batch, stage)
         contexts, hidden = self.modules.encoder(x, lengths)
-        steps, count = self.modules.predictor.n_steps, self.hparams.n_negatives
-        rngs = [
-            generator(self.hparams.seed, "negatives", iteration, i) for i in batch.id
-        ]
-        instances, negatives = (
-            torch.from_numpy(indices).to(x.device, non_blocking=True)
-            for indices in draw_negatives(
-                lengths.tolist(), x.shape[1], steps, count, rngs
-            )
-        )
         latents = hidden[0].flatten(0, 1)  # z, the output of the front end
+        steps = self.modules.predictor.n_steps
         next_steps = torch.arange(1, steps + 1, device=x.device)
         positives = latents[instances.unsqueeze(1) + next_steps]
         predicted = self.modules.predictor(contexts.flatten(0, 1)[instances])
@@ -141,6 +129,26 @@ class CPCBrain(HeteroBrain):
         negative_scores = predicted @ latents[negatives].mT.to(predicted.dtype)
         return widened(torch.cat([positive_scores, negative_scores], dim=-1))
 
+    def prepare(self, batch, iteration):
+        """Frames of raw samples, and the instances with their negatives.
+
+        Returns
+        -------
+        x : torch.Tensor
+            (batch, frames, samples in a frame).
+        lengths : torch.Tensor
+            (batch,) in frames.
+        instances, negatives : torch.Tensor
+            As from :func:`draw_negatives`.
+        """
+        steps, count = self.modules.predictor.n_steps, self.hparams.n_negatives
+        rngs = self.generators(batch, "negatives", iteration)
+        lengths = self.frames(batch)
+        batch = batch.to(self.device, non_blocking=True)
+        x, frames = self.modules.features(*batch.sig)
+        drawn = draw_negatives(lengths, x.shape[1], steps, count, rngs)
+        return x, frames, *(to_device(indices, x.device) for indices in drawn)
+
     def compute_objectives(self, predictions, batch, stage):
         """Mean InfoNCE loss, in nats; 0 if no utterance of the batch is long enough."""
         if len(predictions) == 0:
@@ -148,8 +156,8 @@ class CPCBrain(HeteroBrain):
         scores = predictions.flatten(0, 1)
         return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.long))
 
-    def observe(self, domain_batch, k, outputs):
+    def observe(self, domain_batch, outputs):
         """Record the accuracy at φ_K."""
-        if k == self.local_steps and len(outputs):
+        if len(outputs):
             hits = outputs[..., 0] > outputs[..., 1:].amax(-1)
             self.monitor.add(domain_batch.domain, accuracy=hits.float().mean())

@@ -10,6 +10,7 @@ from speechbrain.utils.distributed import run_on_main
 from torch import nn
 
 from ..models.operators import argmax
+from ..models.precision import full_fp32
 from ..training.files import write_atomically
 from ..training.rng import generator
 
@@ -73,7 +74,7 @@ class RandomProjectionQuantizer(nn.Module):
         """
         # The length of a projected vector scales all its products alike: no need to
         # normalise it.
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False), full_fp32():
             projected = x.float().flatten(0, -2) @ self.projection
             labels = [  # in pieces, as the products are many
                 torch.cat([argmax(piece @ codes.T) for piece in rows.split(512)])
@@ -147,7 +148,7 @@ class KMeansQuantizer(nn.Module):
     @torch.no_grad()
     def forward(self, x):
         """Labels of features: (..., input_size) → (..., 1) of int64."""
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(x.device.type, enabled=False), full_fp32():
             reduced = (x.float() - self.mean) @ self.components
             # argmin |r − c|² = argmax r·c − |c|²/2: again one product.
             scores = reduced @ self.centroids.T - self.centroids.square().sum(1) / 2

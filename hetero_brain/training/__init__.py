@@ -3,12 +3,14 @@
 ``resumable`` is the Brain that resumes after any iteration, with the figures of
 ``monitor``. ``checkpoints`` are written through ``files``, checked by ``integrity`` and
 compared by ``fingerprint``. ``parallel`` shares work among ranks, ``gradients`` adds them
-up, ``preemption`` handles signals. ``loggers``, ``schedules``, ``settings`` and ``rng``
-are what their names say.
+up, ``solves`` are the local solves of an iteration, ``preemption`` handles signals, and
+``devices`` has copies that keep nobody waiting. ``loggers``, ``schedules``, ``settings``
+and ``rng`` are what their names say.
 """
 
 __all__ = [
     "checkpoints",
+    "devices",
     "files",
     "fingerprint",
     "gradients",
@@ -21,4 +23,5 @@ __all__ = [
     "rng",
     "schedules",
     "settings",
+    "solves",
 ]

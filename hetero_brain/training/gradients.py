@@ -1,8 +1,11 @@
 """Lists of gradients aligned with the parameters: their computation, sum and layout."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import torch
+
+# Integers by their size in bytes, to read the bits of floating-point numbers.
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def gradients(loss, params, scaler):
@@ -25,10 +28,15 @@ def gradients(loss, params, scaler):
     scaled = scaler.scale(loss)
     grads = list(torch.autograd.grad(scaled, params, allow_unused=True))
     if scaler.is_enabled():
-        scale = scaler.get_scale()
+        scale = loss_scale(scaler, loss.device)
         for i, grad in enumerate(grads):  # one by one, to avoid a second copy of all
             grads[i] = None if grad is None else grad / scale
     return grads
+
+
+def loss_scale(scaler, device):
+    """The current scale of a GradScaler as a tensor, for which the host need not wait."""
+    return scaler.scale(torch.ones((), device=device))
 
 
 def total_norm(grads):
@@ -36,7 +44,30 @@ def total_norm(grads):
     return torch.nn.utils.get_total_norm([g for g in grads if g is not None])
 
 
-def accumulate(params, grads, scale=1):
+def zero_unless(finite, grads):
+    """Set all gradients to zero unless ``finite``, without the host waiting for it.
+
+    A NaN multiplied by 0 stays a NaN, but its bits, as an integer, become those of 0.
+
+    Arguments
+    ---------
+    finite : torch.Tensor
+        Scalar of bool, on the device of the gradients.
+    grads : list of torch.Tensor or None
+        Changed in place.
+    """
+    by_size = defaultdict(list)
+    for i, grad in enumerate(grads):
+        if grad is not None:
+            if 0 in grad.stride():  # an expanded tensor cannot be written to
+                grads[i] = grad = grad.clone(memory_format=torch.contiguous_format)
+            by_size[grad.itemsize].append(grad)
+    for size, members in by_size.items():
+        bits = INTEGERS[size]
+        torch._foreach_mul_([grad.view(bits) for grad in members], finite.to(bits))
+
+
+def accumulate(params, grads):
     """Add gradients to ``.grad``, as ``backward`` does.
 
     Arguments
@@ -46,8 +77,6 @@ def accumulate(params, grads, scale=1):
     grads : list of torch.Tensor or None
         Aligned with ``params``. A gradient that shares its memory with no other becomes
         ``.grad`` without a copy.
-    scale : float
-        Factor on the gradients.
     """
     pairs = [(param, grad) for param, grad in zip(params, grads) if grad is not None]
     added = [(param.grad, grad) for param, grad in pairs if param.grad is not None]
@@ -56,17 +85,14 @@ def accumulate(params, grads, scale=1):
         if param.grad is None:
             memory = grad.untyped_storage()
             alone = users[memory.data_ptr()] == 1 and memory.nbytes() == grad.nbytes
-            own = grad if alone and scale == 1 else grad * scale
-            param.grad = laid_out(own, param)
+            param.grad = laid_out(grad if alone else grad.clone(), param)
     if added:
-        torch._foreach_add_(*zip(*added), alpha=scale)
+        torch._foreach_add_(*zip(*added))
 
 
 def divide(params, divisor):
     """Divide every ``.grad`` in place."""
-    for param in params:
-        if param.grad is not None:
-            param.grad.div_(divisor)
+    torch._foreach_div_([p.grad for p in params if p.grad is not None], divisor)
 
 
 def laid_out(grad, param):

@@ -11,11 +11,15 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from ..domain_batch import DomainBatch, NothingToLearn
 from .monitor import DomainMonitor
 from .parallel import gathered, rank_and_size
+from .solves import reason_to_leave_out
+
+logger = get_logger(__name__)
 
 
 @partial(register_checkpoint_hooks, save_on_main_only=False)
@@ -92,6 +96,35 @@ class ResumableBrain(sb.Brain):
         if self.progress is not None:
             gain = self.monitor.mean("local_gain")
             self.progress.set_postfix(loss=f"{loss:.4f}", gain=f"{gain:.4f}")
+
+    def leave_out(self, domain, reason):
+        """Log and count a domain that does not contribute to this iteration."""
+        logger.warning(
+            f"iteration {self.iteration}: domain {domain} is left out: {reason}"
+        )
+        self.monitor.drop(domain)
+
+    def record_solve(self, domain, passes):
+        """Pass the figures of a local solve to the monitor, or leave its domain out.
+
+        Arguments
+        ---------
+        domain : str
+            Its domain.
+        passes : list of (float, float)
+            Loss and gradient norm of each pass.
+
+        Returns
+        -------
+        bool
+            Whether all passes were finite.
+        """
+        if reason := reason_to_leave_out(passes):
+            self.monitor.gradients.pop(domain, None)
+            self.leave_out(domain, reason)
+        else:
+            self.monitor.add_solve(domain, passes)
+        return not reason
 
     def interval_stats(self):
         """Figures since the last call, ``name/domain`` → float; clears them."""

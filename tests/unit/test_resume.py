@@ -107,7 +107,7 @@ class Toy(HeteroBrain):
     def compute_objectives(self, predictions, batch, stage):
         return (predictions.squeeze(1) - batch.sum(1)).square().mean()
 
-    def observe(self, domain_batch, k, outputs):
+    def observe(self, domain_batch, outputs):
         self.monitor.add(domain_batch.domain, mean=outputs.detach().mean())  # a tensor
 
 

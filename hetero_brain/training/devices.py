@@ -1,0 +1,27 @@
+"""Copies between the host and the device of the model that keep neither waiting."""
+
+import torch
+
+
+def to_device(array, device):
+    """Copy a small array or tensor from the host to a device without waiting for it.
+
+    The copy goes through pinned memory: from pageable memory, the host would wait until
+    the device has finished all earlier work.
+
+    Arguments
+    ---------
+    array : numpy.ndarray or torch.Tensor
+        In host memory.
+    device : torch.device
+        Where to.
+
+    Returns
+    -------
+    torch.Tensor
+        On the device; the memory of the array itself if that is the CPU.
+    """
+    tensor = torch.as_tensor(array)
+    if torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
