@@ -22,7 +22,7 @@ from .mini import MINI, relative_error
 from .verdicts import Finding, at_most
 
 COUNT = 4  # utterances
-ITERATIONS = 60  # enough to spell something
+ITERATIONS = 40  # enough to spell something
 SEARCHES = {"greedy": sb.Stage.VALID, "beam search": sb.Stage.TEST}
 
 

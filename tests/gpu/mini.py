@@ -42,7 +42,7 @@ class HostFbank(StackedFbank):
         return x.to(wavs.device), lengths.to(wavs.device)
 
 
-def speech(n_domains=2, seconds=6):
+def speech(n_domains=2, seconds=4):
     """A global batch of speech, in memory of its own.
 
     A Brain moves a batch to its device in place, so no two devices can share one.

@@ -18,9 +18,14 @@ from .verdicts import Finding, at_most, equal, judged
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes/VoicePrompts"
 LAUNCHER = ROOT / "templates/torchrun.py"  # torchrun, and the exit code of its ranks
+ENVIRONMENT = {
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "NCCL_DEBUG": "VERSION",  # has NCCL say that it is used
+}
 PHASE = "CSSL.1"
 PATIENCE = 120  # seconds for a run
-CPU_EPOCHS, GPU_EPOCHS = 2, 6  # long enough not to end before the signal arrives
+CPU_EPOCHS, GPU_EPOCHS = 1, 6  # long enough not to end before the signal arrives
 
 
 def run(device, quick):
@@ -57,9 +62,9 @@ def stopped_and_resumed(device, folder):
         code = process.wait(PATIENCE)
         yield equal("exit code after SIGTERM", REQUEUE, code)
         left_at = entries(stopped)[-1]["iteration"]
+        with rank(device, stopped) as process:
+            code = process.wait(PATIENCE)
         undisturbed.wait(PATIENCE)
-    with rank(device, stopped) as process:
-        code = process.wait(PATIENCE)
     yield equal("exit code of the resumed run", 0, code)
     if undisturbed.returncode or code:
         raise ChildProcessError(output(whole) + output(stopped))
@@ -88,7 +93,8 @@ def rank(device, folder):
     epochs = CPU_EPOCHS if device == "cpu" else GPU_EPOCHS
     options = (
         "--n_mels 20 --labels random_projection --codebook_size 16 --log_interval 1 "
-        f"--global_batch_seconds 40 --cssl_epochs {epochs} --valid_interval {epochs} "
+        "--max_utterance_seconds 1 "
+        f"--global_batch_seconds 12 --cssl_epochs {epochs} --valid_interval {epochs} "
         f"--only_phases [{PHASE}] --noprogressbar"
     ).split()
     options += ["--device", "cpu"] if device == "cpu" else []
@@ -98,7 +104,7 @@ def rank(device, folder):
     with open(folder.with_suffix(".txt"), "a", encoding="utf-8") as file:
         process = subprocess.Popen(
             [sys.executable, *map(str, words)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "NCCL_DEBUG": "VERSION"},
+            env={**os.environ, **ENVIRONMENT},
             stdout=file,
             stderr=subprocess.STDOUT,
         )
