@@ -96,7 +96,7 @@ def both(brain, parts, plain_first):
     def solve_and_plain(domain_batch):
         nonlocal spent
         start = now(device)
-        brain.masked_inputs(domain_batch.batches[0], TRAIN)  # cached for both
+        brain.prepared(domain_batch.batches[0], TRAIN)  # cached for both
         spent += now(device) - start
         if plain_first:
             run_plain(domain_batch)

@@ -55,7 +55,7 @@ class MaskedPrediction(torch.nn.Module):
         self.encoder, self.output = encoder, output
 
     def forward(self, noisy, lengths, masked, labels):
-        """Mean cross-entropy on the outputs of ``BestRQBrain.masked_inputs``."""
+        """Mean cross-entropy on the outputs of ``BestRQBrain.prepared``."""
         encoded, _ = self.encoder(noisy, lengths)
         logits = self.output(encoded.flatten(0, 1)[masked])
         logits = logits.unflatten(-1, (labels.shape[-1], -1))
@@ -78,7 +78,7 @@ def prepared(size, seconds, device="cpu"):
     """A model of a size, and inputs of about ``seconds`` of speech for each domain."""
     brain = models.ours(size, device=device)
     batches = [
-        brain.masked_inputs(speech.batch(seconds, i, like=UTTERANCE), sb.Stage.TRAIN)
+        brain.prepared(speech.batch(seconds, i, like=UTTERANCE), sb.Stage.TRAIN)
         for i in range(DOMAINS)
     ]
     return MaskedPrediction(brain.modules.encoder, brain.modules.output), batches

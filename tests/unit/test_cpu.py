@@ -65,7 +65,9 @@ def test_an_encoder_gives_what_it_gives_with_padding(monkeypatch, front_end, cau
     if p:  # the same decisions for the same frames
         attention = layers.attention
         monkeypatch.setattr(layers, "dropout", lambda x, p, training: x * (1 - p))
-        monkeypatch.setattr(layers, "attention", lambda *a: attention(*a[:4]) * (1 - p))
+        monkeypatch.setattr(
+            layers, "attention", lambda *a: attention(*a[:4], 0.0, a[5]) * (1 - p)
+        )
     size = 512 if front_end is Conv1dFrontEnd else 40
     encoder = conformer(front_end, size, dropout=p, causal=causal)
     found = []
