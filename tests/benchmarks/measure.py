@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import threading
@@ -230,9 +231,11 @@ def machine():
         model = names[0].split(":")[1].strip()
     except (OSError, IndexError):
         pass
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
-    ).stdout.strip()
+    commit = ""
+    if shutil.which("git"):
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True
+        ).stdout.strip()
     return {
         "date": date.today().isoformat(),
         "commit": commit or "unknown",

@@ -16,7 +16,15 @@ import torch
 from tests.benchmarks.measure import machine
 from tests.benchmarks.plot import draw
 
-SECTIONS = ("correctness", "ranks", "throughput", "update", "waits", "loading", "kernels")
+SECTIONS = (
+    "correctness",
+    "ranks",
+    "throughput",
+    "update",
+    "waits",
+    "loading",
+    "kernels",
+)
 
 
 def main():
@@ -32,7 +40,9 @@ def main():
     args.output_folder.mkdir(parents=True, exist_ok=True)
 
     facts, tables, failed = machine(), [], []
-    print("\n".join(f"{name}: {fact}" for name, fact in facts.items()), "\n", flush=True)
+    print(
+        "\n".join(f"{name}: {fact}" for name, fact in facts.items()), "\n", flush=True
+    )
     for name in args.only:
         start = time.perf_counter()
         print(f"==== {name}", flush=True)
