@@ -115,7 +115,7 @@ class LocalSolver:
         if self.finite is not None:
             for registered, name, _, before in entry:
                 now = registered[name]
-                now.copy_(torch.where(self.finite, now, before))
+                now.copy_(torch.where(self.finite.to(now.device), now, before))
 
     def forget(self, domain):
         """Start the next solve of a domain with an empty optimizer state."""

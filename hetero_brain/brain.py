@@ -144,16 +144,26 @@ class HeteroBrain(ResumableBrain):
         except NothingToLearn as reason:
             self.leave_out(domain_batch.domain, reason)
 
+    def batch_of(self, domain_batch, k):
+        """The batch of local step k, or that of the hypergradient for k = K."""
+        batches = domain_batch.batches
+        return batches[-1 if k == self.local_steps else k % len(batches)]
+
     def forward_pass(self, domain_batch, k):
         """The outputs of ``compute_forward`` on the batch of local step k, and the scalar
         ℓ_i with its graph, at the current weights."""
-        last = k == self.local_steps
-        batch = domain_batch.batches[-1 if last else k % len(domain_batch.batches)]
+        batch = self.batch_of(domain_batch, k)
         self.random_state.restore()
         with self.training_ctx:
             outputs = self.compute_forward(batch, sb.Stage.TRAIN)
             loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
         return outputs, loss
+
+    def backward_pass(self, domain_batch, k, divisor):
+        """Outputs and loss of :meth:`forward_pass`, and the gradient of ℓ_i / divisor."""
+        outputs, loss = self.forward_pass(domain_batch, k)
+        grads = gradients(loss / divisor, self.local_solver.params, self.scaler)
+        return outputs, loss, grads
 
     def loss(self, domain_batch, k):
         """The loss of :meth:`forward_pass`."""
@@ -165,8 +175,7 @@ class HeteroBrain(ResumableBrain):
         At k = K the gradient is the hypergradient, which differs from ∇ℓ_i if exact. It
         is zero if any pass of this solve was not finite.
         """
-        outputs, loss = self.forward_pass(domain_batch, k)
-        grads = gradients(loss / divisor, self.local_solver.params, self.scaler)
+        outputs, loss, grads = self.backward_pass(domain_batch, k, divisor)
         loss, norm = loss.detach().float().squeeze(), loss.new_zeros(())
         last = k == self.local_steps
         if last:

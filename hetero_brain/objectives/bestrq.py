@@ -4,6 +4,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..training.devices import to_device
 from ..training.parallel import gathered
@@ -26,8 +27,8 @@ class BestRQBrain(PreparedOnce):
     collapsed codebook.
     """
 
-    def compute_forward(self, batch, stage):
-        """Predict the labels of the masked frames.
+    def predict(self, noisy, lengths, masked, labels):
+        """Predict the labels of the masked frames; takes what :meth:`prepare` returns.
 
         Returns
         -------
@@ -39,7 +40,6 @@ class BestRQBrain(PreparedOnce):
         labels : torch.Tensor
             (masked frames, n_codebooks).
         """
-        noisy, lengths, masked, labels = self.prepared(batch, stage)
         encoded, _ = self.modules.encoder(noisy, lengths)
         encoded = encoded.flatten(0, 1)[masked]  # the output layer needs no others
         output = self.modules.output
@@ -47,7 +47,7 @@ class BestRQBrain(PreparedOnce):
         return loss, hits, labels
 
     def compute_objectives(self, predictions, batch, stage):
-        """The cross-entropy from ``compute_forward``."""
+        """The cross-entropy from :meth:`predict`."""
         return predictions[0]
 
     def prepare(self, batch, iteration):
@@ -63,34 +63,39 @@ class BestRQBrain(PreparedOnce):
         lengths : torch.Tensor
             (batch,) in frames.
         masked : torch.Tensor
-            (masked frames,), their indices in the flattened (batch · frames).
+            (masked frames,), their indices in the flattened (batch · frames); for CUDA
+            graphs, further ones that do not count follow.
         labels : torch.Tensor
-            (masked frames, n_codebooks).
+            (masked frames, n_codebooks); -1 where they do not count.
         """
         lengths = self.frames(batch)
         prob, span = self.hparams.mask_prob, self.hparams.mask_span
         rngs = self.generators(batch, "mask", iteration)
         batch = batch.to(self.device, non_blocking=True)
-        x, frames = self.modules.features(*batch.sig)
-        masks = mask_batch(lengths, x.shape[1], prob, span, rngs)
-        masked = to_device(np.flatnonzero(masks), x.device)
-        flat = x.flatten(0, 1)
+        x, frames = self.padded(*self.modules.features(*batch.sig))
+        places = np.flatnonzero(mask_batch(lengths, x.shape[1], prob, span, rngs))
+        spare = self.size_of(len(places)) - len(places)
+        masked, flat = to_device(places, x.device), x.flatten(0, 1)
         labels = self.modules.quantizer(flat[masked])
         rng = self.device_generator(batch, "noise", iteration)
         noise = torch.randn(len(masked), x.shape[2], generator=rng, device=x.device)
         flat[masked] = noise * self.hparams.noise_std  # flat is a view: changes x
-        return x, frames, masked, labels
+        labels = F.pad(labels, (0, 0, 0, spare), value=-1)
+        return x, frames, F.pad(masked, (0, spare)), labels
 
     def observe(self, domain_batch, outputs):
         """Record the accuracy and the codes seen, at φ_K."""
         _, hits, labels = outputs
         if len(labels):
-            self.monitor.add(domain_batch.domain, accuracy=hits.float().mean())
+            accuracy = hits.float().sum() / (labels >= 0).sum()
+            self.monitor.add(domain_batch.domain, accuracy=accuracy)
             if domain_batch.domain not in self.codes_seen:
                 unseen = torch.zeros_like(self.modules.output.bias, dtype=torch.bool)
-                self.codes_seen[domain_batch.domain] = unseen.view(labels.shape[1], -1)
+                unseen = unseen.view(labels.shape[1], -1)
+                self.codes_seen[domain_batch.domain] = F.pad(unseen, (0, 1))  # for -1
             codebooks = torch.arange(labels.shape[1], device=labels.device)
-            self.codes_seen[domain_batch.domain][codebooks, labels] = True
+            seen = torch.ones((), dtype=torch.bool, device=labels.device)
+            self.codes_seen[domain_batch.domain].index_put_((codebooks, labels), seen)
 
     def interval_stats(self):
         """Figures of the interval, with the fraction of codes in use per domain."""
@@ -99,8 +104,8 @@ class BestRQBrain(PreparedOnce):
             for domain, codes in of_rank.items():
                 seen[domain] = seen.get(domain, False) | codes
         self.codes_seen.clear()
-        use = {f"codebook_use/{d}": s.float().mean().item() for d, s in seen.items()}
-        return {**super().interval_stats(), **use}
+        use = {f"codebook_use/{d}": s[:, :-1].float().mean() for d, s in seen.items()}
+        return {**super().interval_stats(), **{k: v.item() for k, v in use.items()}}
 
     def interval_state(self):
         """As the base class's, with the codes seen."""

@@ -109,15 +109,17 @@ class CPCBrain(PreparedOnce):
     Also logged per domain: ``accuracy``, how often the positive scores highest.
     """
 
-    def compute_forward(self, batch, stage):
-        """Scores of the candidates, the positive first.
+    graphs = None  # the number of instances is different in every batch
+
+    def predict(self, x, lengths, instances, negatives):
+        """Scores of the candidates, the positive first; takes what :meth:`prepare`
+        returns.
 
         Returns
         -------
         torch.Tensor
             (instances, n_steps, 1 + n_negatives).
         """
-        x, lengths, instances, negatives = self.prepared(batch, stage)
         contexts, hidden = self.modules.encoder(x, lengths)
         latents = hidden[0].flatten(0, 1)  # z, the output of the front end
         steps = self.modules.predictor.n_steps

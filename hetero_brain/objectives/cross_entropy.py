@@ -1,5 +1,7 @@
 """Cross-entropy of a linear layer's logits, which are never in memory all at once."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -21,14 +23,15 @@ def linear_cross_entropy(x, labels, weight, bias):
     x : torch.Tensor
         (rows, inputs).
     labels : torch.Tensor
-        (rows, groups) of int64, in [0, classes); each group has classes of its own.
+        (rows, groups) of int64, in [0, classes), or -1 for what does not count; each
+        group has classes of its own.
     weight, bias : torch.Tensor
         (groups · classes, inputs) and (groups · classes,).
 
     Returns
     -------
     loss : torch.Tensor
-        Scalar, in nats, averaged over rows and groups; 0 without rows.
+        Scalar, in nats, averaged over the labels that count; 0 if there are none.
     hits : torch.Tensor
         (rows, groups) of bool: whether the label's logit was the largest.
     """
@@ -47,7 +50,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, labels, weight, bias):
         """See :func:`linear_cross_entropy`."""
-        count, device = max(1, labels.numel()), x.device.type
+        device, count = x.device.type, (labels >= 0).sum().clamp(min=1)
         kind = x.dtype
         if torch.is_autocast_enabled(device):
             kind = torch.get_autocast_dtype(device)
@@ -71,18 +74,19 @@ class LinearCrossEntropy(torch.autograd.Function):
                         to_weight += slope.T @ padded[piece]
                     to_bias += slope.sum(0, dtype=bias.dtype)
         to_x = to_x[: len(x)]
-        ctx.save_for_backward(x, labels, weight, bias, to_x, to_weight, to_bias)
+        ctx.save_for_backward(x, labels, weight, bias, to_x, to_weight, to_bias, count)
         ctx.mark_non_differentiable(hits)
         return total / count, hits
 
     @staticmethod
     def backward(ctx, grad, _):
         """Gradients of x, weight and bias; all rows at once if these shall have some."""
-        x, labels, weight, bias, to_x, to_weight, to_bias = ctx.saved_tensors
-        grad = grad / max(1, labels.numel())
+        x, labels, weight, bias, to_x, to_weight, to_bias, count = ctx.saved_tensors
+        grad = grad / count
         if torch.is_grad_enabled():
             logits = F.linear(x, weight, bias).unflatten(-1, (labels.shape[-1], -1))
-            slope = logits.softmax(-1) - F.one_hot(labels, logits.shape[-1])
+            target = F.one_hot(labels.clamp(min=0), logits.shape[-1])
+            slope = (logits.softmax(-1) - target) * (labels >= 0).unsqueeze(-1)
             slope = slope.flatten(1)
             to_x, to_weight, to_bias = slope @ weight, slope.T @ x, slope.sum(0)
         return (to_x * grad).to(x.dtype), None, to_weight * grad, to_bias * grad
@@ -104,8 +108,11 @@ def of_rows(x, labels, weight, bias):
     slope[len(labels) :] = 0
     logits = slope[: len(labels)].unflatten(-1, (labels.shape[-1], -1))
     labels, best = labels.unsqueeze(-1), argmax(logits).unsqueeze(-1)
+    counts, hits = labels >= 0, best == labels
+    labels = labels.clamp(min=0)
     label_logits, largest = logits.gather(-1, labels), logits.gather(-1, best)
     total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
-    loss = (total.log() + largest - label_logits).sum()
-    logits.div_(total).scatter_add_(-1, labels, -torch.ones_like(label_logits))
-    return loss, (best == labels).squeeze(-1), slope.to(x.dtype)
+    loss = ((total.log() + largest - label_logits) * counts).sum()
+    logits.div_(total.masked_fill(~counts, math.inf))
+    logits.scatter_add_(-1, labels, -counts.to(logits.dtype))
+    return loss, hits.squeeze(-1), slope.to(x.dtype)

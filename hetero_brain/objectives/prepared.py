@@ -1,17 +1,28 @@
 """What an objective draws at random for a batch, once for all passes of a local solve."""
 
+from functools import cached_property
+
 import speechbrain as sb
 import torch
+import torch.nn.functional as F
 
 from ..brain import HeteroBrain
+from ..training.gradients import gradients
+from ..training.graphs import PassGraphs, round_up
 from ..training.rng import derive_seed, generator
 
 
 class PreparedOnce(HeteroBrain):
     """A HeteroBrain that prepares each batch once and shares it among the K + 1 passes.
 
-    Subclasses define :meth:`prepare`. Its random numbers depend on (seed, iteration,
-    utterances), and on the device where they are drawn there.
+    Subclasses define :meth:`prepare` and :meth:`predict`. The random numbers of the
+    former depend on (seed, iteration, utterances), and on the device where they are drawn
+    there. Reads from ``hparams``:
+
+    ``cuda_graphs`` : bool
+        On a GPU, replay passes as CUDA graphs (False): several times as fast where the
+        host is slower than the GPU. Batches are padded to a few shapes, by an eighth at
+        most. Not with a recomputed encoder, nor with the exact hypergradient.
     """
 
     _of, _prepared = (None, None), None  # the last (batch, iteration), and its result
@@ -24,6 +35,59 @@ class PreparedOnce(HeteroBrain):
                 self._prepared = self.prepare(batch, iteration)
             self._of = batch, iteration
         return self._prepared
+
+    @cached_property
+    def graphs(self):
+        """Passes as CUDA graphs; None if they are not wanted, or not on a GPU."""
+        if not getattr(self.hparams, "cuda_graphs", False):
+            return None
+        if self.device.type != "cuda" or self.local_solver.exact:
+            return None
+        return PassGraphs(self.local_solver.params, self.run_pass)
+
+    def run_pass(self, *inputs):
+        """A pass on the tensors of :meth:`prepare`: outputs, loss and gradients."""
+        with self.training_ctx:
+            outputs = self.predict(*inputs)
+            loss = self.compute_objectives(outputs, None, sb.Stage.TRAIN)
+        return outputs, loss, gradients(loss, self.local_solver.params, self.scaler)
+
+    def backward_pass(self, domain_batch, k, divisor):
+        """As the base class's, by a graph if there are graphs."""
+        if self.graphs is None:
+            return super().backward_pass(domain_batch, k, divisor)
+        inputs = self.prepared(self.batch_of(domain_batch, k), sb.Stage.TRAIN)
+        self.random_state.restore()
+        outputs, loss, grads = self.graphs(*inputs)
+        if k == self.local_steps:  # kept after the next pass: copied
+            present = [grad for grad in grads if grad is not None]
+            copies = iter(torch._foreach_div(present, divisor))
+            grads = [None if grad is None else next(copies) for grad in grads]
+        return outputs, loss, grads
+
+    def compute_forward(self, batch, stage):
+        """Predictions for a batch, from :meth:`predict`."""
+        return self.predict(*self.prepared(batch, stage))
+
+    def predict(self, *inputs):
+        """Predictions from what :meth:`prepare` returned; to be defined.
+
+        It must not wait for the device, nor depend on anything else than tensors.
+        """
+        raise NotImplementedError
+
+    def size_of(self, size):
+        """A size of a batch's tensors: rounded up if there are graphs."""
+        return size if self.graphs is None else round_up(size)
+
+    def padded(self, x, lengths):
+        """Features (batch, frames, features) and lengths (batch,), of a size for graphs.
+
+        Utterances that are added have a single frame, of zeros.
+        """
+        rows, frames = (self.size_of(size) for size in x.shape[:2])
+        x = F.pad(x, (0, 0, 0, frames - x.shape[1], 0, rows - len(x)))
+        return x, F.pad(lengths, (0, rows - len(lengths)), value=1)
 
     def prepare(self, batch, iteration):
         """Features of a batch, and what is drawn for it; to be defined.

@@ -4,8 +4,8 @@
 ``monitor``. ``checkpoints`` are written through ``files``, checked by ``integrity`` and
 compared by ``fingerprint``. ``parallel`` shares work among ranks, ``gradients`` adds them
 up, ``solves`` are the local solves of an iteration, ``preemption`` handles signals, and
-``devices`` has copies that keep nobody waiting. ``loggers``, ``schedules``, ``settings``
-and ``rng`` are what their names say.
+``devices`` has copies that keep nobody waiting, and ``graphs`` replays passes.
+``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "files",
     "fingerprint",
     "gradients",
+    "graphs",
     "integrity",
     "loggers",
     "monitor",

@@ -54,6 +54,7 @@ def ours(
     precision="fp32",
     optimizer=OPTIMIZER,
     recomputed="none",
+    cuda_graphs=False,
     **run_opts,
 ):
     """Our BEST-RQ Brain, ready for ``fit_batch``."""
@@ -72,6 +73,7 @@ def ours(
     }
     hparams = dict(seed=0, mask_prob=MASK_PROB, mask_span=MASK_SPAN, noise_std=0.1)
     hparams |= dict(max_grad_norm=10.0, local_steps=local_steps)
+    hparams["cuda_graphs"] = cuda_graphs
     hparams["local_optimizer"] = partial(torch.optim.SGD, lr=0.03)
     run_opts = {"device": "cpu", "precision": precision, **run_opts}
     brain = BestRQBrain(modules, optimizer, hparams, run_opts)

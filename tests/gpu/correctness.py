@@ -5,6 +5,7 @@ from itertools import product
 
 import torch
 
+from . import graphed
 from .compilation import SHAPES, compilation
 from .exact import exact_hypergradient
 from .finetuned import finetuned
@@ -68,6 +69,8 @@ def run(device, quick):
                 ("recomputed: feed_forward", recomputation(device, "feed_forward")),
                 ("recomputed: blocks", recomputation(device, "blocks")),
                 ("fp16", overflow_and_recovery(device)),
+                ("CUDA graphs, fp32", graphed.findings(device, "fp32", 1e-4)),
+                ("CUDA graphs, bf16", graphed.findings(device, "bf16", 2e-2)),
             ],
         )
         yield judged(

@@ -40,6 +40,19 @@ def attempt(table, label):
         release()
 
 
+def launch_microseconds(device, count=2000):
+    """How long the host takes to launch a kernel that does next to nothing, in µs."""
+    x = torch.zeros(1, device=device)
+    for _ in range(2):  # the first round warms up
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(count):
+            x.add_(1)
+        synchronize(device)
+        taken = time.perf_counter() - start
+    return 1e6 * taken / count
+
+
 def release():
     """Return the memory of tensors that nothing refers to."""
     gc.collect()
