@@ -120,7 +120,8 @@ class HeteroBrain(ResumableBrain):
                 grads, outputs = self.gradient(domain_batch, self.local_steps, divisor)
                 self.accumulate(grads)  # g ← g + ∇ℓ_i(φ_K)/M: eqs. 10, 11
                 del grads
-                done.append(Solve(domain_batch, 1 / divisor, self.passes(), outputs))
+                figures = self.losses_and_norms()
+                done.append(Solve(domain_batch, 1 / divisor, figures, outputs))
         loss, outputs = self.global_step(done)  # θ ← θ − β g: eq. 12
         self.on_fit_batch_end(global_batch, outputs, loss, True)
         self.end_iteration(loss)
@@ -186,14 +187,14 @@ class HeteroBrain(ResumableBrain):
             norm = norm + total_norm(grads) * divisor
         self._losses_and_norms.append(torch.stack([loss, norm.float()]))
         if last:
-            self.local_solver.finite = finite = self.passes().isfinite().all()
+            self.local_solver.finite = finite = self.losses_and_norms().isfinite().all()
             zero_unless(finite, grads)
             if self.is_due(self.cosine_interval):
                 params = self.local_solver.params
                 self.monitor.keep_gradient(domain_batch.domain, grads, params)
         return grads, outputs
 
-    def passes(self):
+    def losses_and_norms(self):
         """(passes of this solve so far, 2): loss and gradient norm of each."""
         return torch.stack(self._losses_and_norms)
 

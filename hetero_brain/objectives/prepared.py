@@ -41,7 +41,7 @@ class PreparedOnce(HeteroBrain):
         """Passes as CUDA graphs; None if they are not wanted, or not on a GPU."""
         if not getattr(self.hparams, "cuda_graphs", False):
             return None
-        if self.device.type != "cuda" or self.local_solver.exact:
+        if torch.device(self.device).type != "cuda" or self.local_solver.exact:
             return None
         return PassGraphs(self.local_solver.params, self.run_pass)
 
