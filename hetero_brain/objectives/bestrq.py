@@ -1,5 +1,6 @@
 """BEST-RQ: predict the quantized features of masked spans (arXiv:2202.01855)."""
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from ..training.devices import to_device
+from ..training.graphs import round_up
 from ..training.parallel import gathered
 from .cross_entropy import linear_cross_entropy
 from .masking import mask_batch
@@ -74,7 +76,7 @@ class BestRQBrain(PreparedOnce):
         batch = batch.to(self.device, non_blocking=True)
         x, frames = self.padded(*self.modules.features(*batch.sig))
         places = np.flatnonzero(mask_batch(lengths, x.shape[1], prob, span, rngs))
-        spare = self.size_of(len(places)) - len(places)
+        spare = self.spare(len(places), x.shape[0] * x.shape[1])
         masked, flat = to_device(places, x.device), x.flatten(0, 1)
         labels = self.modules.quantizer(flat[masked])
         rng = self.device_generator(batch, "noise", iteration)
@@ -82,6 +84,15 @@ class BestRQBrain(PreparedOnce):
         flat[masked] = noise * self.hparams.noise_std  # flat is a view: changes x
         labels = F.pad(labels, (0, 0, 0, spare), value=-1)
         return x, frames, F.pad(masked, (0, spare)), labels
+
+    def spare(self, n_masked, n_frames):
+        """How many places to add to the masked frames of a batch, so that all batches of
+        one size have as many, whatever their masks."""
+        if self.graphs is None:
+            return 0
+        share = 1 - (1 - self.hparams.mask_prob) ** self.hparams.mask_span
+        usual = round_up(math.ceil(share * n_frames))
+        return max(usual, round_up(n_masked)) - n_masked
 
     def observe(self, domain_batch, outputs):
         """Record the accuracy and the codes seen, at φ_K."""

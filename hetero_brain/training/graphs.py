@@ -49,7 +49,10 @@ class PassGraphs:
         key = self.params[0].data_ptr(), *shapes
         if key not in self.seen:
             self.seen.add(key)
-            return self.run_pass(*inputs)
+            outputs, *rest = self.run_pass(*inputs)
+            # What is left of this pass's autograd graph would tie a later capture to
+            # the stream of this pass.
+            return tree_map_only(torch.Tensor, torch.detach, outputs), *rest
         if key not in self.graphs:
             self.graphs[key] = self.capture(inputs)
         graph, memory, outputs, loss, present = self.graphs[key]
