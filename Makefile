@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-quick bench bench-quick
+.PHONY: demo test test-quick bench bench-quick gpu
 
 demo: $(VENV)/installed
 	$(BIN)/python -m hetero_brain.experiment recipes/VoicePrompts/demo.yaml
@@ -12,7 +12,7 @@ demo: $(VENV)/installed
 PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) \
     --maxprocesses 5 --dist loadscope --no-loadscope-reorder
-QUICK = architecture bilevel brain plan cpu layers encoder bestrq cpc cross_entropy
+QUICK = architecture bilevel brain plan cpu layers encoder bestrq cpc cross_entropy graphs
 
 test: $(VENV)/installed
 	$(PYTEST)
@@ -26,6 +26,10 @@ bench: $(VENV)/installed $(VENV)/compared
 
 bench-quick: $(VENV)/installed $(VENV)/compared
 	$(BIN)/python -m tests.benchmarks --quick
+
+# On a machine with a GPU: that its results are right, and how fast they come.
+gpu: $(VENV)/installed
+	$(BIN)/python -m tests.gpu
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -31,6 +31,9 @@ class Copies(TorchDispatchMode):
             target, blocks = kwargs.get("device"), not kwargs.get("non_blocking")
             if blocks and target is not None and args[0].device != torch.device(target):
                 self.waits[f"copy of {tuple(args[0].shape)}, {asked_by()}"] += 1
+        elif function is torch.ops.aten.index_put_.default:
+            if args[0].is_cuda and not args[2].is_cuda:
+                self.waits[f"copy of a value to set, {asked_by()}"] += 1
         return function(*args, **kwargs)
 
 

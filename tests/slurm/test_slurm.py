@@ -35,7 +35,7 @@ PHASES = ("CSSL.1", "PTLOC.1")
 
 @pytest.fixture(scope="module")
 def slurm():
-    """mini_slurm(command, node) while SLURM runs; the clients find it."""
+    """Starts SLURM for the session; yields a function that calls mini_slurm.sh."""
     folder = tempfile.mkdtemp(prefix="slurm", dir="/tmp")  # sockets want short paths
     patch = pytest.MonkeyPatch()
     patch.setenv("SLURM_CONF", f"{folder}/slurm.conf")
@@ -114,7 +114,10 @@ def show(job):
 
 
 def wait_until(true, seconds, folder=None):
-    """Wait for something to become true; its value. Shows the logs in a folder if not."""
+    """Wait until a function returns a true value, and return it.
+
+    If it does not in time, the logs in a folder are shown.
+    """
     end = time.monotonic() + seconds
     while not (value := true()):
         if time.monotonic() > end:
@@ -201,7 +204,7 @@ def signal_ranks(job, slurm):
 
 
 def strike_time_limit(job, slurm):
-    """SLURM looks every 30 s whose limit is near; until then the job stands still."""
+    """SLURM checks time limits every 30 s; until then, the job is suspended."""
     run("scancel", "--signal=STOP", job)
     run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
     time.sleep(32)
@@ -215,7 +218,7 @@ def requeue(job, slurm):
 
 
 def kill_node(job, slurm):
-    """SLURM notices after SlurmdTimeout; until then the other node is not to give up."""
+    """SLURM notices a dead node after SlurmdTimeout; the other node waits until then."""
     slurm("kill", "2")
     wait_until(lambda: show(job)[0]["Restarts"] == "1", 60)
     slurm("node", "2")
@@ -309,7 +312,7 @@ def test_sweep_goes_on_from_the_same_cssl(slurm, undisturbed, tmp_path):
 
 @needs_slurm
 def test_commands_of_the_readme(slurm, tmp_path):
-    """As they stand, but for held jobs and for the folder, where templates are edited."""
+    """The commands of the README, except that jobs are held and templates are edited."""
     readme = (ROOT / "templates/README.md").read_text("utf-8")
     blocks = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines() if line]

@@ -220,7 +220,8 @@ print([name for name in threads() if "gloo" in name])
 
 
 RECIPE = ROOT / "recipes/VoicePrompts"
-TINY = "--global_batch_seconds 60 --cssl_epochs 1 --ptloc_epochs 1 --codebook_size 16"
+TINY = "--max_utterance_seconds 1 --global_batch_seconds 20 --codebook_size 16 "
+TINY += "--cssl_epochs 1 --ptloc_epochs 1"
 RUN = "--device cpu"
 
 
@@ -360,7 +361,8 @@ def reduced(bucket_bytes):
     figures = torch.tensor([2.0, rank], dtype=torch.float64)
     with patch.object(parallel, "BUCKET_BYTES", bucket_bytes):
         n_buckets = len(parallel._buckets(params))
-        figures = parallel.reduce_gradients(params, figures)
+        figures, ranks = parallel.reduce_gradients(params, figures)
+        parallel.drop_absent(params, ranks.tolist())
     return n_buckets, [p.grad for p in params], figures.tolist()
 
 

@@ -199,6 +199,12 @@ def test_no_file_no_rows_no_columns(tmp_path):
     assert "no columns ['ID'" in message(path)
     reported = message(put(path, "a,1", header="ID,length"))
     assert str(list(COLUMNS[1:])) in reported and "['ID', 'length']" in reported
+    unbalanced = message(put(path, "a,1", header='ID,"duration'))
+    assert unbalanced == f"{path}: not a UTF-8 CSV file"
+    header = ",".join([*COLUMNS, "wav", "ID"])
+    assert message(put(path, "a", header=header)) == (
+        f"{path}: the header names ID, wav twice"
+    )
 
 
 def test_wanted_domains(folder):

@@ -84,20 +84,19 @@ def waits_of(monkeypatch, objective, front_end, steps, domains, precision):
         return waits
 
 
-@pytest.mark.parametrize("steps, domains", [(0, 1), (1, 5), (3, 2)])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "objective, front_end",
-    [(BestRQBrain, "linear"), (BestRQBrain, "conv"), (CPCBrain, "conv1d")],
+    "objective, front_end, precision, steps, domains",
+    [
+        (BestRQBrain, "linear", "bf16", 1, 4),
+        (BestRQBrain, "linear", "fp32", 3, 2),
+        (BestRQBrain, "conv", "fp32", 0, 1),
+        (BestRQBrain, "linear", "fp16", 2, 2),
+        (BestRQBrain, "linear", "fp16", 0, 3),
+        (CPCBrain, "conv1d", "bf16", 1, 3),
+    ],
 )
 def test_one_wait_an_iteration(
-    monkeypatch, objective, front_end, steps, domains, precision
+    monkeypatch, objective, front_end, precision, steps, domains
 ):
     waits = waits_of(monkeypatch, objective, front_end, steps, domains, precision)
-    assert sum(waits.values()) == 1, waits
-
-
-@pytest.mark.parametrize("steps, domains", [(0, 1), (1, 5), (3, 2)])
-def test_one_wait_an_iteration_in_fp16(monkeypatch, steps, domains):
-    waits = waits_of(monkeypatch, BestRQBrain, "linear", steps, domains, "fp16")
     assert sum(waits.values()) == 1, waits

@@ -22,17 +22,17 @@ N_ITEMS = 12
 
 
 def how():
-    """The way to end; workers have the command line of their run."""
+    """How this run is to end, from the command line, which workers share."""
     return sys.argv[1]
 
 
 def no_descriptor(number):
-    """What sending a tensor meets in a process that has no file descriptor left."""
+    """Raises what sending a tensor raises without a free file descriptor."""
     raise OSError(errno.EMFILE, "Too many open files")
 
 
 class Items(Dataset):
-    """Items of a few tensors; in some of the runs the fifth fails."""
+    """Items of a few tensors; in some of the runs, the fifth raises an error."""
 
     def __len__(self):
         return N_ITEMS
@@ -51,7 +51,7 @@ class Items(Dataset):
 
 
 def main(num_workers, persistent):
-    """Two passes, if they come to it."""
+    """Two passes over the loader, unless the run ends before."""
     loader = AuditedLoader(
         Items(),
         num_workers=num_workers,

@@ -106,8 +106,10 @@ def _header(line, name):
     """The column names, from the first line of the file."""
     try:
         header = split_line(line.removeprefix(BYTE_ORDER_MARK))
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, csv.Error):
         raise ManifestError(f"{name}: not a UTF-8 CSV file") from None
+    if twice := sorted({column for column in header if header.count(column) > 1}):
+        raise ManifestError(f"{name}: the header names {', '.join(twice)} twice")
     missing = [column for column in COLUMNS if column not in header]
     if missing:
         raise ManifestError(f"{name}: no columns {missing}; the header has {header}")
