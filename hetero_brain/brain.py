@@ -214,9 +214,8 @@ class HeteroBrain(ResumableBrain):
 
     def accumulate(self, grads):
         """Add a domain's share of the hypergradient to ``.grad``, as backward does."""
-        for i, grad in enumerate(
-            grads
-        ):  # in fp16, optimizers_step divides by the scale
+        # The scale is 1 except in fp16, where optimizers_step divides by it.
+        for i, grad in enumerate(grads):
             grads[i] = None if grad is None else self.scaler.scale(grad)
         accumulate(self.local_solver.params, grads)
 
