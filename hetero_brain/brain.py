@@ -214,10 +214,7 @@ class HeteroBrain(ResumableBrain):
 
     def accumulate(self, grads):
         """Add a domain's share of the hypergradient to ``.grad``, as backward does."""
-        # The scale is 1 except in fp16, where optimizers_step divides by it.
-        for i, grad in enumerate(grads):
-            grads[i] = None if grad is None else self.scaler.scale(grad)
-        accumulate(self.local_solver.params, grads)
+        accumulate(self.local_solver.params, grads, self.scaler)
 
     def global_step(self, done):
         """SpeechBrain's optimizer step on the mean over the domains that were finite.

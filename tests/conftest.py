@@ -1,5 +1,6 @@
 """All tests of a session share a server of Python processes; see ``processes.py``."""
 
+import signal
 from pathlib import Path
 
 from xdist.scheduler import LoadScopeScheduling
@@ -29,6 +30,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_configure(config):
     """In the process that starts the others, or the only one."""
+    # A process that was started in the background ignores SIGINT, and so would all that
+    # it starts, those included that tests send this signal.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         processes.begin_session()
 

@@ -67,7 +67,7 @@ def zero_unless(finite, grads):
         torch._foreach_mul_([grad.view(bits) for grad in members], finite.to(bits))
 
 
-def accumulate(params, grads):
+def accumulate(params, grads, scaler):
     """Add gradients to ``.grad``, as ``backward`` does.
 
     Arguments
@@ -77,7 +77,11 @@ def accumulate(params, grads):
     grads : list of torch.Tensor or None
         Aligned with ``params``. A gradient that shares its memory with no other becomes
         ``.grad`` without a copy.
+    scaler : torch.amp.GradScaler
+        For fp16: scales what is added, since the optimizer step divides by the scale.
     """
+    for i, grad in enumerate(grads):
+        grads[i] = None if grad is None else scaler.scale(grad)
     pairs = [(param, grad) for param, grad in zip(params, grads) if grad is not None]
     added = [(param.grad, grad) for param, grad in pairs if param.grad is not None]
     users = Counter(grad.untyped_storage().data_ptr() for _, grad in pairs)
