@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hetero_brain.data.bucketing import cut_into_buckets
 from hetero_brain.data.plan import Plan
 
 NAMES = ("read", "talks", "phone")
@@ -327,6 +328,12 @@ def test_no_batch_is_empty_where_one_utterance_is_a_batch():
     sizes = [len(rows) for rows in epoch_batches(plan)["a"]]
     assert len(sizes) == 4990
     assert set(sizes) == {1, 2}
+
+
+def test_an_utterance_belongs_to_the_batch_of_its_middle():
+    durations = np.array([2.0, 3.0, 3.0], np.float32)  # middles at 1, 3.5 and 6.5 of 8
+    buckets = cut_into_buckets(durations, 2, np.random.default_rng(0))
+    assert buckets.edges.tolist() == [0, 2, 3]
 
 
 def test_equal_lengths_are_mixed():

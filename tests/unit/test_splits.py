@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from hetero_brain.data import manifest
-from hetero_brain.data.splits import finetuning_splits, pretraining_splits
+from hetero_brain.data.splits import finetuning_splits, labelled, pretraining_splits
 from hetero_brain.errors import InputError
 
 
@@ -118,3 +118,17 @@ def test_a_split_that_does_not_exist(write):
     write("dev", cy="a")
     with pytest.raises(InputError, match=r"eval_splits: \['tset'\] unknown; known: "):
         finetuning_splits(folder, folder, ["cy"], ["dev", "tset"], 1)
+
+
+def test_domains_that_have_no_transcript_within_their_hours_are_named(write):
+    folder = write("train", en="a", fr="b", it="")
+    rows = manifest.read(folder / "train.csv", folder)
+    with pytest.raises(InputError, match=r"no transcripts in domains \['it'\]"):
+        labelled(rows, 1)
+    with pytest.raises(
+        InputError, match=r"domains \['fr', 'it'\] \(max_finetune_hours"
+    ):
+        labelled(rows, 1, {"fr": 0.0002})  # less than a second
+    rows = manifest.read(folder / "train.csv", folder, ["en", "fr"])
+    kept = labelled(rows, 1, {"fr": 0.0003})
+    assert [row["domain"] for row in kept] == ["en", "en", "fr"]
