@@ -76,9 +76,7 @@ class LocalSolver:
         self.exact = hypergradient == "exact"
         self.modules = list(module.modules())
         self.buffers = []  # (module's dict, name, buffer, values to restore at the end)
-        self.finite = (
-            None  # scalar of bool: whether all passes of this solve were finite
-        )
+        self.finite = None  # scalar of bool: whether this solve was, once it is known
         self.trajectory = []  # exact: (φ_k, which parameters moved, closure of ℓ_i)
         group, *others = self.optimizer.param_groups
         plain = type(self.optimizer) is torch.optim.SGD and not (
@@ -115,7 +113,8 @@ class LocalSolver:
         if self.finite is not None:
             for registered, name, _, before in entry:
                 now = registered[name]
-                now.copy_(torch.where(self.finite.to(now.device), now, before))
+                if now is not None and now.shape == before.shape:
+                    now.copy_(torch.where(self.finite.to(now.device), now, before))
 
     def forget(self, domain):
         """Start the next solve of a domain with an empty optimizer state."""

@@ -115,8 +115,9 @@ class BestRQBrain(PreparedOnce):
             for domain, codes in of_rank.items():
                 seen[domain] = seen.get(domain, False) | codes
         self.codes_seen.clear()
-        use = {f"codebook_use/{d}": s[:, :-1].float().mean() for d, s in seen.items()}
-        return {**super().interval_stats(), **{k: v.item() for k, v in use.items()}}
+        use = {d: codes[:, :-1].float().mean().item() for d, codes in seen.items()}
+        figures = {f"codebook_use/{domain}": share for domain, share in use.items()}
+        return {**super().interval_stats(), **figures}
 
     def interval_state(self):
         """As the base class's, with the codes seen."""

@@ -3,7 +3,7 @@
 ``resumable`` is the Brain that resumes after any iteration, with the figures of
 ``monitor``. ``checkpoints`` are written through ``files``, checked by ``integrity`` and
 compared by ``fingerprint``. ``parallel`` shares work among ranks, ``gradients`` adds them
-up, ``solves`` are the local solves of an iteration, ``preemption`` handles signals, and
+up, ``solves`` are the local solves of an iteration, ``preemption`` handles signals.
 ``devices`` has copies that keep nobody waiting, and ``graphs`` replays passes.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """

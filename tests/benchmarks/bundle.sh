@@ -12,8 +12,8 @@ cytoolz intervaltree tabulate babel torchopt optree graphviz higher"
 
 if [ "${1:-}" = install ]; then
     python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \
-        --upgrade --target /tmp/site "${2:-.whl}"/*.whl
-    echo "export PYTHONPATH=/tmp/site"
+        --upgrade --target "${2:-.whl}/site" "${2:-.whl}"/*.whl
+    echo "export PYTHONPATH=$(realpath "${2:-.whl}/site")"
     exit
 fi
 
