@@ -244,6 +244,27 @@ def test_shares_of_a_profile_add_up():
     assert shares["matrix products"] > 50
 
 
+def test_sections_for_a_gpu_run_on_a_cpu_as_make_runs_them(tmp_path):
+    """The shortest of them; ``python -m tests.gpu --device cpu`` runs all."""
+    dry = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", "gpu"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    command = dry.stdout.splitlines()[-1].split()
+    assert command[1:] == ["-m", "tests.gpu"]
+    options = "--device cpu --only waits kernels --output_folder".split()
+    words = [python(), *command[1:], *options, str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    tables = json.loads((tmp_path / "gpu.json").read_text())["tables"]
+    assert len(tables) >= 7 and not any(table["failures"] for table in tables)
+    assert all(
+        len(row) == len(table["columns"]) for table in tables for row in table["rows"]
+    )
+
+
 def test_quick_benchmarks_run_as_make_runs_them(tmp_path):
     """All sections run, and write their files without a missing figure."""
     dry = subprocess.run(
