@@ -24,6 +24,7 @@ SECTIONS = (
     "waits",
     "loading",
     "kernels",
+    "compilation",
 )
 
 

@@ -12,10 +12,22 @@ from tests.benchmarks.compiled import OPTIONS
 from tests.benchmarks.speech import batch
 
 from .mini import largest, parameters, pretraining_brain, relative_error
-from .verdicts import Finding, at_most, equal, skipped
+from .verdicts import Finding, at_most, equal, judged, skipped
 
 SHAPES = 12
 LIMIT = 30  # seconds, after which no further shape is begun
+
+
+def run(device, quick):
+    """Compare compiled encoders with eager ones, a table for all.
+
+    Yields
+    ------
+    Table
+    """
+    title = f"Compiled encoder on {device}: {SHAPES} batches of different shapes"
+    ways = {"dynamic shapes": True, "each shape by itself": False}
+    yield judged(title, [(way, compilation(device, ways[way])) for way in ways])
 
 
 def compilation(device, dynamic):

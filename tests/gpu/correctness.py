@@ -6,7 +6,6 @@ from itertools import product
 import torch
 
 from . import graphed
-from .compilation import SHAPES, compilation
 from .exact import exact_hypergradient
 from .finetuned import finetuned
 from .loss_scaling import overflow_and_recovery
@@ -87,12 +86,6 @@ def run(device, quick):
                 ("CTC and attention", finetuned(device, joint=True)),
             ],
         )
-        compilations = [("dynamic shapes", compilation(device, dynamic=True))]
-        if not quick:
-            each = compilation(device, dynamic=False)
-            compilations.append(("each shape by itself", each))
-        title = f"Compiled encoder on {device}: {SHAPES} batches of different shapes"
-        yield judged(title, compilations)
 
 
 @contextmanager

@@ -21,13 +21,15 @@ from tests.benchmarks.data_path import (
 from tests.benchmarks.measure import Table
 from tests.benchmarks.models import ours
 
-from .device import attempt, release, time_limit
+from .device import attempt, busy_seconds, device_events, release, time_limit
 
 WORKERS = (1, 2, 4, 8, 16)
 TRAINING_WORKERS = 8
+MODELS = (("base", False), ("base", True), ("paper", True))  # with CUDA graphs
 UNIT, N_DOMAINS = 80, 3  # seconds of a domain batch
 LOADED_UNIT = 16  # of the loader alone: short, so that each worker sends many
 MEASURED_SECONDS = 1.0
+N_PROFILED = 3  # iterations
 LONG_EPOCH = 100_000  # seconds of audio: longer than any measurement
 LIMIT = 45  # seconds
 MP3, FLAC = "MP3 48 kHz", "FLAC 8 kHz (the sample)"
@@ -90,12 +92,14 @@ def loader_rate(loader, workers, rate, seconds):
     return first, audio / taken
 
 
-def training_rows(table, device, size, sources, unit, workers, steps):
+def training_rows(table, device, size, sources, unit, workers, steps, graphs):
     """Add rows of training on batches in memory, and on those of loaders.
 
-    Batches in memory come first and last, as the speed of a GPU may drift.
+    Batches in memory come first and last, as the speed of a GPU may drift. With CUDA
+    graphs, most shapes have come before the measurement.
     """
-    brain = ours(size, 0, 0.1, precision="bf16", device=device)
+    settings = dict(precision="bf16", device=device, cuda_graphs=graphs)
+    brain, shown = ours(size, 0, 0.1, **settings), "graphs" if graphs else "eager"
     seconds = N_DOMAINS * unit
     ready = loader_of(speech.utterances().manifest, speech.RATE, seconds, 0)
     ready = list(itertools.islice(ready, 4))
@@ -111,8 +115,26 @@ def training_rows(table, device, size, sources, unit, workers, steps):
     train_from(brain, itertools.cycle(ready), len(ready))  # chooses kernels
     for name, batches, count in (in_memory, *loaded, in_memory):
         with attempt(table, f"training from {name}"):
-            rate, waiting = train_from(brain, batches(), steps)
-            table.add(name, count, steps, rate, f"{waiting:.2%}")
+            loader = batches()
+            if graphs:
+                train_from(brain, loader, 3 * steps)
+            rate, waiting = train_from(brain, loader, steps)
+            busy = busy_share(brain, loader, rate)
+            cells = [shown, name, count, steps, rate, f"{waiting:.2%}", busy]
+            table.add(size, *cells)
+
+
+def busy_share(brain, loader, rate):
+    """The share of time in which the GPU is busy at a rate of audio seconds a second."""
+    audio = []
+
+    def train():
+        for global_batch in itertools.islice(loader, N_PROFILED):
+            brain.fit_batch(global_batch)
+            audio.append(audio_of(global_batch))
+
+    events = device_events(brain.device, train)
+    return busy_seconds(events) / sum(audio) * rate if events else "-"
 
 
 def loader_rows(table, sources, counts, unit, seconds, is_over):
@@ -134,8 +156,8 @@ def loader_rows(table, sources, counts, unit, seconds, is_over):
 
 
 def run(device, quick):
-    """Training base on batches of loaders and in memory; then loaders alone."""
-    size, unit, steps, training_workers = "base", UNIT, 15, TRAINING_WORKERS
+    """Loaders alone; then training on batches of loaders and in memory."""
+    models, unit, steps, training_workers = MODELS, UNIT, 15, TRAINING_WORKERS
     counts, loaded_unit, seconds, n_utterances = (
         WORKERS,
         LOADED_UNIT,
@@ -143,12 +165,21 @@ def run(device, quick):
         45,
     )
     if quick:
-        size, unit, steps, training_workers = "mini", 2, 2, 1
+        models, unit, steps, training_workers = (("mini", False),), 2, 2, 1
         counts, loaded_unit, seconds, n_utterances = (1,), 2, 0.3, 6
     training = Table(
-        f"Training {size} with the loader on the GPU (bf16, CSSL, "
+        "Training with the loader on the GPU (bf16, CSSL, "
         f"global batches of {N_DOMAINS} × {unit} s)",
-        ["batches from", "workers", "iterations", "audio s/s", "waiting for batches"],
+        [
+            "size",
+            "passes",
+            "batches from",
+            "workers",
+            "iterations",
+            "audio s/s",
+            "waiting for batches",
+            "GPU busy",
+        ],
         notes=[
             "Waiting: time in next(loader) / total time, without the first iteration. "
             "CSSL (K = 0) needs audio fastest. Files are read at 8 kHz."
@@ -176,11 +207,11 @@ def run(device, quick):
             rows = converted(folder, ".mp3", 48_000, n_utterances)
             sources[MP3] = rows
         sources[FLAC] = speech.utterances().manifest
-        with attempt(training, "training"):
-            training_rows(
-                training, device, size, sources, unit, training_workers, steps
-            )
-        release()
-        yield training
         loader_rows(alone, sources, counts, loaded_unit, seconds, is_over)
-    yield alone
+        yield alone
+        for size, graphs in models:
+            with attempt(training, f"training {size}"):
+                options = unit, training_workers, steps, graphs
+                training_rows(training, device, size, sources, *options)
+            release()
+    yield training

@@ -35,7 +35,7 @@ from .device import (
 )
 
 OURS, GRAPHS, THEIRS = "hetero_brain", "hetero_brain, CUDA graphs", "SpeechBrain"
-UNITS = (32, 80, 320)  # seconds of audio in a domain batch
+UNITS = (320, 80, 32)  # seconds of audio in a domain batch
 PRECISIONS = {"bf16": "bf16", "fp32": "TF32"}  # of the Brain → as it is on this GPU
 MODELS = [
     (size, precision)
@@ -159,8 +159,8 @@ def rows_of(device, candidates, seconds, table, label):
         yield name, cells, statistics.median(found)
 
 
-def compare(table, device, size, precision, units, is_over):
-    """Add the rows and curves of a size in a precision."""
+def compare(table, device, size, precision, seconds, lines):
+    """Add the rows of a size in a precision, and the points of its curves."""
     shown = PRECISIONS[precision] if torch.cuda.is_available() else precision
     ours = partial(alike, size, precision=precision)
     theirs = partial(speechbrain_bestrq, size, precision)
@@ -171,20 +171,10 @@ def compare(table, device, size, precision, units, is_over):
             partial(ours, cuda_graphs=True), as_domain, copies, device, batch(1.0)
         ),
     }
-    lines = {}
-    for seconds in units:
-        if is_over():
-            break
-        label = f"{size}, {shown}, {seconds} s"
-        with attempt(table, label):
-            for name, cells, rate in rows_of(device, candidates, seconds, table, label):
-                table.add(size, shown, seconds, name, *cells)
-                lines.setdefault(f"{name}, {shown}", []).append((seconds, rate))
-    for label, points in lines.items():
-        x, y = map(list, zip(*points))
-        axes = dict(xlabel="audio of a domain batch (s)", ylabel="audio s / s")
-        axes |= dict(panel=f"throughput, {size}", scale="log")
-        table.curves.append(dict(label=label, x=x, y=y, **axes))
+    label = f"{size}, {shown}, {seconds} s"
+    for name, cells, rate in rows_of(device, candidates, seconds, table, label):
+        table.add(size, shown, seconds, name, *cells)
+        lines.setdefault((size, f"{name}, {shown}"), []).append((seconds, rate))
 
 
 def variants(table, device, size, seconds, quick):
@@ -247,12 +237,18 @@ def run(device, quick):
     models, units = (MODELS, UNITS)
     if quick:
         models, units = [("mini", precision) for precision in PRECISIONS], (2,)
-    for size, precision in models:
+    lines = {}
+    for seconds, (size, precision) in itertools.product(units, models):
         if is_over():
             break
-        with attempt(table, f"{size}, {precision}"):
-            compare(table, device, size, precision, units, is_over)
+        with attempt(table, f"{size}, {precision}, {seconds} s"):
+            compare(table, device, size, precision, seconds, lines)
         release()
+    for (size, label), points in lines.items():
+        x, y = map(list, zip(*points))
+        axes = dict(xlabel="audio of a domain batch (s)", ylabel="audio s / s")
+        axes |= dict(panel=f"throughput, {size}", scale="log")
+        table.curves.append(dict(label=label, x=x, y=y, **axes))
     padding = [padding_of(batch(s, i)) for s in units for i in range(N_BATCHES)]
     table.notes += [
         f"Speech at 8 kHz; {min(padding):.0%} to {max(padding):.0%} of a batch is "

@@ -31,7 +31,7 @@ from .device import (
 PACKAGE = Path(hetero_brain.__file__).parent
 CASES = ((5, 1), (2, 3))  # M, K
 SIZE, SECONDS = "paper", 80  # of the profile
-N_GAPS, NAME_LENGTH, GOAL = 5, 70, 1
+N_GAPS, N_KERNELS, NAME_LENGTH, GOAL = 5, 15, 90, 1
 
 
 def cpc(device, precision, local_steps):
@@ -117,23 +117,33 @@ def wait_rows(table, device):
                     )
 
 
-def idle_rows(busy, gaps, device):
-    """Add how much of an iteration the GPU is busy, and where it is idle longest."""
+def idle_rows(busy, gaps, kernels_run, device, graphs):
+    """Add how much of an iteration the GPU is busy, where it is idle longest, and on
+    what it spends its time."""
     n_domains, local_steps = CASES[0]
-    brain = ours(SIZE, local_steps, 0.1, precision="bf16", device=device)
+    how = "CUDA graphs" if graphs else "eager"
+    settings = dict(precision="bf16", device=device, cuda_graphs=graphs)
+    brain = ours(SIZE, local_steps, 0.1, **settings)
     parts = host_parts(n_domains, SECONDS)
 
     def train():
         brain.fit_batch(copies(parts))
 
-    taken = alternate({"train": train}, 5, warm_up=2, device=device)["train"]
+    taken = alternate({"train": train}, 5, warm_up=3, device=device)["train"]
     events = device_events(device, train)
     ran, span = busy_seconds(events), (events[-1][1] - events[0][0]) / 1e6
     kernels = count_kernels(events)
     cells = [spread(taken), span, ran, ran / span, ran / (sum(taken) / len(taken))]
-    busy.add(SIZE, n_domains, local_steps, SECONDS, *cells, kernels)
+    busy.add(SIZE, how, n_domains, local_steps, SECONDS, *cells, kernels)
     for milliseconds, before, after in longest_gaps(events, N_GAPS):
-        gaps.add(milliseconds, before[:NAME_LENGTH], after[:NAME_LENGTH])
+        gaps.add(how, milliseconds, before[:NAME_LENGTH], after[:NAME_LENGTH])
+    durations, calls = Counter(), Counter()
+    for start, end, name in events:
+        durations[name] += (end - start) / 1e3
+        calls[name] += 1
+    for name, milliseconds in durations.most_common(N_KERNELS):
+        share = milliseconds / sum(durations.values())
+        kernels_run.add(how, milliseconds, share, calls[name], name[:NAME_LENGTH])
 
 
 def run(device, quick):
@@ -158,6 +168,7 @@ def run(device, quick):
         "How busy the GPU is in an iteration (bf16)",
         [
             "size",
+            "passes",
             "M",
             "K",
             "unit (s)",
@@ -171,11 +182,17 @@ def run(device, quick):
     )
     gaps = Table(
         "The longest times in which the GPU is idle",
-        ["ms", "after", "before"],
+        ["passes", "ms", "after", "before"],
         notes=[f"Of the profiled iteration: {SIZE}, as above."],
     )
-    with attempt(busy, "profile"):
-        idle_rows(busy, gaps, device)
-    release()
+    kernels_run = Table(
+        "What the GPU does in that iteration",
+        ["passes", "ms", "share", "calls", "kernel"],
+    )
+    for graphs in (False, True):
+        with attempt(busy, "profile"):
+            idle_rows(busy, gaps, kernels_run, device, graphs)
+        release()
     yield busy
     yield gaps
+    yield kernels_run
