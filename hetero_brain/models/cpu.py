@@ -106,6 +106,12 @@ def argmax(x, block=128):
     return best * block + blocks.gather(-2, index).squeeze(-2).argmax(-1)
 
 
+def logits_at_once(x):
+    """See ``operators.logits_at_once``; so many stay in the cache, which halves the time of
+    a cross-entropy (1200 rows, 8192 classes, two threads)."""
+    return 2**21
+
+
 # ------------------------------------------------------------------------------- bf16
 
 

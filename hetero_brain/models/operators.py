@@ -7,6 +7,7 @@ from functools import wraps
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import cpu
 from .precision import widened
@@ -40,6 +41,13 @@ def on_cpu(faster):
     return decorate
 
 
+# Not cuDNN's attention, which builds a plan for each shape of a batch that is new.
+ATTENTION = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
+
 dropout = on_cpu(cpu.dropout)(F.dropout)
 linear = on_cpu(cpu.linear)(F.linear)
 conv2d = on_cpu(cpu.conv2d)(F.conv2d)
@@ -65,9 +73,10 @@ def attention(q, k, v, allowed=None, dropout_p=0.0, causal=False):
     torch.Tensor
         (batch, heads, frames, head_dim).
     """
-    return F.scaled_dot_product_attention(
-        q.to(v.dtype), k.to(v.dtype), v, allowed, dropout_p, causal, scale=1.0
-    )
+    with sdpa_kernel(ATTENTION):
+        return F.scaled_dot_product_attention(
+            q.to(v.dtype), k.to(v.dtype), v, allowed, dropout_p, causal, scale=1.0
+        )
 
 
 @on_cpu(cpu.argmax)
@@ -95,3 +104,13 @@ def rotate(x, cosines, sines):
     x = widened(x)
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(x * cosines, swapped, sines)
+
+
+@on_cpu(cpu.logits_at_once)
+def logits_at_once(x):
+    """How many logits of rows ``x`` a cross-entropy computes at once.
+
+    Pieces are for memory here: each takes some tens of kernels. With 8192 classes and
+    four codebooks, pieces of 2**21 logits took seven times as long on an H200.
+    """
+    return 2**25

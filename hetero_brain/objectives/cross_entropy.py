@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..models.cpu import ROWS
-from ..models.operators import argmax
+from ..models.operators import argmax, logits_at_once
 from ..models.precision import widened
 
 
@@ -15,8 +15,7 @@ def linear_cross_entropy(x, labels, weight, bias):
 
     ``F.cross_entropy`` of ``F.linear`` holds the logits, their log-softmax and two
     gradients of that size. Here a piece of the rows after the other gives its share of
-    the loss and of the gradients, as in Liger-Kernel (arXiv:2410.10989): forward and
-    backward in half the time (1200 rows, 8192 classes, two CPU threads).
+    the loss and of the gradients, as in Liger-Kernel (arXiv:2410.10989).
 
     Arguments
     ---------
@@ -45,8 +44,6 @@ class LinearCrossEntropy(torch.autograd.Function):
     fp16, as the loss is scaled behind.
     """
 
-    PIECE = 2**21  # logits
-
     @staticmethod
     def forward(ctx, x, labels, weight, bias):
         """See :func:`linear_cross_entropy`."""
@@ -55,7 +52,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         if torch.is_autocast_enabled(device):
             kind = torch.get_autocast_dtype(device)
         padded = F.pad(x.to(kind), (0, 0, 0, -len(x) % ROWS))
-        rows = ROWS * max(1, LinearCrossEntropy.PIECE // len(weight) // ROWS)
+        rows = ROWS * max(1, logits_at_once(x) // len(weight) // ROWS)
         narrow = weight.to(kind), bias.to(kind)
         total = widened(padded.new_zeros(()))
         hits = torch.empty_like(labels, dtype=torch.bool)

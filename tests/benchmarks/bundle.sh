@@ -7,7 +7,7 @@
 # PyTorch, torchaudio, SciPy, matplotlib and TensorBoard are taken to be there.
 set -euo pipefail
 
-packages="speechbrain hyperpyyaml ruamel.yaml soundfile cffi pycparser lhotse audioread
+packages="speechbrain hyperpyyaml ruamel.yaml<0.19 soundfile cffi pycparser lhotse audioread
 cytoolz intervaltree tabulate babel torchopt optree graphviz higher"
 
 if [ "${1:-}" = install ]; then

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes/VoicePrompts"
 LAUNCHER = ROOT / "templates/torchrun.py"  # torchrun, and the exit code of its ranks
 ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     "OMP_NUM_THREADS": "1",
     "NCCL_DEBUG": "VERSION",  # has NCCL say that it is used
 }
