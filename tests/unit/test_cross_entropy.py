@@ -6,10 +6,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hetero_brain.objectives.cross_entropy import (
-    LinearCrossEntropy,
-    linear_cross_entropy,
-)
+from hetero_brain.objectives import cross_entropy
+from hetero_brain.objectives.cross_entropy import linear_cross_entropy
 
 
 def inputs(rows=70, groups=2, classes=128, size=6, dtype=torch.float32):
@@ -37,7 +35,7 @@ def with_gradients(function, x, labels, weight, bias):
 
 @pytest.mark.parametrize("rows, groups", [(70, 2), (64, 1), (300, 1), (1, 2)])
 def test_it_is_the_cross_entropy_of_a_linear_layer(rows, groups, monkeypatch):
-    monkeypatch.setattr(LinearCrossEntropy, "PIECE", 64 * 256)  # 64 rows a piece
+    monkeypatch.setattr(cross_entropy, "logits_at_once", lambda x: 64 * 256)  # 64 rows a piece
     of = inputs(rows, groups, classes=256 // groups)
     found = with_gradients(linear_cross_entropy, *of)
     torch.testing.assert_close(found, with_gradients(reference, *of))
@@ -96,7 +94,7 @@ def test_what_is_not_finite_shows():
 
 
 def test_the_logits_are_never_all_there(monkeypatch):
-    monkeypatch.setattr(LinearCrossEntropy, "PIECE", 64 * 256)
+    monkeypatch.setattr(cross_entropy, "logits_at_once", lambda x: 64 * 256)
 
     class Sizes(TorchDispatchMode):
         largest = 0
