@@ -15,6 +15,7 @@ from .operators import on_cpu
 # Widths and depths by name; the feed-forward width of the paper's models is open, this
 # one gives their 70 and 59 M parameters (10 blocks for BEST-RQ, 8 for CPC).
 SIZES = {
+    "mini": dict(num_layers=2, d_model=32, nhead=2, d_ffn=64, kernel_size=15),
     "tiny": dict(num_layers=6, d_model=144, nhead=4, d_ffn=576, kernel_size=15),
     "base": dict(num_layers=16, d_model=256, nhead=4, d_ffn=1024, kernel_size=31),
     "paper": dict(num_layers=10, d_model=512, nhead=8, d_ffn=2560, kernel_size=31),
@@ -44,7 +45,7 @@ def make_encoder(
     ---------
     size : str
         ``tiny`` (3 M parameters), ``base`` (25 M), ``paper`` (71 M) or ``paper_cpc``
-        (57 M).
+        (57 M); ``mini`` tries out a recipe in seconds, and learns little.
     input_size : int
         Dimension of the stacked features.
     front_end : str

@@ -30,8 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes/VoicePrompts"
 OPTIONS = {
     "pretrain_domains": "[es, fr]",
-    "max_utterance_seconds": 1.5,
-    "global_batch_seconds": 25,
+    "size": "mini",
+    "max_utterance_seconds": 0.6,
+    "global_batch_seconds": 10,
     "replicas_per_domain": 2,  # up to 4 ranks
     "cssl_epochs": 1,
     "ptloc_epochs": 1,

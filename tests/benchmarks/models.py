@@ -27,8 +27,6 @@ from .speech import RATE
 
 # SpeechBrain's recipes/LibriSpeech/self-supervised-learning/BEST-RQ/hparams/BEST-RQ.yaml.
 RECIPE_SIZE = dict(num_layers=12, d_model=576, nhead=8, d_ffn=2048, kernel_size=31)
-# For trials of the benchmarks themselves.
-MINI_SIZE = dict(num_layers=1, d_model=32, nhead=2, d_ffn=64, kernel_size=7)
 CODES, CODE_DIM, MASK_PROB, MASK_SPAN, DROPOUT = 8192, 16, 0.15, 4, 0.1
 OPTIMIZER = partial(
     torch.optim.AdamW,
@@ -41,8 +39,8 @@ OPTIMIZER = partial(
 
 
 def size_of(name):
-    """Width, depth etc. of one of our sizes, of SpeechBrain's ``recipe``, or ``mini``."""
-    return {**SIZES, "recipe": RECIPE_SIZE, "mini": MINI_SIZE}[name]
+    """Width, depth etc. of one of our sizes, or of SpeechBrain's ``recipe``."""
+    return {**SIZES, "recipe": RECIPE_SIZE}[name]
 
 
 def ours(

@@ -95,6 +95,7 @@ def test_an_override_given_twice_is_named(tmp_path):
 def test_readout_of_the_paper_by_an_override(recipe, yaml, tmp_path):
     path = ROOT / "recipes" / recipe / "finetune/hparams" / yaml
     argv = [str(path), "--data_folder", "a", "--output_folder", str(tmp_path)]
+    argv += ["--size", "mini"]
     readout = "!new:hetero_brain.models.readouts.LastLayer"
     assert f"--readout '{readout}'" in path.read_text("utf-8")
     modules = load_recipe(argv)[0]["modules"]
@@ -107,7 +108,7 @@ def test_readout_of_the_paper_by_an_override(recipe, yaml, tmp_path):
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/pretrain/hparams/*.yaml")))
 def test_blocks_are_recomputed_by_an_override(path, tmp_path):
     argv = [str(path), "--data_folder", "a", "--output_folder", str(tmp_path)]
-    hparams, _ = load_recipe([*argv, "--recomputed", "blocks", "--size", "tiny"])
+    hparams, _ = load_recipe([*argv, "--recomputed", "blocks", "--size", "mini"])
     blocks = hparams["modules"]["encoder"].blocks.layers
     assert all("forward" in vars(block) for block in blocks)
 

@@ -26,8 +26,8 @@ needs_slurm = pytest.mark.skipif(
     reason=f"needs root and Debian's slurmctld slurmd slurm-client munge: no {MISSING}",
 )
 SMALL = (
-    "--global_batch_seconds 40 --codebook_size 16 --n_mels 20 --log_interval 1 "
-    "--ptloc_epochs 1 --noprogressbar"
+    "--max_utterance_seconds 0.6 --global_batch_seconds 9 --codebook_size 16 --n_mels 20 "
+    "--size mini --log_interval 1 --ptloc_epochs 1 --noprogressbar"
 )
 OPTIONS = f"{SMALL} --cssl_epochs 2 --only_phases [CSSL.1,PTLOC.1]"
 PHASES = ("CSSL.1", "PTLOC.1")
@@ -252,7 +252,8 @@ def test_two_nodes_disturbed_give_the_undisturbed_model(
 
 @needs_slurm
 def test_array_of_domains_runs_what_is_not_done(slurm, tmp_path):
-    options = "--global_batch_seconds 20 --epochs 2 --freeze_encoder_iterations 0"
+    options = "--global_batch_seconds 10 --max_finetune_hours 0.02 --epochs 2 "
+    options += "--size mini --freeze_encoder_iterations 0"
     path = edited(
         "finetune_array.sbatch",
         tmp_path,

@@ -220,8 +220,8 @@ print([name for name in threads() if "gloo" in name])
 
 
 RECIPE = ROOT / "recipes/VoicePrompts"
-TINY = "--max_utterance_seconds 1 --global_batch_seconds 20 --codebook_size 16 "
-TINY += "--cssl_epochs 1 --ptloc_epochs 1"
+SMALL = "--size mini --max_utterance_seconds 0.6 --global_batch_seconds 12 "
+SMALL += "--codebook_size 16 --cssl_epochs 1 --ptloc_epochs 1"
 RUN = "--device cpu"
 
 
@@ -230,7 +230,7 @@ def pretrain(n_ranks, folder, *more):
         n_ranks,
         RECIPE / "pretrain/train.py",
         RECIPE / "pretrain/hparams/bestrq.yaml",
-        *f"--data_folder {SAMPLE} {TINY} {RUN} --output_folder {folder}".split(),
+        *f"--data_folder {SAMPLE} {SMALL} {RUN} --output_folder {folder}".split(),
         *more,
     )
     tensors = {}
@@ -263,7 +263,7 @@ def test_a_recipe_on_two_ranks_is_that_on_one(tmp_path):
             RECIPE / "finetune/hparams/ctc.yaml",
             *f"--data_folder {SAMPLE} {RUN} --output_folder {out} --epochs 1".split(),
             *"--global_batch_seconds 60 --finetune_domains [en,fr]".split(),
-            *"--freeze_encoder_iterations 0 --dropout 0.0".split(),
+            *"--size mini --freeze_encoder_iterations 0 --dropout 0.0".split(),
             *("--pretrained", tmp_path / "1/PTLOC.1"),
         )
         results.append(json.loads((out / "dev.json").read_text()))

@@ -26,13 +26,14 @@ RECIPE = ROOT / "recipes/VoicePrompts"
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 PRETRAIN = (
     f"{RECIPE}/pretrain/train.py {RECIPE}/pretrain/hparams/bestrq.yaml --n_mels 20 "
-    "--global_batch_seconds 40 --codebook_size 16 --cssl_epochs 2 "
-    "--only_phases [CSSL.1] --log_interval 1"
+    "--max_utterance_seconds 0.6 --global_batch_seconds 9 --codebook_size 16 "
+    "--size mini --cssl_epochs 2 --only_phases [CSSL.1] --log_interval 1"
 )
 FINETUNE = (
     f"{RECIPE}/finetune/train.py {RECIPE}/finetune/hparams/ctc.yaml "
-    "--finetune_domains [es] --global_batch_seconds 15 --epochs 2 --log_interval 1 "
-    "--valid_interval 1 --freeze_encoder_iterations 2"
+    "--finetune_domains [es] --max_finetune_hours 0.015 --global_batch_seconds 6 "
+    "--size mini --epochs 2 --log_interval 1 --valid_interval 1 "
+    "--freeze_encoder_iterations 2"
 )
 
 
