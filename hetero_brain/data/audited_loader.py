@@ -12,7 +12,14 @@ from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader
 
 from .audio import BadAudio
-from .workers import Packed, blame_dead_workers, overdue, pack, worker_options
+from .workers import (
+    Packed,
+    blame_dead_workers,
+    end_at_exit,
+    overdue,
+    pack,
+    worker_options,
+)
 
 logger = get_logger(__name__)
 
@@ -71,6 +78,8 @@ class AuditedLoader(DataLoader):
                 with overdue(self.num_workers):
                     if iterator is None:
                         iterator = super().__iter__()
+                        if self.num_workers:
+                            end_at_exit(iterator)
                     item = next(iterator)
             except StopIteration:
                 return

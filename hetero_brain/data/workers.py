@@ -5,6 +5,7 @@ signals to the run, and their errors must reach it. A batch that they send takes
 file descriptor, however many domains and tensors it has.
 """
 
+import atexit
 import io
 import math
 import multiprocessing
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 import traceback
+import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -40,6 +42,8 @@ NOT_SENT = 70  # exit code of a worker that cannot send its batch
 # Imported once by the fork server rather than by each worker. It is a name because that
 # module imports this one.
 PRELOADED = ["hetero_brain.data.loaders"]
+
+with_workers = weakref.WeakSet()  # iterators of loaders whose workers may be alive
 
 CAUSES = {  # why a worker ended, by its exit code
     -signal.SIGKILL: "it was killed, most likely because memory ran out: use fewer "
@@ -140,6 +144,22 @@ def _begin(worker_id):
     for end in (end_on_request, end_with_the_run):
         threading.Thread(target=end, daemon=True).start()
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_not_sent)
+
+
+def end_at_exit(iterator):
+    """Have the workers of a loader end as the first of all that the run does at its exit.
+
+    If the garbage collector found the iterator first, the run would wait for five seconds
+    for each worker: the threads that ask them to end would be gone already.
+    """
+    with_workers.add(iterator)
+    atexit.unregister(_end_workers)
+    atexit.register(_end_workers)  # as the last, which is called first
+
+
+def _end_workers():
+    for iterator in tuple(with_workers):
+        iterator._shutdown_workers()
 
 
 def _end_not_sent(error, item):

@@ -1,6 +1,6 @@
 """Run the benchmarks: tables in the terminal, JSON and PNG in ``results/bench``.
 
-> python -m tests.benchmarks [--quick] [--device cuda] [--only throughput bilevel …]
+> python -m tests.benchmarks [--quick [mini]] [--device cuda] [--only throughput bilevel …]
 """
 
 import argparse
@@ -29,7 +29,13 @@ ON_DEVICE = ("throughput", "bilevel", "libraries")  # the others are about CPUs
 def main():
     """Run the requested sections."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="smaller, in 3 minutes")
+    parser.add_argument(
+        "--quick",
+        nargs="?",
+        const="tiny",
+        metavar="SIZE",
+        help="smaller, with models of one size (tiny: 3 minutes)",
+    )
     parser.add_argument(
         "--device", default="cpu", help=f"cpu or cuda, for {', '.join(ON_DEVICE)}"
     )

@@ -258,11 +258,11 @@ def run(quick, device="cpu"):
             "ratio",
         ],
     )
-    seconds = {"tiny": 2} if quick else {"tiny": 32, "base": 32}
+    seconds = {quick: 2} if quick else {"tiny": 32, "base": 32}
     rounds = {"tiny": {1: 10, 3: 8}, "base": {1: 2, 3: 2}}  # even: half in each order
     rounds_apart = {"tiny": 24, "base": 8}
     if quick:
-        rounds, rounds_apart = {"tiny": {1: 2, 3: 2}}, {"tiny": 4}
+        rounds, rounds_apart = {quick: {1: 2, 3: 2}}, {quick: 4}
     for length in seconds.values():
         batch(length)  # reads the manifests before the first round
     for size, length in seconds.items():
@@ -309,7 +309,7 @@ def run(quick, device="cpu"):
         "Bilevel update: peak memory in copies of the parameters",
         ["size", "K", "peak", "above K = 0"],
     )
-    size = "tiny" if quick else "paper"
+    size = quick or "paper"
     steps = (0, 1) if quick else (0, 1, 3)
     peaks = {k: in_new_process(peak, size, k, device) for k in steps}
     for k, value in peaks.items():

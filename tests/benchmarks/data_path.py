@@ -45,10 +45,11 @@ def run(quick):
     planned = (10_000, 100_000) + (() if quick else (1_000_000, 10_000_000))
     with tempfile.TemporaryDirectory() as folder:
         sources = files(Path(folder), KINDS[-1:] if quick else KINDS)
+        sizes = {quick: 2} if quick else MODELS
         seconds, repeats, rounds = (8, 1, 2) if quick else (96, 4, 2)
         return [
-            loader_table(sources, seconds, repeats, rounds),
-            wait_table(seconds, 4 if quick else 6),
+            loader_table(sizes, sources, seconds, repeats, rounds),
+            wait_table(quick or "tiny", seconds, 4 if quick else 6),
             plan_table(planned),
             manifest_table(planned[1:2] if quick else planned[:3]),
             common_voice_table((20_000,) if quick else (20_000, 200_000)),
@@ -166,11 +167,14 @@ def audio_of(global_batch):
     )
 
 
-def loader_table(sources, seconds, repeats, rounds):
-    """The loader alone compared with training alone, in interleaved rounds."""
+def loader_table(sizes, sources, seconds, repeats, rounds):
+    """The loader alone compared with training alone, in interleaved rounds.
+
+    ``sizes`` are those of the models, as in :data:`MODELS`, the fastest first.
+    """
     batches = ready_batches(seconds)
     candidates, audio, startup = {}, {}, {}
-    for size, n_batches in MODELS.items():
+    for size, n_batches in sizes.items():
         brain = models.ours(size)
         brain.fit_batch(batches[0])
         candidates[size] = partial(train, brain, batches[:n_batches])
@@ -188,21 +192,22 @@ def loader_table(sources, seconds, repeats, rounds):
     table = Table(
         f"Loader alone compared with training alone, global batches of {seconds} s",
         ["files", "workers", "audio s/s"]
-        + [f"× training {size}" for size in MODELS]
+        + [f"× training {size}" for size in sizes]
         + ["first batch, s"],
     )
-    for size in MODELS:
+    for size in sizes:
         table.rows.append(
             [f"training {size}, CSSL", "", spread(rates[size])] + 3 * [""]
         )
     for (name, workers), first in startup.items():
         rate = rates[name, workers]
-        against = [spread(ratios(rate, rates[size])) for size in MODELS]
+        against = [spread(ratios(rate, rates[size])) for size in sizes]
         table.rows.append([name, workers, spread(rate), *against, first])
-    least = min(min(rates[name, 2]) for name in sources) / max(rates["tiny"])
+    fastest = next(iter(sizes))
+    least = min(min(rates[name, 2]) for name in sources) / max(rates[fastest])
     table.notes = [
         "The slowest round of any loader with 2 workers is "
-        f"{least:.3g} times as fast as the fastest round of training tiny.",
+        f"{least:.3g} times as fast as the fastest round of training {fastest}.",
         f"The {len(speech.utterances())} utterances of the sample, "
         f"{speech.utterances().manifest.duration.mean():.1f} s on average, repeated "
         f"{repeats} times; the files are in the page cache.",
@@ -220,25 +225,25 @@ def loader_table(sources, seconds, repeats, rounds):
         }
         for name, keys in {
             **{name: [(name, workers) for workers in WORKERS] for name in sources},
-            **{f"training {size}": [size] * len(WORKERS) for size in MODELS},
+            **{f"training {size}": [size] * len(WORKERS) for size in sizes},
         }.items()
     ]
     return table
 
 
-def wait_table(seconds, steps):
+def wait_table(size, seconds, steps):
     """The time that training waits for a loader on the same cores."""
     batches = ready_batches(seconds)
     utterances = repeated(speech.utterances(), 20)
     plan = plan_of(utterances.manifest, seconds)
     table = Table(
-        f"Training tiny with the loader, FLAC 8 kHz, global batches of {seconds} s",
+        f"Training {size} with the loader, FLAC 8 kHz, global batches of {seconds} s",
         ["batches from", "iterations", "audio s/s", "waiting for batches"],
         notes=[
             "Waiting: time in next(loader) / total time, without the first iteration."
         ],
     )
-    brain = models.ours("tiny")
+    brain = models.ours(size)
     for name, source in {
         "memory": itertools.cycle(batches),
         "loader, 0 workers": train_loader(utterances, plan, 0),

@@ -398,7 +398,7 @@ def peak(name, size, seconds, local_steps, device):
         for _ in range(2):
             iteration(batches)
 
-    iterate(*prepared("tiny", 1.0, device))  # loads libraries and kernels
+    iterate(*prepared("mini", 1.0, device))  # loads libraries and kernels
     model, batches = prepared(size, seconds, device)
     params = sum(param.nbytes for param in model.parameters())
     return peak_allocated(device, lambda: iterate(model, batches)), params
@@ -424,11 +424,12 @@ def run(quick, device="cpu"):
     ``device`` is where the models are and compute.
     """
     length, rounds = (2, 2) if quick else (16, 4)
+    smaller, size = quick or "tiny", quick or "base"
     first_order = [name for name, c in CANDIDATES.items() if c.reference == "ours"]
     exact = [name for name in CANDIDATES if name not in first_order]
     times = Table(
         "MAML by libraries: time and hypergradient "
-        f"(tiny, {DOMAINS} domains of {length} s)",
+        f"({smaller}, {DOMAINS} domains of {length} s)",
         ["", "K", "s / iteration", "ratio to ours", "hypergradient, difference"],
         notes=[
             "Median [interquartile range] of interleaved rounds; ratios are taken within "
@@ -439,13 +440,12 @@ def run(quick, device="cpu"):
             "The passes alone take no local step: a lower limit for first order.",
         ],
     )
-    model, batches = prepared("tiny", length, device)
+    model, batches = prepared(smaller, length, device)
     times.rows += compare(first_order, model, batches, 1, rounds)
     if not quick:
         times.rows += compare(first_order, model, batches, 3, rounds)
     runs = [row[0] for row in times.rows[: len(first_order)] if row[-2] != "-"]
     times.rows += compare(exact, model, batches, 1, rounds)
-    size = "tiny" if quick else "base"
     memory = Table(
         f"First-order MAML by libraries: peak memory ({size}, {DOMAINS} domains of 3 s)",
         ["", "K", "MB", "copies of the parameters", "ratio to ours"],

@@ -122,7 +122,7 @@ def run(quick):
     where = Table("Where an iteration's time goes (% of a profile)", ["kind"])
     columns = []
     rate = large_product_rate(1024 if quick else 3072, 3 if quick else 7)
-    for size in ("tiny",) if quick else ("tiny", "base"):
+    for size in (quick,) if quick else ("tiny", "base"):
         brain, parts = ours(size, 1), global_batch(2, 2 if quick else 32)
 
         def train(brain=brain, parts=parts):

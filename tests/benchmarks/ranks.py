@@ -124,17 +124,17 @@ def _as_rank(rendezvous, rank, size, function, *args):
         torch.distributed.destroy_process_group()
 
 
-def timed_iterations(replicas, global_batch_seconds, rounds):
+def timed_iterations(size, replicas, global_batch_seconds, rounds):
     """On a rank: seconds per iteration, of waiting for other ranks, of the all-reduce.
 
     Returns
     -------
     list of (float, float, float)
-        One per iteration, for the size tiny with K = 1.
+        One per iteration, with K = 1.
     """
     durations, plan = english_plan(replicas, global_batch_seconds, 0.01)
     batches = GlobalBatches(Noise(durations), plan, *rank_and_size())
-    brain, times = ours("tiny", 1), []
+    brain, times = ours(size, 1), []
 
     def timed(params, figures):
         arrival = time.perf_counter()
@@ -189,14 +189,14 @@ def run(quick):
                 shares = 100 * simulated_idle(n_ranks, replicas)
                 row = [n_ranks, replicas, len(HOURS) * replicas]
                 idle.rows.append([*row, shares.mean(), shares.max(), "simulation"])
-    rounds, seconds = (1, 24.0) if quick else (6, 96.0)
+    size, rounds, seconds = (quick, 1, 24.0) if quick else ("tiny", 6, 96.0)
     for replicas in (1,) if quick else (1, 2):
-        found = on_ranks(2, timed_iterations, replicas, seconds, rounds)
+        found = on_ranks(2, timed_iterations, size, replicas, seconds, rounds)
         taken = np.array(found)  # rank × iteration × (all, waiting, all-reduce)
         shares = 100 * taken[:, :, 1].sum(1) / taken[:, :, 0].sum(1)
         row = [2, replicas, len(HOURS) * replicas]
         idle.rows.append(
-            [*row, shares.mean(), shares.max(), f"measured (tiny, {seconds:g} s)"]
+            [*row, shares.mean(), shares.max(), f"measured ({size}, {seconds:g} s)"]
         )
         reduce = np.median(taken[:, :, 2] / taken[:, :, 0])
         idle.notes.append(
@@ -219,7 +219,7 @@ def run(quick):
             "buckets / one",
         ],
     )
-    for size in ("tiny",) if quick else ("tiny", "base", "paper"):
+    for size in (quick,) if quick else ("tiny", "base", "paper"):
         n, taken = on_ranks(2, timed_reduces, size, 2 if quick else 8)[0]
         megabytes = 4e-6 * n
         ms = {name: [1e3 * s for s in seconds] for name, seconds in taken.items()}

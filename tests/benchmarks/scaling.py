@@ -43,19 +43,20 @@ def run(quick):
     domains = (1, 2, 4) if quick else (1, 2, 4, 8, 16, 32)
     steps = (0, 1, 2) if quick else (0, 1, 2, 4, 6, 8)
     lengths = (1, 2, 4) if quick else (2, 4, 8, 16, 32, 64)
-    tiny = ours("tiny", 1)
+    size = quick or "tiny"
+    brain = ours(size, 1)
     three = global_batch(3, seconds)
     curves = {
         "domains M (K = 1)": {
-            m: iteration(tiny, global_batch(m, seconds)) for m in domains
+            m: iteration(brain, global_batch(m, seconds)) for m in domains
         },
-        "local steps K (M = 3)": {k: iteration(ours("tiny", k), three) for k in steps},
+        "local steps K (M = 3)": {k: iteration(ours(size, k), three) for k in steps},
         "length of 2 utterances (s; K = 1, M = 1)": {
-            n: iteration(tiny, [DomainBatch("a", (long_batch(n, 2),))]) for n in lengths
+            n: iteration(brain, [DomainBatch("a", (long_batch(n, 2),))]) for n in lengths
         },
     }
     table = Table(
-        "Scaling of an iteration (tiny)",
+        f"Scaling of an iteration ({size})",
         [
             "quantity",
             "from … to",
@@ -70,7 +71,7 @@ def run(quick):
         table.rows.append([name, f"{x[0]} … {x[-1]}", y[0], y[-1], 100 * bend(x, y)])
         table.curves.append(
             dict(
-                panel=name, xlabel=name, ylabel="s / iteration", label="tiny", x=x, y=y
+                panel=name, xlabel=name, ylabel="s / iteration", label=size, x=x, y=y
             )
         )
     table.notes = [
@@ -87,7 +88,7 @@ def run(quick):
             "ns per parameter and second of audio",
         ],
     )
-    for size in ("tiny", "base") if quick else ("tiny", "base", "paper"):
+    for size in ("mini", "tiny") if quick else ("tiny", "base", "paper"):
         brain, parts = ours(size, 1), global_batch(2, 2 * seconds)
         millions = sum(p.numel() for p in brain.local_solver.params) / 1e6
         taken = alternate({size: iteration(brain, parts)}, 2)[size]

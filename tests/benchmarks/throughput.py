@@ -127,7 +127,7 @@ def run(quick, device="cpu"):
     # Seconds of audio per batch; batches per turn, so that a turn takes some seconds; and
     # rounds, an even number so that half of them are in each order.
     plan = {"tiny": (96, 3, 4), "base": (48, 1, 4), "recipe": (48, 1, 2)}
-    plan = {"tiny": (4, 1, 2)} if quick else plan
+    plan = {quick: (4, 1, 2)} if quick else plan
     for size, (seconds, at_a_time, rounds) in plan.items():
         left_out = ["recomputed"] if quick else []
         if (

@@ -174,8 +174,9 @@ def test_readme_commands_run_in_their_order(readme, tmp_path, data):
     folder = data(dataset or "VoicePrompts")
     begun = set()
     for command in commands(readme):
-        # Languages that the small data has.
-        words = re.sub(r"\[(it|cy)\]", "[fr]", command)
+        # A language that the small data has; the size of model that a row asks for.
+        command = re.sub(r"\[(it|cy)\]", "[fr]", command)
+        words = command = re.sub(r"--size \w+ ", "", command)
         row = next((rows[word] for word in shlex.split(words) if word in rows), None)
         if row is None:
             run(words, tmp_path, folder)

@@ -3,7 +3,9 @@
 > python worker_run.py HOW NUM_WORKERS PERSISTENT
 """
 
+import atexit
 import errno
+import multiprocessing
 import os
 import signal
 import sys
@@ -52,6 +54,7 @@ class Items(Dataset):
 
 def main(num_workers, persistent):
     """Two passes over the loader, unless the run ends before."""
+    atexit.register(lambda: print("at exit:", multiprocessing.active_children()))
     loader = AuditedLoader(
         Items(),
         num_workers=num_workers,
