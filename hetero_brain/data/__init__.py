@@ -5,7 +5,8 @@
 ``domain_sampling`` draws its domains, and ``bucketing`` cuts a domain into batches of
 similar length. ``audio`` and ``containers`` read audio files, ``datasets`` collates
 padded batches, and ``loaders`` delivers them. ``audited_loader`` counts the recordings
-that cannot be used, and ``workers`` manages the processes that read them.
+that cannot be used, ``workers`` manages the processes that read them, and ``packed`` is
+how these send batches.
 """
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "domain_sampling",
     "loaders",
     "manifest",
+    "packed",
     "plan",
     "plan_checks",
     "splits",

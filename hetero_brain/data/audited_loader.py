@@ -12,14 +12,8 @@ from speechbrain.utils.logger import get_logger
 from torch.utils.data import DataLoader
 
 from .audio import BadAudio
-from .workers import (
-    Packed,
-    blame_dead_workers,
-    end_at_exit,
-    overdue,
-    pack,
-    worker_options,
-)
+from .packed import Packed, pack
+from .workers import blame_dead_workers, end_at_exit, overdue, worker_options
 
 logger = get_logger(__name__)
 

@@ -196,9 +196,8 @@ def loader_table(sizes, sources, seconds, repeats, rounds):
         + ["first batch, s"],
     )
     for size in sizes:
-        table.rows.append(
-            [f"training {size}, CSSL", "", spread(rates[size])] + 3 * [""]
-        )
+        cells = [f"training {size}, CSSL", "", spread(rates[size])]
+        table.rows.append(cells + (len(sizes) + 1) * [""])
     for (name, workers), first in startup.items():
         rate = rates[name, workers]
         against = [spread(ratios(rate, rates[size])) for size in sizes]
