@@ -9,7 +9,7 @@ from torch import nn
 
 from . import cpu
 from .front_ends import Conv1dFrontEnd, ConvFrontEnd
-from .layers import Dropout, Linear, adapt, recompute, rotary_turns
+from .layers import Linear, adapt, recompute, rotary_turns
 from .operators import on_cpu
 
 # Widths and depths by name; the feed-forward width of the paper's models is open, this
@@ -134,7 +134,7 @@ class Conformer(nn.Module):
     ):
         super().__init__()
         self.front_end, self.d_model = front_end, d_model
-        self.dropout = Dropout(dropout)
+        self.dropout = nn.Dropout(dropout)
         self.blocks = SpeechBrainConformer(
             num_layers=num_layers,
             d_model=d_model,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .cpu import takes_packed
-from .operators import attention, conv2d, dropout, linear, rotate
+from .operators import attention, conv2d, linear
 from .precision import widened
 
 
@@ -41,9 +41,7 @@ def adapt(layer):
         module[1] = FeedForward(module[1].ffn)
     for parent in list(layer.modules()):
         for name, child in parent.named_children():
-            if type(child) is nn.Dropout:
-                setattr(parent, name, Dropout(child.p))
-            elif type(child) is nn.Linear:
+            if type(child) is nn.Linear:
                 bias = child.bias is not None
                 setattr(
                     parent, name, Linear(child.in_features, child.out_features, bias)
@@ -135,20 +133,11 @@ class FeedForward(nn.Module):
         return self.ffn(x)
 
 
-class Dropout(nn.Dropout):
-    """``nn.Dropout`` by ``operators.dropout``."""
-
-    def forward(self, x):
-        """Zero elements with probability p and scale the others by 1 / (1 − p)."""
-        return dropout(x, self.p, self.training)
-
-
 class RotarySelfAttention(RoPEMHA):
     """SpeechBrain's rotary attention, for self-attention only, with a broadcast mask.
 
     SpeechBrain expands the padding mask to (batch, heads, time, time) and inverts it in
-    every layer, and rotates queries and keys by eight operations where one product of
-    complex numbers takes a third of the time (one CPU thread).
+    every layer, and computes the angles of its rotation anew each time.
 
     Arguments
     ---------
@@ -215,6 +204,26 @@ class RotarySelfAttention(RoPEMHA):
         dropout = self.dropout if self.training else 0.0
         out = attention(q, k, v, allowed, dropout, self.causal)
         return out.transpose(1, 2).flatten(2)
+
+
+def rotate(x, cosines, sines):
+    """Turn pairs of channels, in fp32 or float64.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        (…, frames, channels), the pairs side by side.
+    cosines, sines : torch.Tensor
+        (frames, channels), as from :func:`rotary_turns`.
+
+    Returns
+    -------
+    torch.Tensor
+        As x.
+    """
+    x = widened(x)
+    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    return torch.addcmul(x * cosines, swapped, sines)
 
 
 def rotary_turns(frames, head_dim, like):

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import cpu
-from .precision import widened
 
 
 def on_cpu(faster):
@@ -48,7 +47,6 @@ ATTENTION = [
     SDPBackend.MATH,
 ]
 
-dropout = on_cpu(cpu.dropout)(F.dropout)
 linear = on_cpu(cpu.linear)(F.linear)
 conv2d = on_cpu(cpu.conv2d)(F.conv2d)
 
@@ -77,33 +75,6 @@ def attention(q, k, v, allowed=None, dropout_p=0.0, causal=False):
         return F.scaled_dot_product_attention(
             q.to(v.dtype), k.to(v.dtype), v, allowed, dropout_p, causal, scale=1.0
         )
-
-
-@on_cpu(cpu.argmax)
-def argmax(x):
-    """Place of the largest element of each row: (…, columns) → (…) of int64."""
-    return x.argmax(-1)
-
-
-@on_cpu(cpu.rotate)
-def rotate(x, cosines, sines):
-    """Turn pairs of channels, in fp32 or float64.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        (…, frames, channels), the pairs side by side.
-    cosines, sines : torch.Tensor
-        (frames, channels), as from ``layers.rotary_turns``.
-
-    Returns
-    -------
-    torch.Tensor
-        As x.
-    """
-    x = widened(x)
-    swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
-    return torch.addcmul(x * cosines, swapped, sines)
 
 
 @on_cpu(cpu.logits_at_once)

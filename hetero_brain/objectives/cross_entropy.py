@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from ..models.cpu import ROWS
-from ..models.operators import argmax, logits_at_once
+from ..models.operators import logits_at_once
 from ..models.precision import widened
 
 
@@ -104,7 +104,7 @@ def of_rows(x, labels, weight, bias):
     slope = widened(F.linear(x, weight, bias))  # the logits first, changed in place
     slope[len(labels) :] = 0
     logits = slope[: len(labels)].unflatten(-1, (labels.shape[-1], -1))
-    labels, best = labels.unsqueeze(-1), argmax(logits).unsqueeze(-1)
+    labels, best = labels.unsqueeze(-1), logits.argmax(-1, keepdim=True)
     counts, hits = labels >= 0, best == labels
     labels = labels.clamp(min=0)
     label_logits, largest = logits.gather(-1, labels), logits.gather(-1, best)

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from speechbrain.utils.distributed import run_on_main
 from torch import nn
 
-from ..models.operators import argmax
 from ..models.precision import full_fp32
 from ..training.files import write_atomically
 from ..training.rng import generator
@@ -77,7 +76,7 @@ class RandomProjectionQuantizer(nn.Module):
         with torch.autocast(x.device.type, enabled=False), full_fp32():
             projected = x.float().flatten(0, -2) @ self.projection
             labels = [  # in pieces, as the products are many
-                torch.cat([argmax(piece @ codes.T) for piece in rows.split(512)])
+                torch.cat([(piece @ codes.T).argmax(-1) for piece in rows.split(512)])
                 for rows, codes in zip(projected, self.codes)
             ]
         return torch.stack(labels, dim=1).unflatten(0, x.shape[:-1])
@@ -152,7 +151,7 @@ class KMeansQuantizer(nn.Module):
             reduced = (x.float() - self.mean) @ self.components
             # argmin |r − c|² = argmax r·c − |c|²/2: again one product.
             scores = reduced @ self.centroids.T - self.centroids.square().sum(1) / 2
-        return argmax(scores).unsqueeze(-1)
+        return scores.argmax(-1, keepdim=True)
 
 
 def make_quantizer(labels, input_size, codebook_size, n_codebooks=1, seed=0):

@@ -52,7 +52,8 @@ def run(quick):
         },
         "local steps K (M = 3)": {k: iteration(ours(size, k), three) for k in steps},
         "length of 2 utterances (s; K = 1, M = 1)": {
-            n: iteration(brain, [DomainBatch("a", (long_batch(n, 2),))]) for n in lengths
+            n: iteration(brain, [DomainBatch("a", (long_batch(n, 2),))])
+            for n in lengths
         },
     }
     table = Table(
@@ -70,9 +71,7 @@ def run(quick):
         x, y = list(taken), list(taken.values())
         table.rows.append([name, f"{x[0]} … {x[-1]}", y[0], y[-1], 100 * bend(x, y)])
         table.curves.append(
-            dict(
-                panel=name, xlabel=name, ylabel="s / iteration", label=size, x=x, y=y
-            )
+            dict(panel=name, xlabel=name, ylabel="s / iteration", label=size, x=x, y=y)
         )
     table.notes = [
         f"Domain batches of {seconds} s, except where the length varies. Nonlinearity: "

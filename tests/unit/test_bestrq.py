@@ -24,7 +24,6 @@ from hetero_brain.objectives.masking import mask_batch
 from hetero_brain.objectives.quantizers import (
     KMeansQuantizer,
     RandomProjectionQuantizer,
-    argmax,
     fit_quantizer,
 )
 
@@ -257,15 +256,6 @@ def blobs(n=600, dim=12, clusters=6):
     which = rng.integers(clusters, size=n)
     x = 10 + centres[which] + 0.3 * rng.standard_normal((n, dim))
     return torch.from_numpy(x).float(), which
-
-
-@pytest.mark.parametrize("columns", [5, 128, 200, 1024])
-def test_argmax_by_blocks_is_the_first_maximum(columns):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 9, (50, 3, columns), generator=generator).float()  # ties
-    assert torch.equal(argmax(x), torch.from_numpy(x.numpy().argmax(-1)))
-    x = torch.randn(50, 3, columns, generator=generator)
-    assert torch.equal(argmax(x), x.argmax(-1))
 
 
 def test_kmeans_labels_are_the_nearest_centroid():

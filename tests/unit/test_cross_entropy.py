@@ -35,7 +35,9 @@ def with_gradients(function, x, labels, weight, bias):
 
 @pytest.mark.parametrize("rows, groups", [(70, 2), (64, 1), (300, 1), (1, 2)])
 def test_it_is_the_cross_entropy_of_a_linear_layer(rows, groups, monkeypatch):
-    monkeypatch.setattr(cross_entropy, "logits_at_once", lambda x: 64 * 256)  # 64 rows a piece
+    monkeypatch.setattr(
+        cross_entropy, "logits_at_once", lambda x: 64 * 256
+    )  # 64 rows a piece
     of = inputs(rows, groups, classes=256 // groups)
     found = with_gradients(linear_cross_entropy, *of)
     torch.testing.assert_close(found, with_gradients(reference, *of))
