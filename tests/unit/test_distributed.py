@@ -196,6 +196,7 @@ def test_a_run_parts_from_the_other_ranks_if_all_are_done(
 def test_no_thread_of_the_group_is_left_behind_a_run(tmp_path):
     """Otherwise the process may abort when it ends (SIGABRT)."""
     script = f"""
+import time
 from importlib import import_module
 from pathlib import Path
 import torch
@@ -208,13 +209,18 @@ def main(argv):
     place = "file://{tmp_path}/ranks"
     torch.distributed.init_process_group("gloo", place, rank=0, world_size=1)
     import_module("torch.distributed.nn")  # as torch._dynamo does
-    assert any("gloo" in name for name in threads())
+    while not any("gloo" in name for name in threads()):  # a thread names itself
+        time.sleep(0.01)
 
 run(main)
 print([name for name in threads() if "gloo" in name])
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.stdout.strip() == "[]", done.stderr[-2000:]
 
