@@ -348,8 +348,8 @@ def test_a_time_of_hub4_without_text(tmp_path):
 
 
 @pytest.mark.parametrize("mic", ["ihm", "sdm"])
-def test_several_odd_lines_in_several_files(tmp_path, mic):
-    """Each costs what it costs alone."""
+def test_several_odd_lines_in_several_files(tmp_path, mic, caplog):
+    """Each costs what it costs alone, and is named in a warning."""
     fixtures.make_ami(tmp_path)
     fixtures.make_tedlium(tmp_path)
     for spoil in (
@@ -371,6 +371,8 @@ def test_several_odd_lines_in_several_files(tmp_path, mic):
         ("tedlium", "dev"): {ODD: 1},
     }
     assert len(rows) == 18 - 6 + 12 - 1
+    for folder in (domain["folder"] for domain in domains):
+        assert f"{folder}: left out of its text:\n  " in caplog.text
     if mic == "ihm":
         assert min(map(likeness, rows.values())) > 0.9
 

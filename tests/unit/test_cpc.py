@@ -189,6 +189,10 @@ def test_it_learns_what_can_be_predicted():
     brain.opt_class = lambda params: torch.optim.AdamW(params, lr=2e-3)
     brain.init_optimizers()
     part = DomainBatch("tones", (PaddedBatch(examples),))
-    losses = [brain.fit_batch([part]).item() for _ in range(30)]
+    losses, accuracies = [], []
+    for _ in range(30):
+        losses.append(brain.fit_batch([part]).item())
+        accuracies.append(brain.interval_stats()["accuracy/tones"])
     assert losses[0] == pytest.approx(math.log(13), abs=1e-3)
     assert losses[-1] < losses[0] - 0.5
+    assert accuracies[0] < 0.3 < accuracies[-1] < 1
