@@ -1,7 +1,8 @@
 """What runs differently on a CPU, only to be faster; ``operators`` chooses it.
 
-The results are those of PyTorch's operators up to rounding. Each measurement is of one operator or of one layer, forward
-and backward; ``tests/benchmarks`` measures whole iterations.
+The results are those of PyTorch's operators up to rounding. Each measurement is of one
+operator or of one layer, forward and backward; ``tests/benchmarks`` measures whole
+iterations.
 """
 
 from collections.abc import Sequence
@@ -19,8 +20,8 @@ PIECE = 512  # stacked frames that go through a front end at a time
 
 
 def logits_at_once(x):
-    """See ``operators.logits_at_once``; so many stay in the cache, which halves the time of
-    a cross-entropy (1200 rows, 8192 classes, two threads)."""
+    """See ``operators.logits_at_once``; so many stay in the cache, which halves the time
+    of a cross-entropy (1200 rows, 8192 classes, two threads)."""
     return 2**21
 
 

@@ -1,6 +1,6 @@
 """Run the benchmarks: tables in the terminal, JSON and PNG in ``results/bench``.
 
-> python -m tests.benchmarks [--quick [mini]] [--device cuda] [--only throughput bilevel …]
+> python -m tests.benchmarks [--quick [mini]] [--device cuda] [--only throughput …]
 """
 
 import argparse

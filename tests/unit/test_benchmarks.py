@@ -244,15 +244,16 @@ def test_shares_of_a_profile_add_up():
     assert shares["matrix products"] > 50
 
 
+def last_command(target):
+    """The words of the last command of a target of the Makefile."""
+    words = ["make", "--dry-run", "--no-print-directory", target]
+    dry = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    return dry.stdout.splitlines()[-1].split()
+
+
 def test_sections_for_a_gpu_run_on_a_cpu_as_make_runs_them(tmp_path):
     """The shortest of them; ``python -m tests.gpu --device cpu`` runs all."""
-    dry = subprocess.run(
-        ["make", "--dry-run", "--no-print-directory", "gpu"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    command = dry.stdout.splitlines()[-1].split()
+    command = last_command("gpu")
     assert command[1:] == ["-m", "tests.gpu"]
     options = "--device cpu --only waits kernels --output_folder".split()
     words = [python(), *command[1:], *options, str(tmp_path)]
@@ -267,13 +268,7 @@ def test_sections_for_a_gpu_run_on_a_cpu_as_make_runs_them(tmp_path):
 
 def test_quick_benchmarks_run_as_make_runs_them(tmp_path):
     """All sections run, with smaller models, and write their files with all figures."""
-    dry = subprocess.run(
-        ["make", "--dry-run", "--no-print-directory", "bench-quick"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    command = dry.stdout.splitlines()[-1].split()
+    command = last_command("bench-quick")
     assert command[1:] == ["-m", "tests.benchmarks", "--quick"]
     words = [python(), *command[1:], "mini", "--output_folder", str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)

@@ -10,6 +10,7 @@ from speechbrain.lobes.models.transformer.Conformer import (
 from speechbrain.nnet.attention import RoPEMHA
 from torch import nn
 
+from hetero_brain.models import operators
 from hetero_brain.models.cpu import PaddedLinear
 from hetero_brain.models.layers import (
     FeedForward,
@@ -96,6 +97,19 @@ def test_rotary_attention_in_bf16_is_close():
     assert out.dtype == torch.bfloat16
     error = (out.float() - reference).square().mean().sqrt()
     assert 0 < error < 0.02 * reference.std()
+
+
+def test_attention_on_a_gpu_is_not_cudnns(monkeypatch):
+    """``operators.attention`` behind the choice of the CPU's."""
+    allowed = []
+
+    def attend(q, k, v, *args, **kwargs):
+        allowed.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return v
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", attend)
+    operators.attention.__wrapped__(*noise(3, 1, 2, 4, 8))
+    assert allowed == [False] and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_attention_dropout_only_in_training():
