@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 # A thread each: the models of tests are too small for more. A process more than cores,
 # since some tests wait for SLURM or for signals.
 PROCESSES = $$(($$(getconf _NPROCESSORS_ONLN) + 1))
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) \
+PYTEST = PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) \
     --maxprocesses 5 --dist loadscope --no-loadscope-reorder
 QUICK = architecture bilevel brain plan cpu layers encoder bestrq cpc cross_entropy graphs
 

@@ -14,6 +14,7 @@ from speechbrain.utils.run_opts import RunOptions
 from ..data.workers import use_short_socket_paths
 from ..errors import InputError, reported
 from ..training import preemption
+from .environment import describe_environment
 from .overrides import override
 from .yaml_files import Text, load_tree, read_tree
 
@@ -97,8 +98,9 @@ def load_recipe(argv):
         given = {*run_opts.overridden_args, "debug_persistently"}
         run_opts = replace(run_opts, debug_persistently=True, overridden_args=given)
         run_on_main(empty_debug_folder, args=[Path(folder)])
-    sb.create_experiment_directory(folder)
+    sb.create_experiment_directory(folder, save_env_desc=False)
     if if_main_process():
+        Path(folder, "env.log").write_text(describe_environment(), "utf-8")
         source = f"# {os.path.abspath(hparams.path)} with its overrides\n"
         Path(folder, "hyperparams.yaml").write_text(source + resolved, "utf-8")
     return hparams, run_opts
