@@ -42,7 +42,8 @@ CLIPS_PER_SPEAKER = 20
 
 def run(quick):
     """The tables of the loader, the plan and the manifest."""
-    planned = (10_000, 100_000) + (() if quick else (1_000_000, 10_000_000))
+    planned = (1_000, 10_000)
+    planned += () if quick else (100_000, 1_000_000, 10_000_000)
     with tempfile.TemporaryDirectory() as folder:
         sources = files(Path(folder), KINDS[-1:] if quick else KINDS)
         sizes = {quick: 2} if quick else MODELS
@@ -51,8 +52,8 @@ def run(quick):
             loader_table(sizes, sources, seconds, repeats, rounds),
             wait_table(quick or "tiny", seconds, 4 if quick else 6),
             plan_table(planned),
-            manifest_table(planned[1:2] if quick else planned[:3]),
-            common_voice_table((20_000,) if quick else (20_000, 200_000)),
+            manifest_table(planned[1:2] if quick else planned[1:4]),
+            common_voice_table((2_000,) if quick else (20_000, 200_000)),
         ]
 
 

@@ -78,7 +78,7 @@ def test_a_table_as_markdown():
 def test_both_codes_train_the_same_model():
     """The same layers; only attention has additional weights for relative positions."""
     theirs, ours = (
-        throughput.BUILDERS[n]("tiny") for n in list(throughput.BUILDERS)[:2]
+        throughput.BUILDERS[n]("mini") for n in list(throughput.BUILDERS)[:2]
     )
     layers = theirs.modules.wrapper.transformer.encoder.layers
     named = {
@@ -122,7 +122,7 @@ def test_both_codes_see_the_same_speech_and_learn():
 @pytest.mark.parametrize("plain_first", [False, True])
 def test_plain_passes_are_as_many_beside_an_iteration_and_do_not_touch_it(plain_first):
     parts = speech.global_batch(2, 4)
-    alone, beside = models.ours("tiny", 1), models.ours("tiny", 1)
+    alone, beside = models.ours("mini", 1), models.ours("mini", 1)
     passes, found = [], []
 
     def count(batch, stage, forward=beside.compute_forward):
@@ -145,7 +145,7 @@ def test_plain_passes_are_as_many_beside_an_iteration_and_do_not_touch_it(plain_
 
 
 def test_plain_passes_add_up_the_gradient_at_theta():
-    (part,), brain = speech.global_batch(1, 2), models.ours("tiny", 2)
+    (part,), brain = speech.global_batch(1, 2), models.ours("mini", 2)
     params, own = brain.local_solver.params, torch.ones(1)
     params[0].grad = own.expand(params[0].shape)
     grads = [None] * len(params)
@@ -158,7 +158,7 @@ def test_plain_passes_add_up_the_gradient_at_theta():
 
 
 def test_passes_over_the_parameters_are_all_timed():
-    taken, whole = passes("tiny", speech.global_batch(2, 2), 1, 1)
+    taken, whole = passes("mini", speech.global_batch(2, 2), 1, 1)
     *over_parameters, _ = (
         taken.values()
     )  # the last is a difference, and may be negative
@@ -167,7 +167,7 @@ def test_passes_over_the_parameters_are_all_timed():
 
 
 def test_what_gradients_kept_apart_take_is_the_difference_of_two_passes(monkeypatch):
-    brain, parts = models.ours("tiny", 1), speech.global_batch(2, 1)
+    brain, parts = models.ours("mini", 1), speech.global_batch(2, 1)
     added, apart = [], []
 
     def run(ways, rounds, warm_up):

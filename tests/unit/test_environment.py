@@ -22,7 +22,9 @@ def test_packages_are_those_of_this_python(tmp_path, monkeypatch):
     assert lines[0] == "Python:" and sys.version.splitlines()[0] in lines
 
 
-def test_the_revision_is_that_of_the_code_wherever_the_run_starts(tmp_path, monkeypatch):
+def test_the_revision_is_that_of_the_code_wherever_the_run_starts(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     asked = ["git", "-C", ROOT, "rev-parse", "HEAD"]
     commit = subprocess.run(asked, capture_output=True, text=True).stdout.strip()

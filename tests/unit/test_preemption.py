@@ -117,9 +117,8 @@ def test_a_second_signal_and_any_moment(when, times, entries, tmp_path, undistur
     assert_same(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("name", SIGNALS)
-def test_a_signal_to_the_group_leaves_loader_workers_alone(name, tmp_path, undisturbed):
-    words = (TOY, tmp_path, "load", f"group:{name}")
+def test_signals_to_the_group_leave_loader_workers_alone(tmp_path, undisturbed):
+    words = (TOY, tmp_path, "load", *(f"group:{name}" for name in SIGNALS))
     code, output = run(*words, real=True, start_new_session=True)
     assert code == REQUEUE, output
     assert not re.search("worker|tracker", output), output
@@ -161,7 +160,7 @@ def test_what_does_not_insist(signals, tmp_path):
 
 def test_torchrun_whoever_insists_has_all_ranks_leave(tmp_path):
     words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, TOY, tmp_path, "sleep 2")
-    process = start(*words, real=True)
+    process = start(*words)
     while not (tmp_path / "one/disturbed").exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -181,7 +180,7 @@ def test_signals_are_not_blocked_where_workers_were_started():
 
 
 def test_loader_workers_end_with_a_run_that_is_killed(tmp_path):
-    process = start(TOY, tmp_path, "train 2", "SIGKILL", real=True)
+    process = start(TOY, tmp_path, "train 2", "SIGKILL")
     process.communicate(timeout=180)  # until no worker holds the output any more
     assert process.returncode == -signal.SIGKILL
 
@@ -231,7 +230,7 @@ def test_recipe_leaves_after_the_iteration_and_goes_on(recipe, signals, tmp_path
     (log,) = (path.relative_to(one) for path in one.glob("**/log.jsonl"))
     words = (*words, "--output_folder", other)
     for i, name in enumerate(signals):
-        process = start(*words, real=recipe == FINETUNE)
+        process = start(*words)
         wanted = 2 * (i + 1)
         while not (other / log).exists() or lines(other / log) < wanted:
             assert process.poll() is None, process.communicate()[0]
