@@ -23,7 +23,8 @@ steps of an experiment, and the server of loader workers that ``multiprocessing`
 What differs from a real process: the child is no descendant of its client, and is in a
 session of its own; it has one OpenMP thread, whatever its environment says; its hash seed
 is that of the server; a client that is stopped (SIGSTOP) does not stop it; libraries, and
-what only they hold, are not taken to pieces at its end. What is tested about these, and
+what only they hold, are not taken to pieces at its end; torchrun does not know the names
+of its own methods. What is tested about these, and
 one run of every kind, starts ``sys.executable`` of the tests instead. Command lines that
 :func:`parsed` does not know are given to the real interpreter, as are processes with a
 ``PYTHONHASHSEED``.
@@ -225,6 +226,9 @@ def serve(folder, owner):
 
     for name in LIBRARIES:
         importlib.import_module(name)
+    # torchrun notes the method of each event. To find it, it looks through all modules.
+    rendezvous = sys.modules["torch.distributed.elastic.rendezvous.dynamic_rendezvous"]
+    rendezvous.get_method_name = lambda depth=2: "unknown"
     assert threading.active_count() == len(os.listdir("/proc/self/task")) == 1
     atexit.register(leave_alone, libraries := third_party_modules())
     ctypes.pythonapi.Py_IncRef(ctypes.py_object([*libraries.values()]))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hetero_brain.data import manifest
+from tests.processes import python
 from tests.recipes.common_voice_fixture import make_release
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ def refused(tmp_path, monkeypatch):
 
 def test_a_refusal_is_printed_without_a_traceback(tmp_path):
     done = subprocess.run(
-        [sys.executable, PREPARE, "nowhere.yaml", "manifests"],
+        [python(), PREPARE, "nowhere.yaml", "manifests"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -54,7 +54,7 @@ def slurm():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def edited(template, folder, lines=(), real=None, **values):
+def edited(template, folder, lines=(), real=False, **values):
     """A template in a copy of the repository, edited for this machine without GPUs.
 
     Arguments
@@ -65,17 +65,23 @@ def edited(template, folder, lines=(), real=None, **values):
         Of the copy.
     lines : sequence of str
         ``#SBATCH`` lines in place of those there with the same option.
-    real : str
-        A Python in place of that of ``tests/processes.py``.
+    real : bool
+        Whether Python is a real one, not that of ``tests/processes.py``, until the job
+        is started again.
     **values
         Of the variables; ``setup`` is a function.
     """
     text = (ROOT / "templates/sbatch" / template).read_text("utf-8")
     head, below = re.split(r"(?=# -+ nothing to edit below)", text, maxsplit=1)
     head = re.sub(r"#SBATCH --(gpus-per-node|mem)=.*\n", "", head)
+    setup = f"PATH={Path(python()).parent}:$PATH"
+    if real:
+        setup += (
+            f"; ((SLURM_RESTART_COUNT)) || PATH={Path(sys.executable).parent}:$PATH"
+        )
     values = {
         "DATA": "recipes/VoicePrompts/sample",
-        "setup": f"() {{ PATH={Path(real or python()).parent}:$PATH; }}",
+        "setup": f"() {{ {setup}; }}",
         **values,
     }
     for line in ("#SBATCH --cpus-per-task=1", "#SBATCH --time=10", *lines):
@@ -235,8 +241,7 @@ def test_two_nodes_disturbed_give_the_undisturbed_model(
         "pretrain_multi_node.sbatch",
         tmp_path,
         ["#SBATCH --signal=B:USR1@120"],
-        # Whose processes can be stopped.
-        real=sys.executable if disturb is strike_time_limit else None,
+        real=disturb is strike_time_limit,  # which stops processes
         RANKS="1",
         OPTIONS=f"({OPTIONS})",
     )

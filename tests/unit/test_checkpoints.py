@@ -7,7 +7,6 @@ import re
 import shutil
 import stat
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from hetero_brain.training.checkpoints import (
 from hetero_brain.training.files import write_atomically
 from hetero_brain.training.fingerprint import fingerprint
 from hetero_brain.training.integrity import FILES, damage
+from tests.processes import python
 
 
 class Killed(BaseException):
@@ -536,11 +536,9 @@ def test_other_data_are_refused(tmp_path):
 def test_a_fingerprint_is_the_same_in_another_process():
     code = "import json; from tests.unit.test_checkpoints import of as f"
     root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONHASHSEED": "5", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", f"{code}; print(json.dumps(f()))"],
+        [python(), "-c", f"{code}; print(json.dumps(f()))"],
         cwd=root,
-        env=environment,
         capture_output=True,
         text=True,
     )

@@ -216,7 +216,7 @@ run(main)
 print([name for name in threads() if "gloo" in name])
 """
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [python(), "-c", script],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -3,7 +3,6 @@
 import os
 import pickle
 import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from hetero_brain.data.bucketing import cut_into_buckets
 from hetero_brain.data.plan import Plan
+from tests.processes import python
 
 NAMES = ("read", "talks", "phone")
 
@@ -96,8 +96,8 @@ def test_a_fresh_process_plans_the_same():
     folder = Path(__file__).parent
     path = os.pathsep.join([str(folder), str(folder.parents[1])])
     there = subprocess.run(
-        [sys.executable, "-c", script],
-        env=os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": path},
+        [python(), "-c", script],
+        env=os.environ | {"PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=True,

@@ -160,7 +160,7 @@ def test_what_does_not_insist(signals, tmp_path):
 
 def test_torchrun_whoever_insists_has_all_ranks_leave(tmp_path):
     words = (TORCHRUN, "--standalone", "--nproc-per-node", 2, TOY, tmp_path, "sleep 2")
-    process = start(*words)
+    process = start(*words, real=True)
     while not (tmp_path / "one/disturbed").exists():
         assert process.poll() is None
         time.sleep(0.05)
