@@ -634,10 +634,6 @@ def test_release_of_voice_prompts(tree, tmp_path):
         found = [row for row in rows[split].values() if row["domain"] == "fr"]
         assert sorted(row["wrd"] for row in found) == sorted(spoken)
         assert len(found) >= 3
-    prompt = (
-        next(row for row in prompts if row["ID"] == "fr/vm-sorry") if False else None
-    )
-    assert prompt is None
 
 
 def test_clips_of_voice_prompts(tree):
