@@ -185,10 +185,10 @@ def test_readme_commands_run_in_their_order(readme, tmp_path, data):
         pairs = zip(flags[::2], flags[1::2])
         extra = [word for pair in pairs if pair[0] not in command for word in pair]
         before = files_in(tmp_path / "results")
-        # The first run of each kind of train.py in a README is a real one, to the end of
-        # its process; fine-tuning, which is alike in all recipes, in one of them only.
+        # The first run of each train.py in its recipe's README is a real one, to the end
+        # of its process; fine-tuning, which is alike in all, in one of them only.
         script = row["Script_file"]
-        real = script.endswith("train.py") and script not in begun
+        real = in_recipe and script.endswith("train.py") and script not in begun
         real = real and ("pretrain/" in script or dataset == "VoicePrompts")
         begun.add(script)
         run(f"{words} {shlex.join(extra)}", tmp_path, folder, real)

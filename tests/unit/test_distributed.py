@@ -26,16 +26,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "recipes/VoicePrompts/sample"
 
 
-def torchrun(n_ranks, *words, check=True, real=False):
-    """Run a script on some ranks of this machine; return the finished process.
-
-    ``real`` processes are not those of ``tests/processes.py``.
-    """
+def torchrun(n_ranks, *words, check=True):
+    """Run a script on some ranks of this machine; return the finished process."""
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(n_ranks)]
     launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable if real else python(), *launch, *map(str, words)],
+        [python(), *launch, *map(str, words)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -144,8 +141,7 @@ def test_the_model_is_the_same_on_1_2_and_4_ranks(variant, script, tmp_path):
     found = {}
     for size in (1, 2, 4):
         out = tmp_path / f"{size}.json"
-        real = (variant, size) == ("plain", 2)
-        torchrun(size, script, out, json.dumps(VARIANTS[variant]), real=real)
+        torchrun(size, script, out, json.dumps(VARIANTS[variant]))
         found[size] = json.loads(out.read_text())
     for size in (2, 4):
         for key in ("state", "losses", "entries"):
