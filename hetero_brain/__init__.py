@@ -7,6 +7,6 @@ trained, and ``pipelines`` are what recipes call.
 """
 
 from .brain import HeteroBrain
-from .domain_batch import DomainBatch
+from .domain_batch import DomainBatch, Share
 
-__all__ = ["DomainBatch", "HeteroBrain"]
+__all__ = ["DomainBatch", "HeteroBrain", "Share"]

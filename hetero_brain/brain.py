@@ -24,7 +24,7 @@ from .training.gradients import (
 from .training.parallel import (
     broadcast_module,
     drop_absent,
-    rank_and_size,
+    gathered,
     reduce_gradients,
 )
 from .training.resumable import ResumableBrain
@@ -57,8 +57,8 @@ class HeteroBrain(ResumableBrain):
     ``cosine_interval`` : int
         Iterations between two measurements of the cosines between the domains'
         hypergradients; 0 (default) for never. Needs memory for M gradients.
-    ``seed`` : int
-        If given, the randomness of an iteration (dropout) is drawn from (seed,
+    ``solve_seed`` : int
+        If given, dropout and augmentation of a local solve are drawn from (``solve_seed``,
         iteration, domain), so that any iteration can be replayed alone.
 
     Raises
@@ -100,7 +100,8 @@ class HeteroBrain(ResumableBrain):
         Arguments
         ---------
         global_batch : sequence of DomainBatch
-            The batches of the M domains of this iteration, or a rank's :class:`Share`.
+            The batches of the M domains of this iteration; on several ranks, those of
+            this rank, preferably as a :class:`Share`.
 
         Returns
         -------
@@ -134,8 +135,8 @@ class HeteroBrain(ResumableBrain):
         All passes of a solve start from the same random state, so that ℓ_i is the same
         function at both levels, including dropout. θ is restored on exit.
         """
-        if self.seed is not None:
-            keys = self.seed, self.iteration, domain_batch.unit
+        if self.solve_seed is not None:
+            keys = self.solve_seed, self.iteration, domain_batch.unit
             self.random_state.seed(derive_seed(*keys))
         self.random_state.keep()
         self._losses_and_norms = []  # one pair per pass of this solve
@@ -209,7 +210,7 @@ class HeteroBrain(ResumableBrain):
     def divisors(self, global_batch):
         """Divisor of each domain's loss that makes the sum the weighted mean."""
         own = [domain_batch.domain for domain_batch in global_batch]
-        domains = own if rank_and_size()[1] == 1 else global_batch.domains
+        domains = getattr(global_batch, "domains", None) or sum(gathered(own), [])
         return mean_divisors(own, domains, self.domain_weights)
 
     def accumulate(self, grads):

@@ -34,6 +34,8 @@ class RecipeRun:
     validation, saves and exits (see :mod:`~hetero_brain.training.preemption`). Reads from
     ``hparams``:
 
+    ``seed`` : int
+        The seed of the run, which is also the ``solve_seed`` of its Brain.
     ``loggers`` : list
         SpeechBrain train loggers that receive every entry.
     ``log_interval`` : int
@@ -46,6 +48,8 @@ class RecipeRun:
         settings = check_settings(hparams or {}, BRAIN_SETTINGS | RUN_SETTINGS)
         super().__init__(modules, opt_class, hparams, *args, **kwargs)
         vars(self).update(settings)
+        if self.solve_seed is None:
+            self.solve_seed = self.seed
 
     def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
         """As SpeechBrain's, but stops early on a preemption signal."""

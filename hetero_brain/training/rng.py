@@ -6,6 +6,7 @@ step can be replayed alone, and a run can be resumed by other processes.
 """
 
 import hashlib
+import random
 from numbers import Integral
 
 import numpy as np
@@ -77,7 +78,8 @@ def generator(*keys):
 
 
 class RandomState:
-    """PyTorch's random state, on the CPU and on one device: to seed, keep and restore.
+    """The state of all random generators that a forward pass may draw from: to seed, keep
+    and restore. They are Python's, NumPy's, and PyTorch's of the CPU and of one device.
 
     Arguments
     ---------
@@ -100,18 +102,22 @@ class RandomState:
         self.device = None if on_cpu else torch.get_device_module(device)
 
     def seed(self, seed):
-        """Seed the generators of the CPU and of the device."""
+        """Seed all generators."""
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # the largest that it takes
         torch.default_generator.manual_seed(seed)  # torch.manual_seed seeds all devices
         if self.device is not None:
             self.device.manual_seed(seed)
 
     def keep(self):
         """Keep the current state for :meth:`restore`."""
-        on_device = None if self.device is None else self.device.get_rng_state()
-        self.kept = torch.get_rng_state(), on_device
+        self.kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self.on_device = None if self.device is None else self.device.get_rng_state()
 
     def restore(self):
         """Return to the state that was kept."""
-        torch.set_rng_state(self.kept[0])
+        random.setstate(self.kept[0])
+        np.random.set_state(self.kept[1])
+        torch.set_rng_state(self.kept[2])
         if self.device is not None:
-            self.device.set_rng_state(self.kept[1])
+            self.device.set_rng_state(self.on_device)

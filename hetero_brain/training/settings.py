@@ -40,7 +40,7 @@ def check_settings(hparams, settings):
     absent = [key for key in settings if key not in hparams]
     for key in hparams:
         meant = difflib.get_close_matches(key, absent, n=1, cutoff=0.88)
-        if key not in settings and meant:
+        if key not in settings and key != "lr_scheduler" and meant:  # SpeechBrain's key
             problems.append(f"{key}: no such setting; did you mean {meant[0]}?")
     if problems:
         raise ValueError("Wrong hyperparameters:\n  " + "\n  ".join(problems))
@@ -79,9 +79,10 @@ BRAIN_SETTINGS = {
     "domain_weights": (None, is_weights, "a mapping of domains to positive weights"),
     "lr_schedule": optional("a callable (epoch, iteration) → factor"),
     "cosine_interval": (0, is_count, "an integer ≥ 0 (iterations; 0: never)"),
-    "seed": (None, lambda v: v is None or is_count(v), "an integer ≥ 0"),
+    "solve_seed": (None, lambda v: v is None or is_count(v), "an integer ≥ 0"),
 }
 RUN_SETTINGS = {
+    "seed": (None, lambda v: v is None or is_count(v), "an integer ≥ 0"),
     "loggers": ((), lambda v: isinstance(v, (list, tuple)), "a list of loggers"),
     "log_interval": (100, lambda v: is_count(v, 1), "an integer ≥ 1 (iterations)"),
     "valid_interval": (1, lambda v: is_count(v, 1), "an integer ≥ 1 (epochs)"),

@@ -195,6 +195,22 @@ def test_readme_commands_run_in_their_order(readme, tmp_path, data):
         check(row, files_in(tmp_path / "results") - before)
 
 
+PYTHON_BLOCKS = [
+    (readme, block)
+    for readme in READMES
+    for block in re.findall(r"```python\n(.*?)```", readme.read_text("utf-8"), re.S)
+    if not block.startswith("for domain_batch")  # quoted from brain.py, see below
+]
+
+
+@pytest.mark.parametrize("readme, block", PYTHON_BLOCKS, ids=lambda x: str(x)[-12:])
+def test_python_blocks_of_readmes_run_as_they_are(readme, block, tmp_path):
+    done = subprocess.run(
+        [python(), "-c", block], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_readme_has_exactly_two_setup_commands():
     text = (ROOT / "README.md").read_text("utf-8")
     assert re.findall(r"^    (make \w+)", text, re.MULTILINE) == [

@@ -4,9 +4,11 @@ import copy
 import json
 import logging
 import math
+import random
 import weakref
 from functools import partial
 
+import numpy as np
 import pytest
 import speechbrain as sb
 import torch
@@ -106,6 +108,7 @@ def test_cssl_is_gradient_accumulation(make_brain, count, precision, max_grad_no
     model = Everything()
     factory = partial(AdamW, lr=0.01, weight_decay=0.1)
     hparams = {"loss": everything_loss, "max_grad_norm": max_grad_norm}
+    hparams["seed"] = 1986  # as in most of SpeechBrain's YAMLs, beside dropout
     run_opts = {"device": "cpu", "precision": precision}
     batches = [data(4, 3, 7, seed=i) for i in range(4 * count)]
     if precision == "fp64":  # where the sum of seven sevenths is not 1
@@ -436,6 +439,7 @@ WRONG = {
     "loggers": [lambda: None, {"a": 1}, None],
     "valid_interval": [0, 0.5, True],
     "seed": [-1, 0.5, "1234", True],
+    "solve_seed": [-1, 0.5, "1234", True],
 }
 
 
@@ -484,12 +488,14 @@ def test_right_values_and_other_keys_pass():
         seed=0,
         n_mels=80,
         number_of_epochs=3,
+        lr_scheduler="SpeechBrain's usual name",
     )
     assert (brain.local_steps, brain.log_interval, brain.cosine_interval) == (2, 7, 3)
     assert brain.local_optimizer_state == "per_domain" and brain.seed == 0
     assert brain.hypergradient == "exact" and brain.hparams.n_mels == 80
     plain = build()
     assert (plain.local_steps, plain.local_optimizer, plain.seed) == (0, None, None)
+    assert plain.solve_seed is None and brain.solve_seed == 0
     assert (plain.log_interval, plain.cosine_interval) == (100, 0)
     assert (plain.loggers, plain.valid_interval) == ((), 1)
     assert plain.local_optimizer_state == "fresh"
@@ -574,7 +580,7 @@ def noisy_brain(make_brain, kind="first_order", **hparams):
 
 
 @pytest.mark.parametrize("kind", ["first_order", "exact"])
-@pytest.mark.parametrize("seed", [{}, {"seed": 5}], ids=["no seed", "seed"])
+@pytest.mark.parametrize("seed", [{}, {"solve_seed": 5}], ids=["no seed", "seed"])
 def test_one_dropout_mask_a_domain(make_brain, seed, kind):
     brain = noisy_brain(make_brain, kind, **seed)
     for _ in range(2):
@@ -590,13 +596,39 @@ def test_one_dropout_mask_a_domain(make_brain, seed, kind):
         assert all(not torch.equal(one, other) for other in firsts[:i])
 
 
+@pytest.mark.parametrize(
+    "draw", [random.random, np.random.random, lambda: torch.rand(()).item()]
+)
+@pytest.mark.parametrize("seed", [{}, {"solve_seed": 5}], ids=["no seed", "seed"])
+def test_every_generator_draws_the_same_in_all_passes_of_a_solve(make_brain, draw, seed):
+    """SpeechBrain's Augmenter draws from Python's, Hugging Face's masks from NumPy's."""
+    drawn = []
+
+    def loss(model, batch):
+        drawn.append(draw())
+        return model(torch.ones(1, 3)).square().mean() * batch
+
+    options = {"local_lr": 0.1, "local_steps": 2, **seed}
+    brain = make_brain(nn.Linear(3, 1), loss, **options)
+    brain.fit_batch(domains(1.0, 2.0))
+    brain.fit_batch(domains(1.0, 2.0))
+    assert len(drawn) == 12 and len(set(drawn)) == 4
+    assert drawn == [first for first in drawn[::3] for _ in range(3)]
+    again = list(drawn)
+    drawn.clear()
+    random.seed(1)  # whatever comes before
+    brain = make_brain(nn.Linear(3, 1), loss, **options)
+    brain.fit_batch(domains(1.0, 2.0))
+    assert (drawn == again[:6]) == bool(seed)
+
+
 def test_an_iteration_replays_alone(make_brain):
-    run = noisy_brain(make_brain, seed=5)
+    run = noisy_brain(make_brain, solve_seed=5)
     run.fit_batch(domains(1.0, 2.0))
     state = copy.deepcopy(run.modules.state_dict())
     run.fit_batch(domains(1.0, 2.0))
 
-    alone = noisy_brain(make_brain, seed=5)
+    alone = noisy_brain(make_brain, solve_seed=5)
     alone.modules.load_state_dict(state)
     alone.optimizer_step = 1
     torch.manual_seed(12345)
@@ -604,7 +636,7 @@ def test_an_iteration_replays_alone(make_brain):
     alone.fit_batch(domains(1.0, 2.0))
     assert_same(state_of(alone), state_of(run))
 
-    other = noisy_brain(make_brain, seed=6)
+    other = noisy_brain(make_brain, solve_seed=6)
     other.modules.load_state_dict(state)
     other.optimizer_step = 1
     other.fit_batch(domains(1.0, 2.0))
@@ -614,7 +646,7 @@ def test_an_iteration_replays_alone(make_brain):
 def test_a_domain_draws_the_same_beside_others(make_brain):
     masks = []
     for batch in (domains(1.0, 2.0), domains(1.0, 2.0)[1:]):
-        brain = noisy_brain(make_brain, seed=5)
+        brain = noisy_brain(make_brain, solve_seed=5)
         brain.fit_batch(batch)
         masks.append(brain.modules.model.masks[-1])
     assert torch.equal(*masks)

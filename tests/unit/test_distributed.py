@@ -89,7 +89,7 @@ local = getattr(torch.optim, variant.get("local", "SGD"))
 brain = recipe_brain(Brain)(
     {"net": net},
     partial(torch.optim.AdamW, lr=0.05, fused=variant.get("fused", False)),
-    {"local_steps": 2, "local_optimizer": partial(local, lr=0.1), "seed": 3,
+    {"local_steps": 2, "local_optimizer": partial(local, lr=0.1), "solve_seed": 3,
      "local_optimizer_state": variant.get("state", "fresh"),
      "domain_weights": variant.get("weights"), "log_interval": 2, "cosine_interval": 2},
     run_opts,
@@ -99,7 +99,7 @@ brain.modules.train()
 losses, entries = [], []
 brain.log = lambda **stats: entries.append(stats["train_stats"])
 for t in range(4):
-    share = Share("abcd")
+    share = [] if variant.get("lists") else Share("abcd")
     for i, domain in enumerate("abcd"):
         x = torch.randn(5, 3, generator=torch.Generator().manual_seed(9 * t + i)).double()
         if (t, domain) == (1, "c"):
@@ -119,6 +119,7 @@ VARIANTS = {
     "plain": {},
     "weights": {"weights": {"a": 1, "b": 2, "c": 3, "d": 0.5}, "fused": True},
     "per_domain": {"local": "AdamW", "state": "per_domain"},
+    "lists": {"lists": True, "weights": {"a": 1, "b": 2, "c": 3, "d": 0.5}},
 }
 
 
@@ -391,7 +392,7 @@ def test_a_rank_that_dies_takes_the_job_down(script, tmp_path):
     """Instead of a hang: the other ranks exit, too, and the launcher reports it."""
     dying = tmp_path / "dying.py"
     death = "    if rank == 1 and t == 2: import os; os._exit(9)\n"
-    lines = SCRIPT.replace("    share = Share", death + "    share = Share")
+    lines = SCRIPT.replace("    share = []", death + "    share = []")
     dying.write_text(lines)
     done = torchrun(2, dying, tmp_path / "out.json", "{}", check=False)
     assert done.returncode != 0 and "exitcode" in done.stdout
