@@ -58,8 +58,8 @@ class HeteroBrain(ResumableBrain):
         Iterations between two measurements of the cosines between the domains'
         hypergradients; 0 (default) for never. Needs memory for M gradients.
     ``solve_seed`` : int
-        If given, dropout and augmentation of a local solve are drawn from (``solve_seed``,
-        iteration, domain), so that any iteration can be replayed alone.
+        If given, dropout and augmentation of a local solve are drawn from it, the
+        iteration and the domain, so that any iteration can be replayed alone.
 
     Raises
     ------

@@ -663,12 +663,13 @@ def test_all_faults_at_once(tmp_path, monkeypatch):
         entry("voxpopuli", tmp_path, name="k"),
         {**entry("hub4", tmp_path), "name": "l", "options": {"transcripts_dir": "/no"}},
         "m",
+        {**good, "name": "n", "splits": ["all"], "max_hours": 5},
     ]
     with pytest.raises(ValueError) as error:
         run(domains, tmp_path)
     told = str(error.value).splitlines()
     expected = [
-        "domains: 17 error(s)",
+        "domains: 19 error(s)",
         "  librispeech: this name is taken",
         "  a: lhotse has no corpus 'librispeach'; the nearest are ['librispeech'",
         f"  b: no folder {tmp_path}/nowhere",
@@ -686,6 +687,8 @@ def test_all_faults_at_once(tmp_path, monkeypatch):
         "  l: option transcripts_dir: no folder /no",
         "  l: its reader needs a package: pip install beautifulsoup4",
         "  entry 15: not a mapping but 'm'",
+        "  n: splits: not a mapping but ['all']",
+        "  n: max_hours: not a mapping but 5",
     ]
     for line, start in zip(told, expected):
         assert line.startswith(start), line

@@ -600,7 +600,9 @@ def test_one_dropout_mask_a_domain(make_brain, seed, kind):
     "draw", [random.random, np.random.random, lambda: torch.rand(()).item()]
 )
 @pytest.mark.parametrize("seed", [{}, {"solve_seed": 5}], ids=["no seed", "seed"])
-def test_every_generator_draws_the_same_in_all_passes_of_a_solve(make_brain, draw, seed):
+def test_every_generator_draws_the_same_in_all_passes_of_a_solve(
+    make_brain, draw, seed
+):
     """SpeechBrain's Augmenter draws from Python's, Hugging Face's masks from NumPy's."""
     drawn = []
 
