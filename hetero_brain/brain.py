@@ -29,7 +29,6 @@ from .training.parallel import (
 )
 from .training.resumable import ResumableBrain
 from .training.rng import RandomState, derive_seed
-from .training.schedules import scale_rates
 from .training.settings import brain_settings
 from .training.solves import Solve, fetched, sums
 
@@ -86,12 +85,6 @@ class HeteroBrain(ResumableBrain):
         settings = brain_settings(hparams or {})
         super().__init__(modules, opt_class, hparams or {}, *args, **kwargs)
         vars(self).update(settings)
-        if self.grad_accumulation_factor != 1:
-            raise ValueError(
-                f"grad_accumulation_factor is {self.grad_accumulation_factor}, must be 1 "
-                "since an iteration accumulates over its domains already. For a larger "
-                "batch raise the seconds of a global batch."
-            )
         self.random_state = RandomState(self.device)
 
     def fit_batch(self, global_batch):
@@ -110,7 +103,8 @@ class HeteroBrain(ResumableBrain):
             NaN if none was.
         """
         self.anneal(self.iteration)
-        self.on_fit_batch_start(global_batch, True)
+        should_step = self.step % self.grad_accumulation_factor == 0
+        self.on_fit_batch_start(global_batch, should_step)
         done = []
         for domain_batch, divisor in zip(global_batch, self.divisors(global_batch)):
             with self.local_solve(domain_batch) as phi:  # φ_0 = θ, restored on exit
@@ -123,8 +117,8 @@ class HeteroBrain(ResumableBrain):
                 del grads
                 figures = self.losses_and_norms()
                 done.append(Solve(domain_batch, 1 / divisor, figures, outputs))
-        loss, outputs = self.global_step(done)  # θ ← θ − β g: eq. 12
-        self.on_fit_batch_end(global_batch, outputs, loss, True)
+        loss, outputs = self.global_step(done, should_step)  # θ ← θ − β g: eq. 12
+        self.on_fit_batch_end(global_batch, outputs, loss, should_step)
         self.end_iteration(loss)
         return loss
 
@@ -137,6 +131,8 @@ class HeteroBrain(ResumableBrain):
         """
         if self.solve_seed is not None:
             keys = self.solve_seed, self.iteration, domain_batch.unit
+            if accumulated := self.step % self.grad_accumulation_factor:
+                keys += (accumulated,)
             self.random_state.seed(derive_seed(*keys))
         self.random_state.keep()
         self._losses_and_norms = []  # one pair per pass of this solve
@@ -208,16 +204,18 @@ class HeteroBrain(ResumableBrain):
         """
 
     def divisors(self, global_batch):
-        """Divisor of each domain's loss that makes the sum the weighted mean."""
+        """Divisor of each domain's loss that makes the sum the weighted mean, over all
+        global batches that are accumulated before a step."""
         own = [domain_batch.domain for domain_batch in global_batch]
         domains = getattr(global_batch, "domains", None) or sum(gathered(own), [])
-        return mean_divisors(own, domains, self.domain_weights)
+        divisors = mean_divisors(own, domains, self.domain_weights)
+        return [divisor * self.grad_accumulation_factor for divisor in divisors]
 
     def accumulate(self, grads):
         """Add a domain's share of the hypergradient to ``.grad``, as backward does."""
         accumulate(self.local_solver.params, grads, self.scaler)
 
-    def global_step(self, done):
+    def global_step(self, done, should_step=True):
         """SpeechBrain's optimizer step on the mean over the domains that were finite.
 
         Here the host waits for the device, once in an iteration.
@@ -227,6 +225,8 @@ class HeteroBrain(ResumableBrain):
         done : list of Solve
             The local solves of this rank. If those of no rank were finite, θ and the
             optimizer stay unchanged.
+        should_step : bool
+            False while more global batches are to be accumulated.
 
         Returns
         -------
@@ -235,12 +235,12 @@ class HeteroBrain(ResumableBrain):
         outputs : list
             Those of this rank's domains that were finite.
         """
-        params, scaled = self.local_solver.params, self.scaler.is_enabled()
+        params = self.local_solver.params if should_step else []
+        scaled = self.scaler.is_enabled()
         scale = loss_scale(self.scaler, self.device)
         own = sums(done, scaled, self.wants_to_stop(), self.device)
         figures, ranks, *passes = fetched(done, *reduce_gradients(params, own))
         used, left_out, overflowed, self.stopping, loss = figures
-        drop_absent(params, ranks)
         for _ in range(round(left_out)):
             self.check_loss_isfinite(torch.tensor(math.nan))  # nonfinite_patience
         finite = []
@@ -250,15 +250,20 @@ class HeteroBrain(ResumableBrain):
                 finite.append(solve.outputs)
             else:
                 self.local_solver.forget(solve.domain_batch.unit)
-        if used == 0:
-            self.zero_grad(set_to_none=True)
-            self.optimizer_step += 1
-        else:
-            if not math.isclose(used, 1, rel_tol=1e-6):
-                divide(params, used)
-            self.optimizers_step()
-        if overflowed:
-            self.scaler.update(scale * self.scaler.get_backoff_factor())
+        self.used += used
+        self.overflowed |= bool(overflowed)
+        if should_step:
+            drop_absent(params, ranks)
+            if self.used == 0:
+                self.zero_grad(set_to_none=True)
+                self.optimizer_step += 1
+            else:
+                if not math.isclose(self.used, 1, rel_tol=1e-6):
+                    divide(params, self.used)
+                self.optimizers_step()
+            if self.overflowed:
+                self.scaler.update(scale * self.scaler.get_backoff_factor())
+            self.used, self.overflowed = 0.0, False
         return torch.tensor(loss / used if used else math.nan), finite
 
     @cached_property
@@ -277,9 +282,3 @@ class HeteroBrain(ResumableBrain):
         """Called by ``on_fit_start`` before recovery: broadcasts θ, without a wrapper."""
         broadcast_module(self.modules)
         _ = self.local_solver  # created now, so that its state is recovered
-
-    def anneal(self, iteration):
-        """Set local and global learning rates of an iteration by the same factor."""
-        if self.lr_schedule is not None:
-            optimizers = [*self.global_optimizers(), self.local_solver.optimizer]
-            scale_rates(optimizers, self.lr_schedule(self.epoch, iteration))

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..domain_batch import DomainBatch, NothingToLearn
 from .monitor import DomainMonitor
 from .parallel import gathered, rank_and_size
+from .schedules import scale_rates
 from .solves import reason_to_leave_out
 
 logger = get_logger(__name__)
@@ -37,6 +38,9 @@ class ResumableBrain(sb.Brain):
         self.epoch = 1
         self.progress = None  # the progress bar, during an epoch
         self.stopping = False  # some rank asked to stop in the last iteration
+        # Of the gradient accumulated since the last step: its share of the mean, and
+        # whether the loss scale was too large.
+        self.used, self.overflowed = 0.0, False
 
     @property
     def iteration(self):
@@ -71,6 +75,7 @@ class ResumableBrain(sb.Brain):
         """As SpeechBrain's, but starts the loader at this iteration if its sampler has
         ``start_at``, and also shows the local gain in the progress bar."""
         self.epoch = epoch
+        self.used, self.overflowed = 0.0, False
         if hasattr(sampler := getattr(train_set, "sampler", None), "start_at"):
             sampler.start_at(self.iteration)
             train_set = () if self.step == len(sampler) else train_set
@@ -89,7 +94,10 @@ class ResumableBrain(sb.Brain):
         self.progress = None
 
     def anneal(self, iteration):
-        """Set the learning rates of an iteration; to override."""
+        """Set local and global learning rates of an iteration by the same factor."""
+        if self.lr_schedule is not None:
+            optimizers = [*self.global_optimizers(), self.local_solver.optimizer]
+            scale_rates(optimizers, self.lr_schedule(self.epoch, iteration))
 
     def end_iteration(self, loss):
         """Called at the end of ``fit_batch``; shows the loss and the local gain."""

@@ -518,8 +518,69 @@ def test_exact_needs_plain_steps(make_brain):
         )
 
 
-def test_no_gradient_accumulation():
-    with pytest.raises(ValueError, match="grad_accumulation_factor is 2, must be 1 "):
+@pytest.mark.parametrize("faulty", [[], [3], [2, 3]], ids=str)
+@pytest.mark.parametrize("local_steps", [0, 2])
+def test_global_batches_accumulate_before_a_step(make_brain, local_steps, faulty):
+    """Pairs of global batches of one domain, as global batches of two domains."""
+    batches = [
+        data(4, 3, 7, seed=i) * (math.nan if i in faulty else 1) for i in range(8)
+    ]
+    brains, losses = [], []
+    for factor in (1, 2):
+        torch.manual_seed(1)
+        brain = make_brain(
+            Everything(),
+            everything_loss,
+            opt_class=partial(AdamW, lr=0.01),
+            run_opts={"grad_accumulation_factor": factor, "nonfinite_patience": 9},
+            local_steps=local_steps,
+            local_lr=0.1,
+        )
+        torch.manual_seed(2)
+        losses.append([])
+        for batch in zip(*([iter(batches)] * (3 - factor))):
+            brain.step += 1  # as in fit
+            losses[-1].append(brain.fit_batch(domains(*batch)).item())
+        brains.append(brain)
+    pairs = np.reshape(losses[1], (4, 2))
+    for i, loss in enumerate(losses[0]):
+        finite = pairs[i][np.isfinite(pairs[i])]
+        assert loss == pytest.approx(
+            finite.mean() if len(finite) else math.nan, nan_ok=True
+        )
+    assert_same(*map(state_of, brains))
+    assert [brain.optimizer_step for brain in brains] == [4, 4]
+
+
+def test_what_an_epoch_leaves_of_an_accumulation_is_dropped(make_brain):
+    """As by SpeechBrain: three batches in an epoch are one step of two."""
+    brain = make_brain(
+        Vector(1.0),
+        bowl,
+        run_opts={"grad_accumulation_factor": 2, "noprogressbar": True},
+    )
+    batches = [domains(torch.ones(2)) for _ in range(3)]
+    brain.fit(range(1, 3), torch.utils.data.DataLoader(batches, batch_size=None))
+    assert brain.optimizer_step == 2
+    other = make_brain(Vector(1.0), bowl)
+    for _ in range(2):
+        other.fit_batch(batches[0])
+    assert_same(*(b.modules.state_dict() for b in (brain, other)))
+
+
+def test_masks_differ_in_the_batches_of_an_accumulation(make_brain):
+    options = {"grad_accumulation_factor": 2}
+    brain = noisy_brain(make_brain, solve_seed=5, run_opts=options)
+    for brain.step in (1, 2):
+        brain.fit_batch(domains(1.0))
+    masks = brain.modules.model.masks
+    assert brain.optimizer_step == 1 and not torch.equal(masks[0], masks[-1])
+
+
+def test_a_recipe_counts_global_batches():
+    with pytest.raises(
+        ValueError, match="grad_accumulation_factor is 2, .*global_batch"
+    ):
         build(grad_accumulation_factor=2)
 
 
