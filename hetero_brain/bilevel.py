@@ -6,7 +6,7 @@ training loop. Source: PTLOC, arXiv:2508.19990, section "Update" (eqs. 5-12).
 
 from collections import ChainMap, defaultdict
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from speechbrain.utils.checkpoints import (
@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_map_only
 
 from .training.gradients import laid_out
 from .training.parallel import gathered, rank_and_size
+from .training.weights import TwoWeights
 
 
 @partial(register_checkpoint_hooks, save_on_main_only=False)
-class LocalSolver:
+class LocalSolver(TwoWeights):
     """Takes local steps φ ← φ − α∇ℓ_i(φ) from θ, and restores θ bit for bit.
 
     The model always computes with its own parameters, so that any ``compute_forward``
@@ -34,7 +35,8 @@ class LocalSolver:
     Arguments
     ---------
     module : torch.nn.Module
-        Holds θ (its trainable parameters) and the buffers; already on its device.
+        Holds the buffers, and θ by default: its parameters that require gradients when a
+        solve begins. Already on its device.
     optimizer : callable
         Factory of the local optimizer, e.g. ``partial(torch.optim.SGD, lr=0.03)``;
         called once with the list of parameters.
@@ -44,6 +46,9 @@ class LocalSolver:
     hypergradient : str
         ``first_order``: ∇ℓ_i(φ_K) itself. ``exact``: differentiated through the K
         steps, for small studies; stores every φ_k.
+    parameters : callable
+        Returns the parameters that θ is chosen from, if they are not those of ``module``;
+        called at the first solve.
 
     Raises
     ------
@@ -64,22 +69,27 @@ class LocalSolver:
     (True, True, None)
     """
 
-    def __init__(self, module, optimizer, state="fresh", hypergradient="first_order"):
-        self.params = [p for p in module.parameters() if p.requires_grad]
-        self.phi = [torch.nn.Parameter(p.data) for p in self.params]
-        self.optimizer = optimizer(self.phi)
+    def __init__(
+        self,
+        module,
+        optimizer,
+        state="fresh",
+        hypergradient="first_order",
+        parameters=None,
+    ):
+        super().__init__(parameters or module.parameters)
+        self.factory = optimizer
         self.keep_state = state == "per_domain"
         self.states = {}  # domain → optimizer state, with per_domain
         self.solved = set()  # domains that this process has solved, with per_domain
-        self.blocks = []  # φ's memory, one block per dtype, from the first local step on
-        self.theta = []  # θ's memory, while the parameters point at φ's
         self.exact = hypergradient == "exact"
         self.modules = list(module.modules())
         self.buffers = []  # (module's dict, name, buffer, values to restore at the end)
         self.finite = None  # scalar of bool: whether this solve was, once it is known
         self.trajectory = []  # exact: (φ_k, which parameters moved, closure of ℓ_i)
-        group, *others = self.optimizer.param_groups
-        plain = type(self.optimizer) is torch.optim.SGD and not (
+        local = optimizer([torch.nn.Parameter(torch.zeros(1))])
+        group, *others = local.param_groups
+        plain = type(local) is torch.optim.SGD and not (
             others or group["momentum"] or group["maximize"]
         )
         if self.exact and not plain:
@@ -89,6 +99,11 @@ class LocalSolver:
                 "without momentum, or hypergradient to first_order."
             )
 
+    @cached_property
+    def optimizer(self):
+        """The local optimizer. It skips what is frozen, which has no gradient."""
+        return self.factory([*self.phi_of.values()])
+
     @contextmanager
     def solve(self, domain):
         """One local solve: θ on entry, φ inside, θ again on exit or exception.
@@ -97,6 +112,7 @@ class LocalSolver:
         optimizer state: non-finite values left in them by a batch would persist. So does
         a solve that was not finite, by :attr:`finite` and by :meth:`forget`.
         """
+        self.select()
         self.optimizer.state = defaultdict(dict)
         if self.keep_state:
             self.optimizer.state = self.states.setdefault(domain, defaultdict(dict))
@@ -152,27 +168,10 @@ class LocalSolver:
     def _first_step(self, grads):
         """φ_1 from φ_0 = θ. Buffers are copied here, after the forward pass at θ has
         updated them: the running statistics restored later are those of θ, not of φ."""
-        if not self.blocks:
-            self._allocate_phi()
-        torch._foreach_copy_(self.phi, self.params)
+        self.copy_to_phi()
         self._optimizer_step(grads)
-        self.theta = [p.data for p in self.params]
-        for param, phi in zip(self.params, self.phi):
-            param.data = phi.data
+        self.point_at_phi()
         self.buffers = self._copy_buffers()
-
-    def _allocate_phi(self):
-        """Give φ memory of its own, with the strides of θ."""
-        by_dtype = defaultdict(list)
-        for phi in self.phi:
-            by_dtype[phi.dtype].append(phi)
-        for members in by_dtype.values():
-            # Each starts at a multiple of 64 elements: aligned for vectorised kernels.
-            sizes = [-(-phi.numel() // 64) * 64 for phi in members]
-            self.blocks.append(members[0].data.new_zeros(sum(sizes)))
-            for phi, memory in zip(members, self.blocks[-1].split(sizes)):
-                strides = torch.empty_like(phi, device="meta").stride()
-                phi.data = memory.as_strided(phi.shape, strides)
 
     def _copy_buffers(self):
         return [
@@ -185,20 +184,11 @@ class LocalSolver:
     @torch.no_grad()
     def _restore(self):
         """Restore θ, and the buffers as the forward pass at θ left them."""
-        for param, theta in zip(self.params, self.theta):
-            param.data = theta
+        self.point_at_theta()
         for registered, name, buffer, saved in self.buffers:
             # A forward pass may have registered another tensor under this name.
             registered[name] = buffer.copy_(saved)
-        self.theta, self.buffers, self.trajectory = [], [], []
-
-    @torch.no_grad()
-    def check(self):
-        """0 if φ is finite, otherwise NaN; a tensor, so that the host need not wait."""
-        if not self.theta:
-            return 0.0
-        dtypes = [torch.promote_types(b.dtype, torch.float) for b in self.blocks]
-        return 0 * sum(b.sum(dtype=dtype) for b, dtype in zip(self.blocks, dtypes))
+        self.buffers, self.trajectory = [], []
 
     def hypergradient(self, grads):
         """The domain's gradient with respect to θ, from ∇ℓ_i(φ_K).

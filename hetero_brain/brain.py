@@ -54,16 +54,13 @@ class HeteroBrain(ResumableBrain):
     ``lr_schedule`` : callable
         (epoch, iteration) → factor on all learning rates, local and global.
     ``cosine_interval`` : int
-        Iterations between two measurements of the cosines between the domains'
-        hypergradients; 0 (default) for never. Needs memory for M gradients.
+        Iterations between measurements of the cosines between the domains'
+        hypergradients; 0 (default): never. Needs memory for M gradients.
     ``solve_seed`` : int
         If given, dropout and augmentation of a local solve are drawn from it, the
         iteration and the domain, so that any iteration can be replayed alone.
 
-    Raises
-    ------
-    ValueError
-        Names every key in ``hparams`` with a wrong value or a misspelling.
+    A key with a wrong value or a misspelling is a ValueError, which names all of them.
 
     Example
     -------
@@ -176,8 +173,9 @@ class HeteroBrain(ResumableBrain):
         outputs, loss, grads = self.backward_pass(domain_batch, k, divisor)
         loss, norm = loss.detach().float().squeeze(), loss.new_zeros(())
         last = k == self.local_steps
-        if last:
-            # A non-finite local gradient made φ non-finite, so checking φ is enough.
+        if not last:
+            self.drop_frozen(grads)
+        else:  # A non-finite local gradient made φ non-finite, so checking φ is enough.
             norm = norm + self.local_solver.check()
             grads = self.local_solver.hypergradient(grads)  # through K steps if exact
         if last or self.scaler.is_enabled():  # fp16 has to know which pass overflowed
@@ -271,9 +269,8 @@ class HeteroBrain(ResumableBrain):
         """The :class:`LocalSolver` of this model."""
         # With K = 0 no local step is taken, so any optimizer will do.
         optimizer = self.local_optimizer or partial(torch.optim.SGD, lr=0.0)
-        solver = LocalSolver(
-            self.modules, optimizer, self.local_optimizer_state, self.hypergradient
-        )
+        kinds = self.local_optimizer_state, self.hypergradient
+        solver = LocalSolver(self.modules, optimizer, *kinds, self.all_parameters)
         if self.checkpointer is not None and solver.keep_state:
             self.checkpointer.add_recoverable("local_solver", solver)
         return solver

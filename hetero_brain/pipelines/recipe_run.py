@@ -50,12 +50,11 @@ class RecipeRun:
         vars(self).update(settings)
         if self.solve_seed is None:
             self.solve_seed = self.seed
-        if (
-            self.grad_accumulation_factor != 1
-        ):  # the plan counts global batches, not steps
+        factor = self.grad_accumulation_factor
+        if factor != 1:  # the plan counts global batches, not steps
             raise ValueError(
-                f"grad_accumulation_factor is {self.grad_accumulation_factor}, but must be "
-                "1 in a recipe; for a larger batch raise global_batch_seconds"
+                f"grad_accumulation_factor is {factor}, but must be 1 in a recipe; for a "
+                "larger batch raise global_batch_seconds"
             )
 
     def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):

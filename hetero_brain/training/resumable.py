@@ -49,7 +49,26 @@ class ResumableBrain(sb.Brain):
 
     def global_optimizers(self):
         """The optimizers of θ: one, unless a subclass creates several."""
-        return [*(self.optimizers_dict or {"optimizer": self.optimizer}).values()]
+        if self.optimizers_dict is None:
+            return [self.optimizer] if hasattr(self, "optimizer") else []
+        return [*self.optimizers_dict.values()]
+
+    def all_parameters(self):
+        """The parameters of all modules and of all optimizers, each once."""
+        groups = [g for o in self.global_optimizers() for g in o.param_groups]
+        of_optimizers = [p for group in groups for p in group["params"]]
+        return [*dict.fromkeys([*self.modules.parameters(), *of_optimizers])]
+
+    def drop_frozen(self, grads):
+        """Set local gradients to None where no optimizer trains a parameter for now: that
+        of ``freeze_optimizers``, if there are several."""
+        if self.optimizers_dict:
+            active = self.freeze_optimizers(self.optimizers_dict).values()
+            groups = [group for o in active for group in o.param_groups]
+            trained = {id(param) for group in groups for param in group["params"]}
+            for i, param in enumerate(self.local_solver.params):
+                if id(param) not in trained:
+                    grads[i] = None
 
     def is_due(self, interval, done=False):
         """Whether an interval ends with this iteration; ``done`` if already counted."""

@@ -397,7 +397,7 @@ def test_theta_is_restored_bit_for_bit(make_brain, factory):
 
     before = all_bits(model)
     brain = make_brain(model, spy, local_optimizer=factory, local_steps=2)
-    brain.freeze_optimizers = lambda optimizers: {}  # no global step
+    brain.optimizers_step = lambda: None
     brain.fit_batch([DomainBatch(d, (i + 0.5,)) for i, d in enumerate("abc")])
     assert len(seen) == 9
     for domain in range(3):

@@ -584,6 +584,120 @@ def test_a_recipe_counts_global_batches():
         build(grad_accumulation_factor=2)
 
 
+# ------------------------------------------------------------- what is trained
+
+
+class Layers(nn.Module):
+    """Two layers; the weight of a third is trained, but is in no module."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 1)
+        self.outside = [nn.Parameter(torch.ones(1))]
+
+    def forward(self, x):
+        return self.two(self.one(x).tanh()) * self.outside[0]
+
+
+def layers_loss(model, batch):
+    return (model(batch) - 1).square().mean()
+
+
+def with_outside(model, params):
+    return AdamW([*params, *model.outside], lr=0.05)
+
+
+def freeze(model, t):
+    """Iterations 2 and 3 of six train the second layer alone."""
+    model.one.requires_grad_(t not in (2, 3))
+
+
+def test_freezing_in_mid_run_is_that_of_speechbrain(make_brain):
+    """And so are parameters that the optimizer has and ``modules`` has not."""
+    brains = []
+    for kind, count in ((PlainBrain, 2), (HeteroBrain, 1)):
+        model = Layers()
+        options = {"device": "cpu", "grad_accumulation_factor": count}
+        hparams = {"loss": layers_loss}
+        opt_class = partial(with_outside, model)
+        if kind is PlainBrain:
+            brain = PlainBrain({"model": model}, opt_class, hparams, options)
+            brain.init_optimizers()
+        else:
+            brain = make_brain(model, layers_loss, opt_class=opt_class)
+            brain.max_grad_norm = 5.0
+        for t in range(6):
+            freeze(model, t)
+            batches = [data(4, 3, seed=2 * t + i) for i in range(2)]
+            if kind is HeteroBrain:
+                brain.fit_batch(domains(*batches))
+            for batch in batches if kind is PlainBrain else ():
+                brain.step += 1
+                brain.fit_batch(batch)
+        brains.append(brain)
+    assert_same(*map(state_of, brains))
+    ours, theirs = (b.modules.model.outside[0] for b in brains)
+    assert torch.equal(ours, theirs) and ours != 1
+
+
+@pytest.mark.parametrize("state", ["fresh", "per_domain"])
+def test_local_steps_move_what_is_trained_now(make_brain, state):
+    model, seen = Layers(), []
+
+    def spy(model, batch):
+        weights = [model.one.weight, model.two.weight, model.outside[0]]
+        seen.append([weight.detach().clone() for weight in weights])
+        return layers_loss(model, batch)
+
+    brain = make_brain(
+        model,
+        spy,
+        opt_class=partial(with_outside, model),
+        local_optimizer=partial(AdamW, lr=0.1),
+        local_optimizer_state=state,
+        local_steps=1,
+    )
+    for t in range(6):
+        freeze(model, t)
+        brain.fit_batch(domains(data(4, 3, seed=t)))
+        theta, phi = seen[-2:]
+        moved = [not torch.equal(a, b) for a, b in zip(theta, phi)]
+        assert moved == [t not in (2, 3), True, True]
+    ends = [seen[2 * t][0] for t in range(6)]  # θ of the first layer, by iteration
+    assert torch.equal(ends[2], ends[3]) and not torch.equal(ends[4], ends[5])
+
+
+def test_local_steps_leave_a_frozen_optimizer_alone(make_brain):
+    seen = []
+
+    class Two(HeteroBrain):
+        def compute_forward(self, batch, stage):
+            return self.hparams.loss(self.modules.model, batch)
+
+        def compute_objectives(self, predictions, batch, stage):
+            return predictions
+
+        def init_optimizers(self):
+            model = self.modules.model
+            kinds = {"one": model.one, "two": model.two}
+            self.optimizers_dict = {
+                k: SGD(m.parameters(), lr=0.1) for k, m in kinds.items()
+            }
+
+        def freeze_optimizers(self, optimizers):
+            return {"two": optimizers["two"]}
+
+    def spy(model, batch):
+        seen.append([p.detach().clone() for p in model.parameters()])
+        return layers_loss(model, batch)
+
+    brain = make_brain(Layers(), spy, kind=Two, local_lr=0.1, local_steps=1)
+    brain.fit_batch(domains(data(4, 3)))
+    moved = [not torch.equal(a, b) for a, b in zip(*seen)]
+    assert moved == [False, False, True, True]
+
+
 # ----------------------------------------------------------------------- hooks
 
 
