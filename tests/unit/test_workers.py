@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -158,6 +159,18 @@ def sockets(tmpdir, *words):
         capture_output=True,
         text=True,
     )
+
+
+def test_the_longest_path_of_a_socket_is_that_of_this_system():
+    for n_bytes in (workers.SOCKET_PATH_BYTES, workers.SOCKET_PATH_BYTES + 1):
+        name = f"/tmp/{os.getpid()}".ljust(n_bytes, "x")
+        with socket.socket(socket.AF_UNIX) as listener:
+            if n_bytes > workers.SOCKET_PATH_BYTES:
+                with pytest.raises(OSError, match="too long"):
+                    listener.bind(name)
+            else:
+                listener.bind(name)
+                os.unlink(name)
 
 
 def test_sockets_have_short_paths_under_a_long_tmpdir(tmp_path):
