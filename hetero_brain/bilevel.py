@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
 from .training.gradients import laid_out
+from .training.module_state import ModuleState
 from .training.parallel import gathered, rank_and_size
 from .training.weights import TwoWeights
 
@@ -83,8 +84,8 @@ class LocalSolver(TwoWeights):
         self.states = {}  # domain → optimizer state, with per_domain
         self.solved = set()  # domains that this process has solved, with per_domain
         self.exact = hypergradient == "exact"
-        self.modules = list(module.modules())
-        self.buffers = []  # (module's dict, name, buffer, values to restore at the end)
+        self.module_state = ModuleState(module.modules())
+        self.after_theta = None  # the state of modules after the pass at θ
         self.finite = None  # scalar of bool: whether this solve was, once it is known
         self.trajectory = []  # exact: (φ_k, which parameters moved, closure of ℓ_i)
         local = optimizer([torch.nn.Parameter(torch.zeros(1))])
@@ -108,7 +109,7 @@ class LocalSolver(TwoWeights):
     def solve(self, domain):
         """One local solve: θ on entry, φ inside, θ again on exit or exception.
 
-        An exception also restores the buffers of the entry and resets the domain's
+        An exception also restores the modules' state of the entry and resets the domain's
         optimizer state: non-finite values left in them by a batch would persist. So does
         a solve that was not finite, by :attr:`finite` and by :meth:`forget`.
         """
@@ -117,20 +118,17 @@ class LocalSolver(TwoWeights):
         if self.keep_state:
             self.optimizer.state = self.states.setdefault(domain, defaultdict(dict))
             self.solved.add(domain)
-        entry, self.finite = self._copy_buffers(), None
+        entry, self.finite = self.module_state.copy(), None
         try:
             yield self
         except BaseException:
-            self.buffers = entry
+            self.after_theta = entry
             self.forget(domain)
             raise
         finally:
             self._restore()
         if self.finite is not None:
-            for registered, name, _, before in entry:
-                now = registered[name]
-                if now is not None and now.shape == before.shape:
-                    now.copy_(torch.where(self.finite.to(now.device), now, before))
+            self.module_state.restore_unless(self.finite, entry)
 
     def forget(self, domain):
         """Start the next solve of a domain with an empty optimizer state."""
@@ -166,29 +164,19 @@ class LocalSolver(TwoWeights):
             phi.grad = None
 
     def _first_step(self, grads):
-        """φ_1 from φ_0 = θ. Buffers are copied here, after the forward pass at θ has
-        updated them: the running statistics restored later are those of θ, not of φ."""
+        """φ_1 from φ_0 = θ. The state of modules is copied here, after the forward pass
+        at θ: the running statistics restored later are those of θ, not of φ."""
         self.copy_to_phi()
         self._optimizer_step(grads)
         self.point_at_phi()
-        self.buffers = self._copy_buffers()
+        self.after_theta = self.module_state.copy()
 
-    def _copy_buffers(self):
-        return [
-            (module._buffers, name, buffer, buffer.clone())
-            for module in self.modules
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ]
-
-    @torch.no_grad()
     def _restore(self):
-        """Restore θ, and the buffers as the forward pass at θ left them."""
+        """Restore θ, and the modules as the forward pass at θ left them."""
         self.point_at_theta()
-        for registered, name, buffer, saved in self.buffers:
-            # A forward pass may have registered another tensor under this name.
-            registered[name] = buffer.copy_(saved)
-        self.buffers, self.trajectory = [], []
+        if self.after_theta is not None:
+            self.module_state.restore(self.after_theta)
+        self.after_theta, self.trajectory = None, []
 
     def hypergradient(self, grads):
         """The domain's gradient with respect to θ, from ∇ℓ_i(φ_K).

@@ -21,6 +21,7 @@ from .training.gradients import (
     total_norm,
     zero_unless,
 )
+from .training.module_state import ModuleState
 from .training.parallel import (
     broadcast_module,
     drop_absent,
@@ -271,6 +272,7 @@ class HeteroBrain(ResumableBrain):
         optimizer = self.local_optimizer or partial(torch.optim.SGD, lr=0.0)
         kinds = self.local_optimizer_state, self.hypergradient
         solver = LocalSolver(self.modules, optimizer, *kinds, self.all_parameters)
+        solver.module_state = ModuleState(self.all_modules())
         if self.checkpointer is not None and solver.keep_state:
             self.checkpointer.add_recoverable("local_solver", solver)
         return solver

@@ -3,8 +3,8 @@
 ``resumable`` is the Brain that resumes after any iteration, with the figures of
 ``monitor``. ``checkpoints`` are written through ``files``, checked by ``integrity`` and
 compared by ``fingerprint``. ``parallel`` shares work among ranks, ``gradients`` adds them
-up, ``weights`` are θ and φ, ``solves`` what the local solves of an iteration gave.
-``preemption`` handles signals.
+up, ``weights`` are θ and φ, ``module_state`` is what else passes change, ``solves`` are
+what the local solves of an iteration gave. ``preemption`` handles signals.
 ``devices`` has copies that keep nobody waiting, and ``graphs`` replays passes.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
@@ -18,6 +18,7 @@ __all__ = [
     "graphs",
     "integrity",
     "loggers",
+    "module_state",
     "monitor",
     "parallel",
     "preemption",

@@ -59,6 +59,16 @@ class ResumableBrain(sb.Brain):
         of_optimizers = [p for group in groups for p in group["params"]]
         return [*dict.fromkeys([*self.modules.parameters(), *of_optimizers])]
 
+    def all_modules(self):
+        """All modules in ``modules`` and in ``hparams``, each once."""
+        given = [
+            v for v in vars(self.hparams).values() if isinstance(v, torch.nn.Module)
+        ]
+        found = [
+            module for whole in (self.modules, *given) for module in whole.modules()
+        ]
+        return [*dict.fromkeys(found)]
+
     def drop_frozen(self, grads):
         """Set local gradients to None where no optimizer trains a parameter for now: that
         of ``freeze_optimizers``, if there are several."""

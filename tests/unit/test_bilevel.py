@@ -465,7 +465,7 @@ def test_phi_has_one_block_of_memory_and_theta_is_never_touched():
             )
             assert all(p.data_ptr() % 64 == storage % 64 for p in model.parameters())
     assert [p.data_ptr() for p in model.parameters()] == addresses
-    assert solver.theta == solver.buffers == solver.trajectory == []
+    assert solver.theta == solver.trajectory == [] and solver.after_theta is None
     assert all(phi.grad is None for phi in solver.phi)
     assert not solver.optimizer.state
 

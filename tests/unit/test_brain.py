@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import speechbrain as sb
 import torch
+from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
@@ -696,6 +697,57 @@ def test_local_steps_leave_a_frozen_optimizer_alone(make_brain):
     brain.fit_batch(domains(data(4, 3)))
     moved = [not torch.equal(a, b) for a, b in zip(*seen)]
     assert moved == [False, False, True, True]
+
+
+# ------------------------------------------------------------ state of modules
+
+
+def normalised(make_brain, place, **hparams):
+    """A Brain that normalises by global statistics, which are plain attributes."""
+    torch.manual_seed(1)
+    normalize = InputNormalization(norm_type="global")
+    model = nn.ModuleDict({"layer": nn.Linear(3, 1)})
+    if place == "modules":
+        model["normalize"] = normalize
+
+    def loss(model, batch):
+        return (model["layer"](normalize(batch)) - 1).square().mean()
+
+    brain = make_brain(model, loss, normalize=normalize, **hparams)
+    return brain, normalize
+
+
+@pytest.mark.parametrize("place", ["modules", "hparams"])
+@pytest.mark.parametrize("kind", ["first_order", "exact"])
+def test_statistics_count_each_batch_once(make_brain, place, kind):
+    batches = [data(4, 5, 3, seed=i) + i for i in range(4)]
+    found = []
+    for local_steps in (0, 1, 3):
+        brain, normalize = normalised(
+            make_brain, place, local_steps=local_steps, local_lr=0.1, hypergradient=kind
+        )
+        brain.fit_batch(domains(*batches[:2]))
+        brain.fit_batch(domains(*batches[2:]))
+        found.append([normalize.count, normalize.glob_mean, normalize.glob_std])
+    plain, once, thrice = found
+    assert plain[0] == once[0] == thrice[0] == 4 * 4 * 5  # frames
+    for other in once, thrice:
+        assert torch.equal(plain[1], other[1]) and torch.equal(plain[2], other[2])
+
+
+@pytest.mark.parametrize("local_steps", [0, 2])
+def test_a_batch_that_is_not_finite_leaves_statistics_as_they_were(
+    make_brain, local_steps
+):
+    brain, normalize = normalised(
+        make_brain, "modules", local_steps=local_steps, local_lr=0.1
+    )
+    brain.fit_batch(domains(data(4, 5, 3)))
+    mean, std = normalize.glob_mean, normalize.glob_std
+    brain.fit_batch(domains(data(4, 5, 3) * math.nan))
+    assert torch.equal(normalize.glob_mean, mean) and torch.equal(
+        normalize.glob_std, std
+    )
 
 
 # ----------------------------------------------------------------------- hooks
