@@ -27,6 +27,7 @@ from .training.parallel import (
     drop_absent,
     gathered,
     reduce_gradients,
+    without_collectives,
 )
 from .training.resumable import ResumableBrain
 from .training.rng import RandomState, derive_seed
@@ -135,7 +136,10 @@ class HeteroBrain(ResumableBrain):
         self.random_state.keep()
         self._losses_and_norms = []  # one pair per pass of this solve
         try:
-            with self.local_solver.solve(domain_batch.unit) as phi:
+            with (
+                self.local_solver.solve(domain_batch.unit) as phi,
+                without_collectives(),
+            ):
                 yield phi
         except NothingToLearn as reason:
             self.leave_out(domain_batch.domain, reason)

@@ -6,6 +6,8 @@ of the number of ranks; a local solve needs no communication.
 
 import heapq
 from collections import Counter, defaultdict
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from speechbrain.utils.distributed import is_distributed_initialized
@@ -14,6 +16,10 @@ from .devices import to_device
 from .gradients import memory_of
 
 BUCKET_BYTES = 25 * 2**20  # of gradients per all-reduce, as in DDP
+COLLECTIVES = (
+    "all_gather all_gather_into_tensor all_gather_object all_reduce barrier broadcast "
+    "broadcast_object_list gather gather_object reduce reduce_scatter_tensor scatter"
+).split()
 
 
 def rank_and_size():
@@ -59,6 +65,36 @@ def gathered(value):
     values = [None] * size
     torch.distributed.all_gather_object(values, value)
     return values
+
+
+@contextmanager
+def without_collectives():
+    """Refuse communication between ranks in a local solve, where it would hang: ranks
+    have solves of their own, and different numbers of them.
+
+    Raises
+    ------
+    RuntimeError
+        Something called a collective of ``torch.distributed`` in this context.
+    """
+
+    def refusing(name):
+        def refuse(*args, **kwargs):
+            raise RuntimeError(
+                f"torch.distributed.{name} was called in a local solve, in which other "
+                "ranks take no part. A global or synchronised normalisation does so: use "
+                "one over the sentence or over the batch of a rank, or train on one rank."
+            )
+
+        return refuse
+
+    if rank_and_size()[1] == 1:
+        yield
+        return
+    with patch.multiple(
+        torch.distributed, **{name: refusing(name) for name in COLLECTIVES}
+    ):
+        yield
 
 
 def broadcast_module(module):

@@ -388,6 +388,25 @@ def test_gradients_are_added_up_in_buckets():
             assert torch.all(grads[i] == expected)
 
 
+def test_communication_in_a_local_solve_is_refused(script, tmp_path):
+    """Instead of a hang, as ranks have different numbers of solves."""
+    normalised = tmp_path / "normalised.py"
+    body = "        hidden = torch.tanh(self.modules.net.body(x))\n"
+    assert body in SCRIPT
+    lines = SCRIPT.replace(
+        body, "        x = self.hparams.norm(x[None].float())[0].double()\n" + body
+    )
+    norm = 'InputNormalization(norm_type="global")'
+    lines = lines.replace('"solve_seed": 3,', f'"solve_seed": 3, "norm": {norm},')
+    imported = "from speechbrain.processing.features import InputNormalization\n"
+    normalised.write_text(imported + lines)
+    done = torchrun(2, normalised, tmp_path / "out.json", "{}", check=False)
+    assert done.returncode != 0
+    assert "torch.distributed.all_reduce was called in a local solve" in done.stdout
+    assert "RuntimeError" in done.stdout and "normalisation" in done.stdout
+    torchrun(1, normalised, tmp_path / "out.json", "{}")
+
+
 def test_a_rank_that_dies_takes_the_job_down(script, tmp_path):
     """Instead of a hang: the other ranks exit, too, and the launcher reports it."""
     dying = tmp_path / "dying.py"

@@ -1,0 +1,115 @@
+"""Brains as SpeechBrain's recipes write them become heterogeneous by their base class."""
+
+from functools import partial
+
+import pytest
+import speechbrain as sb
+import torch
+from speechbrain.nnet.schedulers import NewBobScheduler
+from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain.utils.metric_stats import MetricStats
+from torch import nn
+
+from hetero_brain import DomainBatch, HeteroBrain
+
+OPTIONS = {"device": "cpu", "noprogressbar": True}
+ERRORS = [3.0, 1.0, 2.0]  # of the epochs, as a recipe's metric
+
+
+def batch(number):
+    draw = torch.Generator().manual_seed(number)
+    return torch.randn(4, 3, generator=draw)
+
+
+def own(base):
+    """A recipe's Brain: it calls no ``super()``, saves the best and anneals by itself."""
+
+    class Own(base):
+        def compute_forward(self, batch, stage):
+            return self.modules.model(batch)
+
+        def compute_objectives(self, predictions, batch, stage):
+            if stage != sb.Stage.TRAIN:
+                self.metric.append(["a"] * len(batch), predictions, batch)
+            return (predictions - 1).square().mean()
+
+        def on_stage_start(self, stage, epoch=None):
+            self.seen.append((stage.name, epoch, self.optimizer.param_groups[0]["lr"]))
+            if stage != sb.Stage.TRAIN:
+                self.metric = MetricStats(metric=lambda p, b: p.squeeze(1))
+
+        def on_stage_end(self, stage, stage_loss, epoch=None):
+            if stage != sb.Stage.VALID:
+                return
+            self.seen.append(self.metric.summarize("average"))
+            error = ERRORS[epoch - 1]
+            _, rate = self.hparams.lr_scheduler(error)
+            sb.nnet.schedulers.update_learning_rate(self.optimizer, rate)
+            self.checkpointer.save_and_keep_only({"error": error}, min_keys=["error"])
+
+    return Own
+
+
+def recipe(base, folder, train, **hparams):
+    """Run a recipe of three epochs, and test the best of them."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(), nn.Linear(4, 1))
+    counter = EpochCounter(3)
+    scheduler = NewBobScheduler(0.1, annealing_factor=0.5, improvement_threshold=0.1)
+    saved = {"model": model, "counter": counter, "scheduler": scheduler}
+    brain = own(base)(
+        {"model": model},
+        partial(torch.optim.SGD, lr=0.1),
+        {"lr_scheduler": scheduler, "seed": 1986, **hparams},
+        OPTIONS,
+        Checkpointer(folder, saved),
+    )
+    brain.seen = []
+    valid = torch.utils.data.DataLoader([batch(100), batch(101)], batch_size=None)
+    brain.fit(counter, torch.utils.data.DataLoader(train, batch_size=None), valid)
+    loss = brain.evaluate(valid, min_key="error")
+    return brain, counter.current, loss
+
+
+def test_a_recipe_is_the_same_with_one_domain_and_no_local_steps(tmp_path):
+    train = [batch(i) for i in range(5)]
+    theirs = recipe(sb.Brain, tmp_path / "theirs", train)
+    train = [[DomainBatch("a", (x,))] for x in train]
+    ours = recipe(HeteroBrain, tmp_path / "ours", train)
+    assert ours[0].seen == theirs[0].seen
+    assert ours[1:] == theirs[1:] and ours[1] == 2  # tested with the best epoch
+    for a, b in zip(ours[0].modules.parameters(), theirs[0].modules.parameters()):
+        assert torch.equal(a, b)
+    assert ours[0].optimizer.param_groups[0]["lr"] == 0.05  # annealed at the last epoch
+
+
+@pytest.mark.parametrize("local_steps", [1, 3])
+def test_a_recipe_goes_on_with_local_steps(tmp_path, local_steps):
+    train = [
+        [DomainBatch(d, (batch(i + n),)) for n, d in enumerate("ab")] for i in range(5)
+    ]
+    sgd = partial(torch.optim.SGD, lr=0.05)
+    options = {"local_steps": local_steps, "local_optimizer": sgd}
+    brain, best, loss = recipe(HeteroBrain, tmp_path, train, **options)
+    epochs = [item[1] for item in brain.seen if isinstance(item, tuple)]
+    assert epochs == [1, 1, 2, 2, 3, 3, None]
+    assert best == 2 and loss < 2
+    kept = brain.checkpointer.list_checkpoints()
+    assert sorted(checkpoint.meta["error"] for checkpoint in kept) == [1.0, 2.0]
+
+
+def test_a_brain_without_an_optimizer(tmp_path):
+    """Some recipes only gather statistics in an epoch."""
+
+    class Statistics(HeteroBrain):
+        def compute_forward(self, batch, stage):
+            return self.modules.model(batch)
+
+        def compute_objectives(self, predictions, batch, stage):
+            return predictions.square().mean()
+
+    brain = Statistics({"model": nn.Linear(3, 1)}, None, {}, OPTIONS)
+    before = [p.detach().clone() for p in brain.modules.parameters()]
+    brain.fit(range(1, 2), [[DomainBatch("a", (batch(1),))]])
+    assert all(map(torch.equal, before, brain.modules.parameters()))
