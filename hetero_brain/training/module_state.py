@@ -1,10 +1,9 @@
 """What forward passes change in modules, besides parameters."""
 
-import numbers
-
 import torch
 
-KINDS = torch.Tensor, numbers.Number, type(None)
+KINDS = {torch.Tensor, int, float, type(None)}
+USUAL = {*vars(torch.nn.Module())}  # what every module has
 
 
 class ModuleState:
@@ -49,7 +48,7 @@ class ModuleState:
             (vars(module), name, value)
             for module in self.others
             for name, value in vars(module).items()
-            if isinstance(value, KINDS) and name != "training"
+            if type(value) in KINDS and name not in USUAL
         ]
         return buffers, attributes
 
