@@ -72,7 +72,7 @@ class ModuleState:
             if now is not None and now.shape == before.shape:
                 now.copy_(torch.where(finite.to(now.device), now, before))
         for of_module, name, before in attributes:
-            now = of_module[name]
+            now = of_module.get(name)
             if torch.is_tensor(now) and torch.is_tensor(before) and now is not before:
                 if now.shape == before.shape:
                     at = finite.to(now.device)
