@@ -8,5 +8,6 @@ trained, and ``pipelines`` are what recipes call.
 
 from .brain import HeteroBrain
 from .domain_batch import DomainBatch, Share
+from .models.speech_encoder import load_encoder
 
-__all__ = ["DomainBatch", "HeteroBrain", "Share"]
+__all__ = ["DomainBatch", "HeteroBrain", "Share", "load_encoder"]

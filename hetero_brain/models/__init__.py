@@ -2,8 +2,11 @@
 
 ``features``, ``front_ends``, ``conformer`` and ``readouts`` make an encoder, of which
 ``layers`` has the parts, and ``decoder`` is what attention adds. ``operators`` chooses
-between PyTorch's operators and those of ``cpu``, and ``transfer`` loads what another run
-has trained.
+between PyTorch's operators and those of ``cpu``.
+
+What was trained is found by ``run_folder``, and loaded by ``transfer``. ``recorded``
+modules know how they were made, ``model_yaml`` writes that down, and a ``model_folder``
+has it beside the weights. ``speech_encoder`` is what its user gets: ``load_encoder``.
 """
 
 __all__ = [
@@ -13,8 +16,13 @@ __all__ = [
     "features",
     "front_ends",
     "layers",
+    "model_folder",
+    "model_yaml",
     "operators",
     "precision",
     "readouts",
+    "recorded",
+    "run_folder",
+    "speech_encoder",
     "transfer",
 ]

@@ -11,6 +11,7 @@ from . import cpu
 from .front_ends import Conv1dFrontEnd, ConvFrontEnd
 from .layers import Linear, adapt, recompute, rotary_turns
 from .operators import on_cpu
+from .recorded import recorded
 
 # Widths and depths by name; the feed-forward width of the paper's models is open, this
 # one gives their 70 and 59 M parameters (10 blocks for BEST-RQ, 8 for CPC).
@@ -31,6 +32,7 @@ RECOMPUTED = {
 }
 
 
+@recorded
 def make_encoder(
     size,
     input_size,
@@ -88,7 +90,13 @@ def make_encoder(
 
 def make_head(encoder, n_outputs):
     """A linear layer on an encoder."""
-    return Linear(encoder.d_model, n_outputs)
+    return linear_head(encoder.d_model, n_outputs)
+
+
+@recorded
+def linear_head(d_model, n_outputs):
+    """A linear layer on an encoder of a dimension."""
+    return Linear(d_model, n_outputs)
 
 
 class Conformer(nn.Module):

@@ -6,7 +6,10 @@ from speechbrain.lobes.models.transformer.TransformerASR import TransformerASR
 from speechbrain.nnet.linear import Linear
 from torch import nn
 
+from .recorded import recorded
 
+
+@recorded
 class AttentionDecoder(nn.Module):
     """A Transformer decoder over what an encoder made, with embedding and output layer.
 

@@ -16,11 +16,13 @@ from speechbrain.processing.features import Deltas, Filterbank, InputNormalizati
 from torch import nn
 
 from .precision import full_fp32
+from .recorded import recorded
 
 # Samples in a frame of raw audio: the paper's "context" of its second experiment.
 WINDOW = 256
 
 
+@recorded
 def make_features(front_end, sample_rate, stack, n_mels=80, deltas=False):
     """The features that a front end takes.
 

@@ -4,12 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .recorded import recorded
+
 
 def weighted_layers(encoder):
     """The :class:`WeightedLayers` that fit an encoder."""
     return WeightedLayers(len(encoder.blocks.layers))
 
 
+@recorded
 class LastLayer(nn.Module):
     """Readout of the encoder's output, as in the paper."""
 
@@ -18,6 +21,7 @@ class LastLayer(nn.Module):
         return out
 
 
+@recorded
 class WeightedLayers(nn.Module):
     """Readout of a learned weighting of all layers (SUPERB).
 

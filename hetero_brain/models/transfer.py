@@ -1,14 +1,16 @@
-"""From a pre-training phase to a fine-tuning model: weights, checked."""
+"""From one run's checkpoint to another's modules: weights, checked."""
 
 from pathlib import Path
 
 import torch
 from speechbrain.utils.logger import get_logger
 
-from ..training.checkpoints import AtomicCheckpointer
-from ..training.integrity import FILES, damage
+from ..errors import InputError
+from .run_folder import checkpoints
 
 logger = get_logger(__name__)
+
+MAX_SHOWN = 10  # tensors that do not fit, in a message
 
 
 def find_checkpoint(folder):
@@ -31,16 +33,8 @@ def find_checkpoint(folder):
     folder = Path(folder)
     if folder.name.startswith("CKPT+") and folder.is_dir():
         return folder
-    for candidate in (folder / "save", folder):
-        if candidate.is_dir():
-            for found in AtomicCheckpointer(candidate).find_checkpoints():
-                # SpeechBrain's own checkpointer lists no files: nothing to check.
-                fault = damage(found.path) if (found.path / FILES).exists() else None
-                if fault is None:
-                    return found.path
-                logger.warning(
-                    f"damaged: {found.path}: {fault}; the one before is used."
-                )
+    for found in checkpoints(folder):
+        return found.path
     raise FileNotFoundError(
         f"{folder}: no checkpoint (looked for CKPT+* in it and in its save folder). "
         "Give the folder of a phase, such as results/pretrain/CSSL.1."
@@ -63,53 +57,54 @@ def load_module(module, name, folder):
     ------
     FileNotFoundError
         No checkpoint, or none of this module in it.
-    ValueError
-        Parameters that are missing, that the module does not have, or of another
-        shape: all of them, with both shapes.
+    InputError
+        See :func:`fit_state`.
     """
     path = find_checkpoint(folder) / f"{name}.ckpt"
     if not path.exists():
         raise FileNotFoundError(f"{path}: the checkpoint has no module {name}")
-    theirs = torch.load(path, map_location="cpu", weights_only=True)
+    fit_state(module, name, path)
+
+
+def fit_state(module, name, path):
+    """Load a module's parameters and buffers from a file, exactly.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        Gets them.
+    name : str
+        Its name, for messages.
+    path : Path
+        The file.
+
+    Raises
+    ------
+    InputError
+        The file is damaged or holds more than tensors; or some of them are missing, not
+        the module's, or of another shape: the first of them, with both shapes.
+    """
+    try:
+        theirs = torch.load(path, map_location="cpu", weights_only=True)
+        shapes = {key: tuple(value.shape) for key, value in theirs.items()}
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise InputError(f"{path}: damaged, or not weights alone: {reason}") from error
     ours = module.state_dict()
     faults = [f"not in the checkpoint: {key}" for key in ours.keys() - theirs.keys()]
     faults += [f"only in the checkpoint: {key}" for key in theirs.keys() - ours.keys()]
     faults += [
-        f"{key}: {tuple(theirs[key].shape)} in the checkpoint, {tuple(value.shape)} here"
+        f"{key}: {shapes[key]} in the checkpoint, {tuple(value.shape)} here"
         for key, value in ours.items()
-        if key in theirs and theirs[key].shape != value.shape
+        if key in shapes and shapes[key] != tuple(value.shape)
     ]
     if faults:
-        raise ValueError(
+        more = len(faults) - MAX_SHOWN
+        raise InputError(
             f"{path} does not fit {name}; use the sizes it was trained with:\n  "
-            + "\n  ".join(sorted(faults))
+            + "\n  ".join(sorted(faults)[:MAX_SHOWN])
+            + (f"\n  and {more} more" if more > 0 else "")
         )
     module.load_state_dict(theirs)
     n = sum(p.numel() for p in module.parameters())
     logger.info(f"{name}: loaded {len(ours)} tensors ({n} parameters) from {path}")
-
-
-def load_encoder(encoder, folder, new):
-    """Load the encoder of a phase, or none, and say what was loaded, new and left.
-
-    Arguments
-    ---------
-    encoder : torch.nn.Module
-        Gets the parameters.
-    folder : str, Path or None
-        As for :func:`find_checkpoint`; None keeps the random parameters.
-    new : sequence of str
-        Names of the modules that begin at random, for the log.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :func:`load_module`.
-    """
-    if folder is None:
-        logger.info(f"new: encoder (trained from scratch), {', '.join(new)}")
-        return
-    load_module(encoder, "encoder", folder)
-    checkpoint = find_checkpoint(folder)
-    left = sorted(p.stem for p in checkpoint.glob("*.ckpt") if p.stem != "encoder")
-    logger.info(f"new: {', '.join(new)}; left in {checkpoint}: {', '.join(left)}")

@@ -1,0 +1,118 @@
+"""What a phase or a fine-tuning run leaves for model folders: description, checkpoints."""
+
+import json
+from pathlib import Path
+
+from speechbrain.utils.logger import get_logger
+
+from ..errors import InputError
+from ..training.checkpoints import AtomicCheckpointer
+from ..training.files import write_atomically
+from ..training.integrity import FILES, damage
+
+logger = get_logger(__name__)
+
+RUN_MODEL = "model.json"  # written at the start of a run, beside its save folder
+
+
+def write_run(folder, hyperparams, epochs, score, facts):
+    """Describe the model that a run trains.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the phase or fine-tuning run.
+    hyperparams : str
+        The ``hyperparams.yaml`` of its model folders.
+    epochs : int
+        How many it will train.
+    score : str
+        Metadata key of its checkpoints of which the lowest is the best, or None.
+    facts : dict
+        What its model card says; see ``pipelines/model_card.py``.
+    """
+    record = dict(hyperparams=hyperparams, epochs=epochs, score=score, facts=facts)
+    text = json.dumps(record, ensure_ascii=False, indent=1)
+    write_atomically(folder / RUN_MODEL, text.encode())
+
+
+def read_run(folder):
+    """What :func:`write_run` has written, as a dict; InputError if it is damaged."""
+    path = folder / RUN_MODEL
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        record["hyperparams"], record["epochs"], record["score"], record["facts"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: damaged ({error}); run the command that made it again"
+        ) from error
+    return record
+
+
+def checkpoints(folder, **keys):
+    """The undamaged checkpoints of a run, newest first, or best first.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of the run, or its ``save`` folder.
+    **keys
+        ``min_key`` of SpeechBrain's ``find_checkpoints``, which leaves out those without
+        the key.
+
+    Yields
+    ------
+    Checkpoint
+    """
+    for candidate in (Path(folder, "save"), Path(folder)):
+        if candidate.is_dir():
+            for found in AtomicCheckpointer(candidate).find_checkpoints(**keys):
+                # SpeechBrain's own checkpointer lists no files: nothing to check.
+                fault = damage(found.path) if (found.path / FILES).exists() else None
+                if fault is None:
+                    yield found
+                else:
+                    logger.warning(
+                        f"damaged: {found.path}: {fault}; the one before is used."
+                    )
+
+
+def choose_checkpoint(folder, score=None):
+    """The folder of a run's newest checkpoint, or of the best one by a score.
+
+    Raises
+    ------
+    InputError
+        There is no checkpoint.
+    """
+    if score is not None:
+        for found in checkpoints(folder, min_key=score):
+            return found.path
+    for found in checkpoints(folder):
+        return found.path
+    raise InputError(f"{folder}: no checkpoint yet: its training has only begun")
+
+
+def progress(folder):
+    """Epochs that a run has begun or finished, all of them, and whether that is all.
+
+    Returns
+    -------
+    epoch, epochs : int
+    finished : bool
+    """
+    epochs = read_run(folder)["epochs"]
+    for found in checkpoints(folder):
+        epoch = int((found.path / "counter.ckpt").read_text())
+        return epoch, epochs, found.meta["end-of-epoch"] and epoch >= epochs
+    return 0, epochs, False
+
+
+def warn_of_unfinished(folder):
+    """Log a warning if a run is still running or was left unfinished."""
+    epoch, epochs, finished = progress(folder)
+    if not finished:
+        logger.warning(
+            f"{folder} is unfinished: epoch {epoch} of {epochs}. Its last checkpoint is "
+            "used."
+        )
