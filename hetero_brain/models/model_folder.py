@@ -213,8 +213,8 @@ def inside(folder, name):
         raise InputError(f"{folder}: incomplete: {name} is missing")
     if not path.resolve().is_relative_to(folder.resolve()):
         raise InputError(
-            f"{path}: a link out of the folder, to {path.resolve()}; copy the folder with "
-            "its files: cp -rL, or hf download --local-dir"
+            f"{path}: a link out of the folder, to {path.resolve()}; copy the folder "
+            "with its files: cp -rL, or hf download --local-dir"
         )
     return path
 

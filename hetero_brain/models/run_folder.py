@@ -1,4 +1,4 @@
-"""What a phase or a fine-tuning run leaves for model folders: description, checkpoints."""
+"""What a phase or a fine-tuning run leaves for model folders."""
 
 import json
 from pathlib import Path

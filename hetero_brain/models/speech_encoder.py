@@ -13,7 +13,7 @@ def load_encoder(folder, sample_rate=None, freeze=False):
 
     In the YAML of a SpeechBrain recipe:
     ``encoder: !apply:hetero_brain.load_encoder {folder: results/1/PTLOC.1/model}``.
-    No code of the folder is run: see :func:`~hetero_brain.models.model_folder.open_model`.
+    No code of the folder is run; see ``model_folder.py``.
 
     Arguments
     ---------

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.nnet.losses import ctc_loss
 from speechbrain.utils.distributed import if_main_process
@@ -109,10 +110,10 @@ class CTCBrain(HeteroBrain):
     def decode(self, predictions, stage):
         """Words of each utterance."""
         log_probs, lengths = predictions
-        relative = lengths / log_probs.shape[1]
         if search := self.hparams.searches.get(stage):
-            return [hyps[0].text for hyps in search(log_probs, relative)]
-        ids = ctc_greedy_decode(log_probs, relative, blank_id=self.blank)
+            found = search(blanks_behind(log_probs, lengths, self.blank))
+            return [hypotheses[0].text for hypotheses in found]
+        ids = ctc_greedy_decode(log_probs, lengths / log_probs.shape[1], self.blank)
         return [self.text(sequence) for sequence in ids]
 
     def text(self, ids):
@@ -192,6 +193,30 @@ class CTCBrain(HeteroBrain):
             Path(path).write_text(text, encoding="utf-8")
         logger.info(f"{path}:\n{describe(self.utterances)}")
         return error_rates(self.utterances)
+
+
+def blanks_behind(log_probs, lengths, blank):
+    """Log-probabilities with a certain blank behind the end of each utterance, so that
+    any decoding may take all frames.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor
+        (batch, frames, outputs).
+    lengths : torch.Tensor
+        (batch,) in frames.
+    blank : int
+        Index of the blank.
+
+    Returns
+    -------
+    torch.Tensor
+        (batch, frames, outputs).
+    """
+    certain = log_probs.new_full(log_probs.shape[-1:], -torch.inf)
+    certain[blank] = 0
+    inside = length_to_mask(lengths, log_probs.shape[1], torch.bool)
+    return torch.where(inside.unsqueeze(2), log_probs, certain)
 
 
 def token_counts(batch):

@@ -1,19 +1,20 @@
 """A trained recogniser, loaded from a model folder, for code that transcribes."""
 
 import torch
-from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
+from speechbrain.decoders.ctc import ctc_greedy_decode
 from torch import nn
 
 from ..errors import InputError
 from ..models.model_folder import open_model
-from .interfaces import Posteriors
+from .ctc import blanks_behind
+from .interfaces import BeamSearch, Posteriors
 from .joint import joint_search
 
 
 def load_recogniser(folder, device="cpu", **search):
     """The recogniser of a model folder, or of a fine-tuning run.
 
-    No code of the folder is run: see :func:`~hetero_brain.models.model_folder.open_model`.
+    No code of the folder is run; see ``models/model_folder.py``.
 
     Arguments
     ---------
@@ -113,7 +114,7 @@ class Recogniser(nn.Module):
 
     def log_probs(self, wavs, wav_lens=None):
         """CTC's log-probabilities of waveforms, (batch, frames, outputs), and lengths in
-        frames: pieces of the tokenizer, the blank and, of an attention model, two marks."""
+        frames. The outputs are the pieces, the blank and an attention model's marks."""
         return self.posteriors.log_probs(wavs, wav_lens)
 
     def decode_ctc(self, log_probs, lengths):
@@ -128,12 +129,11 @@ class Recogniser(nn.Module):
         -------
         list of str
         """
-        relative = lengths / log_probs.shape[1]
+        blank = len(self.tokenizer)
         if self.search is not None and self.decoder is None:
-            return [
-                hypotheses[0].text for hypotheses in self.search(log_probs, relative)
-            ]
-        ids = ctc_greedy_decode(log_probs, relative, blank_id=len(self.tokenizer))
+            found = self.search(blanks_behind(log_probs, lengths, blank))
+            return [hypotheses[0].text for hypotheses in found]
+        ids = ctc_greedy_decode(log_probs, lengths / log_probs.shape[1], blank)
         return [self.text(sequence) for sequence in ids]
 
     @torch.no_grad()
@@ -163,7 +163,7 @@ class Recogniser(nn.Module):
 
 
 def ctc_beam_search(tokenizer, beam_size, **search):
-    """SpeechBrain's CTC beam search for the units of a tokenizer and the blank behind them.
+    """A CTC beam search for the units of a tokenizer.
 
     Arguments
     ---------
@@ -175,9 +175,10 @@ def ctc_beam_search(tokenizer, beam_size, **search):
 
     Returns
     -------
-    CTCBeamSearcher
-        (log-probabilities, relative lengths) → hypotheses, best first.
+    BeamSearch
+        Log-probabilities of :func:`~hetero_brain.recognition.ctc.blanks_behind` →
+        hypotheses of each utterance, best first.
     """
-    names = [*map(tokenizer.id_to_piece, range(len(tokenizer))), ""]
-    names[tokenizer.unk_id()] = tokenizer.decode([tokenizer.unk_id()])
-    return CTCBeamSearcher(len(tokenizer), names, beam_size=beam_size, **search)
+    pieces = [*map(tokenizer.id_to_piece, range(len(tokenizer)))]
+    unknown = tokenizer.decode([tokenizer.unk_id()])
+    return BeamSearch(pieces, unknown, beam_size=beam_size, **search)
