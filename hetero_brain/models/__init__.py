@@ -6,7 +6,7 @@ between PyTorch's operators and those of ``cpu``.
 
 What was trained is found by ``run_folder``, and loaded by ``transfer``. ``recorded``
 modules know how they were made, ``model_yaml`` writes that down, and a ``model_folder``
-has it beside the weights. ``speech_encoder`` is what its user gets: ``load_encoder``.
+has it beside the weights (``model_writing``). ``speech_encoder`` is what its user gets: ``load_encoder``.
 """
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "front_ends",
     "layers",
     "model_folder",
+    "model_writing",
     "model_yaml",
     "operators",
     "precision",

@@ -6,11 +6,7 @@
 run but what ``model_yaml`` allows, and weights are read as tensors alone.
 """
 
-import filecmp
 import importlib
-import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +14,13 @@ import sentencepiece
 import torch
 
 from ..errors import InputError
-from ..training.files import UNFINISHED, sync
-from ..training.integrity import FILES, damage, file_digest
+from ..training.integrity import FILES, damage
 from .model_yaml import read_description
 from .recorded import Call, Ref
 from .run_folder import RUN_MODEL, choose_checkpoint, read_run, warn_of_unfinished
 from .transfer import fit_state
 
-DESCRIPTION, CARD, TOKENIZER = "hyperparams.yaml", "README.md", "tokenizer.ckpt"
+DESCRIPTION, TOKENIZER = "hyperparams.yaml", "tokenizer.ckpt"
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,24 @@ class Model:
         return value
 
 
+class Undescribed(InputError):
+    """A folder has no description of its model."""
+
+
+class OwnCode(Undescribed):
+    """A run cannot describe its model, since only its own code can make it."""
+
+
 def open_model(folder):
+    """As :func:`find_model`, with a warning if the run that has the weights is still
+    running, or was left unfinished."""
+    model = find_model(folder)
+    if (model.path / RUN_MODEL).exists() and model.weights != model.path:
+        warn_of_unfinished(model.path)
+    return model
+
+
+def find_model(folder):
     """Find a model without loading it.
 
     Arguments
@@ -145,22 +157,22 @@ def open_model(folder):
     Raises
     ------
     InputError
-        There is no model, it is incomplete or damaged, or it names what it may not.
+        There is no model, it is incomplete or damaged, or it names what it may not;
+        Undescribed if there is no description.
     """
     folder = Path(folder)
     run = folder.parent.parent if folder.name.startswith("CKPT+") else folder
     if (run / RUN_MODEL).exists():
         record = read_run(run)
         if run == folder and not (run / "save").is_dir() and (run / "model").is_dir():
-            return open_model(run / "model")  # its checkpoints were deleted
-        weights = folder
-        if run == folder:
-            warn_of_unfinished(run)
-            weights = choose_checkpoint(run, record["score"])
+            return find_model(run / "model")  # its checkpoints were deleted
+        if record["hyperparams"] is None:
+            raise OwnCode(f"{run}: its modules can only be made by its own code")
+        weights = choose_checkpoint(run, record["score"]) if run == folder else folder
         values = read_description(record["hyperparams"], run / RUN_MODEL)
         return Model(folder, values, weights, run / "tokenizer.model")
     if not (folder / DESCRIPTION).exists():
-        raise InputError(missing(folder))
+        raise Undescribed(missing(folder))
     if phases := [path.parent.name for path in sorted(folder.glob(f"*/{RUN_MODEL}"))]:
         raise InputError(f"{folder}: give one of its phases: {', '.join(phases)}")
     description = inside(folder, DESCRIPTION)
@@ -217,60 +229,3 @@ def inside(folder, name):
             "with its files: cp -rL, or hf download --local-dir"
         )
     return path
-
-
-def write_model(folder, description, weights, card):
-    """Write a model folder; a kill leaves either the old one or the new one.
-
-    Arguments
-    ---------
-    folder : str or Path
-        It may exist if it is a model folder, which is replaced.
-    description : str
-        Of ``hyperparams.yaml``.
-    weights : dict
-        Name of a file → another file to copy, or a state to save.
-    card : str
-        Of ``README.md``.
-
-    Raises
-    ------
-    InputError
-        The folder exists and is something else.
-    """
-    folder = Path(folder)
-    if folder.exists() and not (folder / DESCRIPTION).exists():
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise InputError(f"{folder} exists and is not a model folder")
-    draft = folder.with_name(f"{UNFINISHED}{folder.name}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    for name, source in weights.items():
-        if isinstance(source, Path):
-            shutil.copyfile(source, draft / name)
-        else:
-            torch.save(source, draft / name)
-    sizes = {n: [(draft / n).stat().st_size, file_digest(draft / n)] for n in weights}
-    (draft / FILES).write_text(json.dumps(sizes, indent=1), encoding="utf-8")
-    (draft / DESCRIPTION).write_text(description, encoding="utf-8")
-    (draft / CARD).write_text(card, encoding="utf-8")
-    for path in (*draft.iterdir(), draft):
-        sync(path)
-    if folder.is_dir() and _same(draft, folder):
-        shutil.rmtree(draft)
-        return
-    old = folder.with_name(f"{UNFINISHED}old.{folder.name}")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(draft, folder)
-    sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _same(one, other):
-    """Whether two folders have the same files with the same contents."""
-    names = sorted(path.name for path in one.iterdir())
-    if names != sorted(path.name for path in other.iterdir()):
-        return False
-    return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])

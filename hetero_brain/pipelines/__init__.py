@@ -4,18 +4,25 @@
 a description of the ``environment``. ``pretraining``, in ``rounds``, and ``finetuning``
 run what the YAML describes. ``recipe_run`` adds logs, checkpoints and the response to
 signals to their Brains. ``experiment`` runs both for many models, and ``report`` makes
-the tables.
+the tables. ``export`` writes model folders, with a ``description`` and a ``model_card``,
+from what a ``run_record`` notes; ``pretrained`` has a recipe take its architecture from
+one.
 """
 
 __all__ = [
+    "description",
     "environment",
     "experiment",
+    "export",
     "finetuning",
+    "model_card",
     "overrides",
+    "pretrained",
     "pretraining",
     "recipe",
     "recipe_run",
     "report",
     "rounds",
+    "run_record",
     "yaml_files",
 ]

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..training import preemption
+from .pretrained import architecture_of, refuse
 from .recipe import load_recipe, read_recipe
 from .report import gather, plot_phases, table
 from .rounds import chains
@@ -120,8 +121,12 @@ def finetuning_commands(spec, recipe, folder, options=()):
     """Folder of each run → its command: judges × their seeds and domains × models.
     ``options`` are appended to each command."""
     commands = {}
+    before, _, _ = read_recipe(
+        [str(recipe / spec["pretrain"]["hparams"]), *_words(spec, spec["pretrain"])]
+    )
+    trained = architecture_of(before["modules"], before["sample_rate"])
     for judge, settings in spec["judges"].items():
-        read_recipe([str(recipe / settings["hparams"]), *_words(spec, settings)])
+        scratch = as_trained(trained, recipe, judge, settings, _words(spec, settings))
         for seed, model, domain in product(
             settings["seeds"], spec["models"], settings["finetune_domains"]
         ):
@@ -140,10 +145,37 @@ def finetuning_commands(spec, recipe, folder, options=()):
                         "pretrained": None if model == "scratch" else phase,
                         "eval_splits": spec["eval_splits"],
                         "seed": seed,
+                        **(scratch if model == "scratch" else {}),
                     }
                 ),
             ]
     return commands
+
+
+def as_trained(trained, recipe, judge, settings, words):
+    """Overrides that give a judge's model from scratch the architecture of the trained ones,
+    which have it by themselves.
+
+    Raises
+    ------
+    InputError
+        The options contradict the pre-training, or the YAML lacks a key.
+    """
+    path = str(recipe / settings["hparams"])
+    hparams, _, _ = read_recipe([path, *words])
+    own = architecture_of(hparams["modules"], hparams["sample_rate"])
+    given = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
+    try:
+        refuse(trained, {k: v for k, v in own.items() if k in given}, "pre-training")
+    except InputError as error:
+        raise InputError(f"judges: {judge}: {error}") from error
+    differing = {k: v for k, v in trained.items() if own and own.get(k) != v}
+    if lacking := [key for key in differing if key not in hparams]:
+        raise InputError(
+            f"judges: {judge}: {path} needs the keys {', '.join(lacking)}, to make a model "
+            "from scratch as the pre-trained ones are"
+        )
+    return differing
 
 
 def _words(spec, settings):

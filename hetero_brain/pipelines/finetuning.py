@@ -1,30 +1,37 @@
 """Fine-tuning from manifests: the last call of every recipe's finetune/train.py."""
 
+from functools import partial
 from pathlib import Path
 
 import speechbrain as sb
-from speechbrain.decoders.ctc import CTCBeamSearcher
 from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain.utils.logger import get_logger
 
 from ..data.datasets import Utterances
 from ..data.loaders import dev_loader, make_plan, train_loader
 from ..models.conformer import make_head
-from ..models.transfer import load_encoder
 from ..recognition.ctc import CTCBrain
 from ..recognition.joint import N_MARKS, JointBrain, joint_search
+from ..recognition.recogniser import ctc_beam_search
 from ..recognition.spelling import leave_out_unspellable
 from ..recognition.tokenizer import train_tokenizer, warn_of_unknown
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import digest_of, fingerprint
 from ..training.loggers import JsonLinesLogger, TextLogger
+from .export import export_at_end
+from .pretrained import load_pretrained
 from .recipe_run import recipe_brain
+from .run_record import record_finetuning
+
+logger = get_logger(__name__)
 
 
 def finetune(hparams, run_opts, splits):
     """Fine-tune with CTC, or CTC and attention, and evaluate the best epoch.
 
     Utterances that CTC cannot spell are logged; only a ``decoder`` trains on them. Writes
-    ``<output_folder>/<split>.json`` for every split in ``eval_splits`` that has rows.
+    ``<output_folder>/<split>.json`` for every split in ``eval_splits`` that has rows, and
+    a model folder, ``<output_folder>/model``.
 
     Arguments
     ---------
@@ -97,12 +104,17 @@ def finetune(hparams, run_opts, splits):
         pretrained=hparams["pretrained"] and digest_of(modules["encoder"]),
         units=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
     )
+    brain.on_recovered = partial(
+        record_finetuning, folder, modules, tokenizer, hparams, train
+    )
     brain.fit(counter, loader, dev["dev"])
-    return {
+    rates = {
         split: brain.evaluate_to(folder / f"{split}.json", dev[split])
         for split in hparams["eval_splits"]
         if split in dev
     }
+    export_at_end(folder)
+    return rates
 
 
 def recogniser(hparams, tokenizer):
@@ -139,10 +151,11 @@ def recogniser(hparams, tokenizer):
             hparams["max_decode_ratio"],
         )
     elif hparams["beam_size"] is not None:
-        names = [*map(tokenizer.id_to_piece, range(pieces)), ""]
-        names[tokenizer.unk_id()] = tokenizer.decode([tokenizer.unk_id()])
-        searches[sb.Stage.TEST] = CTCBeamSearcher(
-            pieces, names, beam_size=hparams["beam_size"]
-        )
-    load_encoder(encoder, hparams["pretrained"], new=(*new, "readout"))
-    return JointBrain if joint else CTCBrain, {**modules, **new}, searches
+        searches[sb.Stage.TEST] = ctc_beam_search(tokenizer, hparams["beam_size"])
+    modules |= new
+    if hparams["pretrained"] is None:
+        logger.info("from scratch: all weights are random")
+    else:
+        rate, names = hparams["sample_rate"], ("features", "encoder")
+        load_pretrained(modules, hparams["pretrained"], rate, names)
+    return JointBrain if joint else CTCBrain, modules, searches

@@ -65,6 +65,11 @@ def override(tree, words, path):
     path : str or Path
         The YAML, for messages.
 
+    Returns
+    -------
+    list of str
+        The keys that are given.
+
     Raises
     ------
     InputError
@@ -97,6 +102,7 @@ def override(tree, words, path):
                 errors.append(f"--{key} {' '.join(values)}: {in_a_line(error)}")
     if errors:
         raise InputError("\n".join(errors))
+    return [*given]
 
 
 def _no_such_key(key, keys, path, prefix=""):

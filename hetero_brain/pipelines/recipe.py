@@ -16,6 +16,7 @@ from ..errors import InputError, reported
 from ..training import preemption
 from .environment import describe_environment
 from .overrides import override
+from .pretrained import adopt
 from .yaml_files import Text, load_tree, read_tree
 
 if torch.distributed.is_available():
@@ -159,8 +160,8 @@ def read_recipe(argv):
     Raises
     ------
     SystemExit
-        :mod:`yaml_files` or :mod:`overrides` refuses the input; the message names all
-        wrong overrides at once.
+        :mod:`yaml_files`, :mod:`overrides` or :mod:`pretrained` refuses the input; the
+        message names all wrong overrides at once.
     """
     hparams_file, run_opts, _ = sb.parse_arguments(argv)
     # SpeechBrain joins the overrides into one YAML text, which can change their values.
@@ -168,9 +169,10 @@ def read_recipe(argv):
     try:
         tree = read_tree(hparams_file)
         try:
-            override(tree, words, hparams_file)
+            given = override(tree, words, hparams_file)
         except InputError as error:
             raise InputError(f"{hparams_file}: {error}") from error
+        adopt(tree, given)
         hparams, resolved = load_tree(hparams_file, tree)
         if run_opts["debug"] and not run_opts["debug_persistently"]:
             tree["output_folder"] = Text(f"{hparams['output_folder']}/debug")

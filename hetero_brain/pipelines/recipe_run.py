@@ -110,6 +110,10 @@ class RecipeRun:
             for train_logger, position in zip(self.loggers, self.log_positions):
                 if hasattr(train_logger, "resume"):
                     train_logger.resume(position, self.iteration)
+        self.on_recovered()
+
+    def on_recovered(self):
+        """Called before the first iteration, once the last checkpoint is loaded."""
 
     def run_state(self):
         """With the positions of the logs."""

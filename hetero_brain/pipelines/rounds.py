@@ -1,7 +1,8 @@
 """The alternation CSSL.1 → PTLOC.1 → CSSL.2 → …: phases run one after another.
 
-Every phase has a folder of its own with its checkpoints (``save``) and its logs, and
-starts from the last checkpoint of the phase before it. The same command continues an
+Every phase has a folder of its own with its checkpoints (``save``), its logs and, once it
+has ended, its model folder (``model``); it starts from the last checkpoint of the phase
+before it. The same command continues an
 interrupted run: finished phases have no epochs left.
 """
 
@@ -15,13 +16,15 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
 
 from ..data.audited_loader import AuditedLoader
-from ..models.transfer import load_module
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import fingerprint
 from ..training.loggers import IterationTensorboardLogger, JsonLinesLogger, TextLogger
 from ..training.rng import derive_seed
 from ..training.schedules import HoldThenDecay
+from .export import export_at_end
+from .pretrained import load_pretrained
 from .recipe_run import recipe_brain
+from .run_record import record_phase
 
 logger = get_logger(__name__)
 
@@ -193,8 +196,7 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
         checkpointer.add_recoverable("audit", train_loader)
         manifest = train_loader.dataset.utterances.manifest
     if init is not None and checkpointer.find_checkpoint() is None:
-        for name, module in stateful.items():
-            load_module(module, name, init)
+        load_pretrained(hparams["modules"], init, hparams.get("sample_rate"))
     schedule = HoldThenDecay(phase.hold_epochs, phase.lr_decay, phase.warmup_iterations)
     brain = recipe_brain(brain_class)(
         modules=hparams["modules"],
@@ -221,7 +223,9 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
         phase={k: v for k, v in asdict(phase).items() if k not in ("init", "epochs")},
     )
     logger.info(f"{phase.name}: {phase}")
+    brain.on_recovered = partial(record_phase, folder, phase, init, hparams, manifest)
     brain.fit(counter, train_loader, dev_loader)
+    export_at_end(folder)
 
 
 def is_of_phases(key):

@@ -1,0 +1,159 @@
+"""A run that starts from a trained model takes its features and encoder from that."""
+
+from dataclasses import replace
+
+from hyperpyyaml.core import recursive_resolve
+from speechbrain.utils.logger import get_logger
+
+from ..errors import InputError
+from ..models.model_folder import OwnCode, Undescribed, find_model, open_model
+from ..models.model_yaml import write_description
+from ..models.recorded import Ref
+from ..models.transfer import find_checkpoint, fit_state
+from .yaml_files import Text, round_trip
+
+logger = get_logger(__name__)
+
+# Arguments of features and encoder that a run may choose anew: they do not change what
+# is computed, up to dropout.
+FREE = ("dropout", "recomputed")
+MODULES = ("features", "encoder")
+
+
+def adopt(tree, given):
+    """Replace the architecture in a recipe's YAML by that of its ``pretrained`` model.
+
+    Arguments
+    ---------
+    tree : CommentedMap
+        From :func:`yaml_files.read_tree`; changed, if ``pretrained`` is not null.
+    given : sequence of str
+        Keys that were given on the command line.
+
+    Raises
+    ------
+    InputError
+        There is no model; or keys that were given contradict it: all of them.
+    """
+    folder = tree.get("pretrained")
+    if getattr(getattr(folder, "tag", None), "value", None) == "!ref":
+        folder = recursive_resolve(folder.value, [], tree)
+    if folder is None:
+        return
+    try:
+        model = find_model(folder)
+    except OwnCode:  # made by the same YAML, it is hoped
+        return
+    theirs = architecture(model.values, model.sample_rate)
+    refuse(theirs, {key: tree[key] for key in given if key in theirs}, folder)
+    if chosen := [key for key in (*MODULES, "input_size") if key in given]:
+        raise InputError(f"{', '.join(chosen)}: taken from {folder}; leave them out")
+    for key in theirs.keys() & tree.keys():
+        tree[key] = Text(theirs[key]) if isinstance(theirs[key], str) else theirs[key]
+    calls = {}
+    for name in MODULES:
+        arguments = {
+            key: Ref(key) if key in FREE else value
+            for key, value in model[name].arguments.items()
+            if key not in FREE or key in tree
+        }
+        calls[name] = replace(model[name], arguments=arguments)
+    tree.update(round_trip().load(write_description(calls)))
+
+
+def architecture(calls, sample_rate):
+    """Key → plain value of everything that features and encoder are made of.
+
+    Arguments
+    ---------
+    calls : dict
+        ``features`` and ``encoder`` → how they were made, as
+        :class:`~hetero_brain.models.recorded.Call`; None if that is not known.
+    sample_rate : int
+        Of the features, in Hz.
+
+    Returns
+    -------
+    dict
+        Empty if it is not known.
+    """
+    if not all(calls.get(name) for name in MODULES):
+        return {}
+    values = {**calls["features"].arguments, **calls["encoder"].arguments}
+    values = {k: v for k, v in values.items() if k not in (*FREE, "input_size")}
+    return {**values, "sample_rate": sample_rate}
+
+
+def architecture_of(modules, sample_rate):
+    """As :func:`architecture`, of the modules themselves."""
+    calls = {name: getattr(modules.get(name), "made_by", None) for name in MODULES}
+    return architecture(calls, sample_rate)
+
+
+def refuse(theirs, ours, folder):
+    """Raise an InputError if a run has another architecture than its model.
+
+    Arguments
+    ---------
+    theirs, ours : dict
+        Key → value; keys that are not in both are not compared.
+    folder : str or Path
+        Of the model.
+    """
+    faults = [
+        f"{key}: {theirs[key]} in {folder}, {value} here"
+        for key, value in ours.items()
+        if key in theirs and theirs[key] != value
+    ]
+    if faults:
+        raise InputError(
+            "features and encoder are taken from the pre-trained model; leave out what "
+            "contradicts it:\n  " + "\n  ".join(faults)
+        )
+
+
+def load_pretrained(modules, folder, sample_rate=None, names=None):
+    """Load the weights of a model that a run starts from, and say what is new.
+
+    Modules that the model lacks keep their random weights, but for the encoder: it may go
+    on with another objective.
+
+    Arguments
+    ---------
+    modules : dict
+        Name → module; those that have weights get them.
+    folder : str or Path
+        A model folder, or that of a phase or of a fine-tuning run.
+    sample_rate : int
+        Of the features, in Hz.
+    names : sequence of str
+        The modules to load. Default: all.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no checkpoint, or no encoder in it.
+    InputError
+        See :func:`~hetero_brain.models.model_folder.open_model`; or the model has another
+        architecture.
+    """
+    try:
+        model = open_model(folder)
+        theirs = architecture(model.values, model.sample_rate)
+        refuse(theirs, architecture_of(modules, sample_rate), folder)
+        weights = model.weights
+    except Undescribed:
+        weights = find_checkpoint(folder)
+    stateful = {k: m for k, m in modules.items() if m.state_dict()}
+    wanted = [key for key in stateful if key in (names or stateful)]
+    found = [key for key in wanted if (weights / f"{key}.ckpt").exists()]
+    needed = {"encoder"} & {*wanted} or {*wanted}
+    if lacking := sorted(needed - {*found}):
+        raise FileNotFoundError(
+            f"{weights}: the checkpoint has no module {', '.join(lacking)}"
+        )
+    for key in found:
+        fit_state(modules[key], key, weights / f"{key}.ckpt")
+    left = sorted({p.stem for p in weights.glob("*.ckpt")} - {*found})
+    new = sorted(stateful.keys() - {*found})
+    logger.info(f"new: {', '.join(new)}; left in {weights}: {', '.join(left)}")

@@ -1,0 +1,95 @@
+"""What a run notes about its model when it begins, for model folders and their cards."""
+
+from pathlib import Path
+
+from speechbrain.utils.distributed import main_process_only
+
+from ..models.run_folder import RUN_MODEL, read_run, write_run
+from ..recognition.recogniser import SEARCH
+from .description import describe
+from .environment import git_revision
+
+
+@main_process_only
+def record_phase(folder, phase, init, hparams, manifest):
+    """Note a phase of pre-training.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the phase.
+    phase : Phase
+        Its settings.
+    init : str, Path or None
+        The folder that it starts from.
+    hparams : dict
+        As for :func:`rounds.run_phases`.
+    manifest : Manifest
+        Of its data; None if it has none.
+    """
+    modules, rate = hparams["modules"], hparams.get("sample_rate")
+    settings = {"epochs": phase.epochs, "learning rate": phase.lr}
+    if phase.local_steps:
+        settings["local steps"] = phase.local_steps
+        settings["local learning rate"] = phase.local_lr
+    if "brain_class" in hparams:
+        objective = hparams["brain_class"].__name__.removesuffix("Brain")
+        settings = {"objective": objective, **settings}
+    facts = common_facts(modules, rate, hparams["seed"], manifest, init)
+    facts |= {"kind": "encoder", "title": phase.name, "settings": settings}
+    write_run(folder, describe(modules, rate), phase.epochs, None, facts)
+
+
+@main_process_only
+def record_finetuning(folder, modules, tokenizer, hparams, manifest):
+    """Note a fine-tuning run.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the run.
+    modules : dict
+        Of the recogniser.
+    tokenizer : sentencepiece.SentencePieceProcessor
+        Of the recogniser.
+    hparams : dict
+        As for :func:`finetuning.finetune`.
+    manifest : Manifest
+        Of its training data.
+    """
+    rate, pretrained = hparams["sample_rate"], hparams["pretrained"]
+    search = {key: hparams[key] for key in SEARCH if key in hparams}
+    kind = "CTC and attention" if "decoder" in modules else "CTC"
+    title = f"{kind}, {', '.join(manifest.domains)}"
+    facts = common_facts(modules, rate, hparams["seed"], manifest, pretrained)
+    settings = {"epochs": hparams["epochs"]}
+    if hparams["freeze_encoder_iterations"] == float("inf"):
+        settings["encoder"] = "frozen"
+    facts |= {"kind": kind, "title": title, "settings": settings}
+    description = describe(modules, rate, search, tokenizer)
+    write_run(folder, description, hparams["epochs"], "CER", facts)
+
+
+def common_facts(modules, sample_rate, seed, manifest, start):
+    """What the card of any run says; see :func:`model_card.model_card`."""
+    model = [module for name, module in modules.items() if name != "quantizer"]
+    if start is not None:
+        path = Path(start)
+        recorded = (path / RUN_MODEL).exists()
+        start = read_run(path)["facts"] if recorded else "/".join(path.parts[-2:])
+    return {
+        "sample_rate": sample_rate,
+        "parameters": sum(p.numel() for module in model for p in module.parameters()),
+        "hours": {} if manifest is None else hours(manifest),
+        "seed": seed,
+        "commit": git_revision(),
+        "start": start,
+    }
+
+
+def hours(manifest):
+    """Domain → hours of audio."""
+    return {
+        name: float(manifest.duration[manifest.domain == i].sum()) / 3600
+        for i, name in enumerate(manifest.domains)
+    }
