@@ -6,7 +6,8 @@ between PyTorch's operators and those of ``cpu``.
 
 What was trained is found by ``run_folder``, and loaded by ``transfer``. ``recorded``
 modules know how they were made, ``model_yaml`` writes that down, and a ``model_folder``
-has it beside the weights (``model_writing``). ``speech_encoder`` is what its user gets: ``load_encoder``.
+has it beside the weights (``model_writing``). ``speech_encoder`` is what its user gets:
+``load_encoder``.
 """
 
 __all__ = [

@@ -126,7 +126,8 @@ def finetuning_commands(spec, recipe, folder, options=()):
     )
     trained = architecture_of(before["modules"], before["sample_rate"])
     for judge, settings in spec["judges"].items():
-        scratch = as_trained(trained, recipe, judge, settings, _words(spec, settings))
+        words = _words(spec, settings)
+        scratch = as_trained(trained, recipe / settings["hparams"], judge, words)
         for seed, model, domain in product(
             settings["seeds"], spec["models"], settings["finetune_domains"]
         ):
@@ -136,7 +137,7 @@ def finetuning_commands(spec, recipe, folder, options=()):
                 sys.executable,
                 str(recipe / "finetune/train.py"),
                 str(recipe / settings["hparams"]),
-                *_words(spec, settings),
+                *words,
                 *options,
                 *overrides(
                     {
@@ -152,17 +153,16 @@ def finetuning_commands(spec, recipe, folder, options=()):
     return commands
 
 
-def as_trained(trained, recipe, judge, settings, words):
-    """Overrides that give a judge's model from scratch the architecture of the trained ones,
-    which have it by themselves.
+def as_trained(trained, path, judge, words):
+    """Overrides that give a judge's model from scratch the architecture of the trained
+    ones, which have it by themselves.
 
     Raises
     ------
     InputError
         The options contradict the pre-training, or the YAML lacks a key.
     """
-    path = str(recipe / settings["hparams"])
-    hparams, _, _ = read_recipe([path, *words])
+    hparams, _, _ = read_recipe([str(path), *words])
     own = architecture_of(hparams["modules"], hparams["sample_rate"])
     given = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
     try:
@@ -172,8 +172,8 @@ def as_trained(trained, recipe, judge, settings, words):
     differing = {k: v for k, v in trained.items() if own and own.get(k) != v}
     if lacking := [key for key in differing if key not in hparams]:
         raise InputError(
-            f"judges: {judge}: {path} needs the keys {', '.join(lacking)}, to make a model "
-            "from scratch as the pre-trained ones are"
+            f"judges: {judge}: {path} needs the keys {', '.join(lacking)}, to make a "
+            "model from scratch as the pre-trained ones are"
         )
     return differing
 
