@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import speechbrain as sb
 import torch
+import yaml
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference.ASR import EncoderASR, EncoderDecoderASR
 from speechbrain.inference.encoders import WaveformEncoder
@@ -377,11 +378,9 @@ def test_export_of_the_last_the_best_and_the_mean(runs, tmp_path):
     run, _ = runs("ctc")
     saved = {}
     for path in sorted((run / "save").glob("CKPT+*")):
-        meta = dict(
-            line.split(": ") for line in (path / "CKPT.yaml").read_text().splitlines()
-        )
+        meta = yaml.safe_load((path / "CKPT.yaml").read_text())
         state = torch.load(path / "ctc.ckpt", weights_only=True)
-        saved[float(meta["unixtime"])] = state["weight"], float(meta["CER"])
+        saved[meta["unixtime"]] = state["weight"], meta["CER"]
     assert len(saved) == 2
     weights = {}
     for choice in ("last", "best", "average", None):

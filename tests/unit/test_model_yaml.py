@@ -47,7 +47,7 @@ def test_modules_remember_every_argument():
 def test_a_description_comes_back():
     values = {
         "text": "a: #b <c> 'é' \" ⁇ ",
-        "yes": "no",
+        "word": "no",
         "number": 1e-5,
         "none": None,
         "flag": True,
@@ -96,7 +96,7 @@ def test_hyperpyyaml_reads_the_same():
         ("!apply:os.system [touch ran]: x", "!apply:os.system"),
         ("<<: {a: 1}", "!!merge"),
         ("x: !!int y", "!!int"),
-        ("x: !new:hetero_brain.models.readouts.LastLayer [1]", "need names"),
+        ("x: !new:hetero_brain.models.readouts.LastLayer [1]", "!new:hetero_brain"),
         ("x: !new:hetero_brain.pipelines.recipe.run", "!new:hetero_brain.pipelines"),
         ("x: !apply:builtins.getattr [a, b]", "!apply:builtins.getattr"),
     ],
