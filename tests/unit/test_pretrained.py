@@ -13,6 +13,7 @@ from hetero_brain.models.recorded import Call
 from hetero_brain.models.run_folder import write_run
 from hetero_brain.pipelines import experiment
 from hetero_brain.pipelines.description import describe
+from hetero_brain.pipelines.export import export
 from hetero_brain.pipelines.pretrained import load_pretrained
 from tests.unit.trained import BESTRQ, CPC, RECIPES, hparams_of, pretrained
 
@@ -34,8 +35,11 @@ def model(folder, rate=16000, front_end="linear", stack=4, causal=False, **featu
     checkpoint.mkdir(parents=True)
     (checkpoint / "CKPT.yaml").write_text("unixtime: 1.0\nend-of-epoch: true\n")
     (checkpoint / "counter.ckpt").write_text("1")
-    torch.save(modules["encoder"].state_dict(), checkpoint / "encoder.ckpt")
-    write_run(folder, describe(modules, rate), 1, None, {})
+    for name, module in modules.items():
+        torch.save(module.state_dict(), checkpoint / f"{name}.ckpt")
+    facts = dict(kind="encoder", title="PTLOC.1", sample_rate=rate, parameters=1)
+    facts |= dict(hours={}, settings={}, seed=1, commit="c", start=None)
+    write_run(folder, describe(modules, rate), 1, None, facts)
     return folder, modules
 
 
@@ -64,17 +68,9 @@ def test_no_architecture_key_is_needed(yaml, kind, tmp_path):
 
 
 @pytest.mark.parametrize("part", ["", "model"])
-def test_all_that_contradicts_is_named_by_key(part, tmp_path, capsys):
+def test_all_that_contradicts_is_named_by_key(part, tmp_path):
     folder, _ = model(tmp_path / "PTLOC.1")
     if part:
-        from hetero_brain.pipelines.export import export
-
-        facts = dict(kind="encoder", title="a", sample_rate=1, parameters=1)
-        facts |= dict(hours={}, settings={}, seed=1, commit="c", start=None)
-        import json
-
-        record = json.loads((folder / "model.json").read_text())
-        (folder / "model.json").write_text(json.dumps({**record, "facts": facts}))
         folder = export(folder, tmp_path / "model")
     words = "--size tiny --sample_rate 8000 --causal True --n_mels 80 --stack 2"
     words += " --front_end conv1d --deltas True"
@@ -152,19 +148,21 @@ def test_a_wrong_model_is_refused_without_a_command_line_too(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def phase(sample, tmp_path_factory):
-    train = sample("train", ["es"])
-    manifest = train.subset(list(range(8)))
-    return pretrained(
-        CPC, "--sample_rate 8000", tmp_path_factory.mktemp("cpc"), manifest
-    ), manifest
+def manifest(sample):
+    return sample("train", ["es"]).subset([*range(8)])
 
 
-def test_pretraining_goes_on_from_a_model(phase, tmp_path):
+@pytest.fixture(scope="module")
+def phase(manifest, tmp_path_factory):
+    words = "--sample_rate 8000 --n_positives 2"
+    return pretrained(CPC, words, tmp_path_factory.mktemp("cpc"), manifest)
+
+
+def test_pretraining_goes_on_from_a_model(phase, manifest, tmp_path):
     """All modules of a phase, the encoder alone of a model folder; CPC or BEST-RQ."""
-    (folder, modules), manifest = phase
+    folder, modules = phase
     for source in (folder, folder / "model"):
-        hparams, _ = hparams_of(CPC, f"--pretrained {source}")
+        hparams, _ = hparams_of(CPC, f"--pretrained {source} --n_positives 2")
         load_pretrained(hparams["modules"], source, 8000)
         for name in ("encoder", "predictor"):
             same = [
@@ -179,7 +177,8 @@ def test_pretraining_goes_on_from_a_model(phase, tmp_path):
     )
     with pytest.raises(SystemExit, match="stack: 2 in .*, 4 here"):
         hparams_of(BESTRQ, f"{words} --stack 4")
-    again, _ = pretrained(CPC, f"--pretrained {folder}", tmp_path / "again", manifest)
+    words = f"--pretrained {folder} --n_positives 2"
+    again, _ = pretrained(CPC, words, tmp_path / "again", manifest)
     encoder = load_encoder(again / "model").encoder
     assert encoder.made_by.arguments["causal"] is True
     assert encoder.made_by.arguments["size"] == "mini"
@@ -223,7 +222,7 @@ def test_a_judge_that_contradicts_the_pretraining_is_refused_at_once():
 
 def test_phases_can_be_read_while_others_are_written(phase, tmp_path):
     """A folder whose write was interrupted is not in the way."""
-    (folder, _), _ = phase
+    folder, _ = phase
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "unfinished.model").mkdir()
     assert load_encoder(copy)
