@@ -136,8 +136,8 @@ def open_model(folder):
     """As :func:`find_model`, with a warning if the run that has the weights is still
     running, or was left unfinished."""
     model = find_model(folder)
-    if (model.path / RUN_MODEL).exists() and model.weights != model.path:
-        warn_of_unfinished(model.path)
+    if model.weights.parent.name == "save" and model.weights != model.path:
+        warn_of_unfinished(model.weights.parent.parent)
     return model
 
 
@@ -148,7 +148,8 @@ def find_model(folder):
     ---------
     folder : str or Path
         A model folder; or that of a phase or of a fine-tuning run, whose last checkpoint,
-        or the best one by its error rate, has the weights; or a ``CKPT+…`` folder in it.
+        or the best one by its error rate, has the weights; or its ``save`` folder, or a
+        ``CKPT+…`` folder in that.
 
     Returns
     -------
@@ -161,14 +162,16 @@ def find_model(folder):
         Undescribed if there is no description.
     """
     folder = Path(folder)
-    run = folder.parent.parent if folder.name.startswith("CKPT+") else folder
+    chosen = folder.name.startswith("CKPT+")
+    run = folder.parent.parent if chosen else folder
+    run = folder.parent if folder.name == "save" else run
     if (run / RUN_MODEL).exists():
         record = read_run(run)
-        if run == folder and not (run / "save").is_dir() and (run / "model").is_dir():
+        if not (run / "save").is_dir() and (run / "model").is_dir():
             return find_model(run / "model")  # its checkpoints were deleted
         if record["hyperparams"] is None:
             raise OwnCode(f"{run}: its modules can only be made by its own code")
-        weights = choose_checkpoint(run, record["score"]) if run == folder else folder
+        weights = folder if chosen else choose_checkpoint(run, record["score"])
         values = read_description(record["hyperparams"], run / RUN_MODEL)
         return Model(folder, values, weights, run / "tokenizer.model")
     if not (folder / DESCRIPTION).exists():

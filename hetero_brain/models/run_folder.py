@@ -113,6 +113,5 @@ def warn_of_unfinished(folder):
     epoch, epochs, finished = progress(folder)
     if not finished:
         logger.warning(
-            f"{folder} is unfinished: epoch {epoch} of {epochs}. Its last checkpoint is "
-            "used."
+            f"{folder} is unfinished: epoch {epoch} of {epochs}. It is used as it is now."
         )

@@ -127,7 +127,8 @@ def finetuning_commands(spec, recipe, folder, options=()):
     trained = architecture_of(before["modules"], before["sample_rate"])
     for judge, settings in spec["judges"].items():
         words = _words(spec, settings)
-        scratch = as_trained(trained, recipe / settings["hparams"], judge, words)
+        path = recipe / settings["hparams"]
+        scratch = as_trained(trained, path, judge, words, spec["models"])
         for seed, model, domain in product(
             settings["seeds"], spec["models"], settings["finetune_domains"]
         ):
@@ -136,7 +137,7 @@ def finetuning_commands(spec, recipe, folder, options=()):
             commands[out] = [
                 sys.executable,
                 str(recipe / "finetune/train.py"),
-                str(recipe / settings["hparams"]),
+                str(path),
                 *words,
                 *options,
                 *overrides(
@@ -153,7 +154,7 @@ def finetuning_commands(spec, recipe, folder, options=()):
     return commands
 
 
-def as_trained(trained, path, judge, words):
+def as_trained(trained, path, judge, words, models):
     """Overrides that give a judge's model from scratch the architecture of the trained
     ones, which have it by themselves.
 
@@ -170,7 +171,8 @@ def as_trained(trained, path, judge, words):
     except InputError as error:
         raise InputError(f"judges: {judge}: {error}") from error
     differing = {k: v for k, v in trained.items() if own and own.get(k) != v}
-    if lacking := [key for key in differing if key not in hparams]:
+    lacking = [key for key in differing if key not in hparams]
+    if lacking and "scratch" in models:
         raise InputError(
             f"judges: {judge}: {path} needs the keys {', '.join(lacking)}, to make a "
             "model from scratch as the pre-trained ones are"

@@ -97,7 +97,10 @@ def averaged(run, score, n, names):
 
 
 def export_at_end(folder):
-    """Write ``<folder>/model`` of a run that has ended, if it can be described; on the
-    main process."""
-    if read_run(folder)["hyperparams"] is not None:
-        run_on_main(export, args=[folder, folder / "model"])
+    """Write ``<folder>/model`` of a run that has ended, if it can be described."""
+
+    def write():
+        if read_run(folder)["hyperparams"] is not None:
+            export(folder, folder / "model")
+
+    run_on_main(write)

@@ -155,5 +155,5 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
     for key in found:
         fit_state(modules[key], key, weights / f"{key}.ckpt")
     left = sorted({p.stem for p in weights.glob("*.ckpt")} - {*found})
-    new = sorted(stateful.keys() - {*found})
+    new = sorted(modules.keys() - {*found, "features"})
     logger.info(f"new: {', '.join(new)}; left in {weights}: {', '.join(left)}")

@@ -360,6 +360,7 @@ def test_a_checkpoint_itself_can_be_named(bestrq):
     checkpoint = choose_checkpoint(folder)
     assert checkpoint.parent.name == "save"
     assert find_model(checkpoint).weights == checkpoint
+    assert find_model(checkpoint.parent).weights == checkpoint
     states = [load_encoder(f).state_dict() for f in (folder, checkpoint)]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
