@@ -1,13 +1,14 @@
 """What a recipe's ``train.py`` calls: pre-training in rounds, fine-tuning, experiments.
 
 ``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``), and saves
-a description of the ``environment``. ``pretraining``, in ``rounds``, and ``finetuning``
+a description of the ``environment``; ``usage`` answers ``--help``. ``pretraining``, in ``rounds``, and ``finetuning``
 run what the YAML describes. ``recipe_run`` adds logs, checkpoints and the response to
 signals to their Brains. ``experiment`` runs both for many models, and ``report`` makes
-the tables.
+the tables; ``comparison`` makes those of any fine-tuned models.
 """
 
 __all__ = [
+    "comparison",
     "environment",
     "experiment",
     "finetuning",
@@ -17,5 +18,6 @@ __all__ = [
     "recipe_run",
     "report",
     "rounds",
+    "usage",
     "yaml_files",
 ]

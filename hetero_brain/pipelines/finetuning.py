@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import speechbrain as sb
-from speechbrain.decoders.ctc import CTCBeamSearcher
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from ..data.datasets import Utterances
@@ -12,6 +11,7 @@ from ..models.conformer import make_head
 from ..models.transfer import load_encoder
 from ..recognition.ctc import CTCBrain
 from ..recognition.joint import N_MARKS, JointBrain, joint_search
+from ..recognition.search import check_search, ctc_search
 from ..recognition.spelling import leave_out_unspellable
 from ..recognition.tokenizer import train_tokenizer, warn_of_unknown
 from ..training.checkpoints import AtomicCheckpointer
@@ -19,6 +19,7 @@ from ..training.fingerprint import digest_of, fingerprint
 from ..training.loggers import JsonLinesLogger, TextLogger
 from .recipe_run import recipe_brain
 
+LM_KEYS = ("lm", "lm_alpha", "lm_beta")
 
 def finetune(hparams, run_opts, splits):
     """Fine-tune with CTC, or CTC and attention, and evaluate the best epoch.
@@ -30,8 +31,9 @@ def finetune(hparams, run_opts, splits):
     ---------
     hparams : dict
         As in a recipe's ``ctc.yaml`` or, with a ``decoder``, ``attention.yaml``.
-        Optional keys: ``alphabet`` (see :func:`train_tokenizer`) and
-        ``character_domains`` (see :class:`CTCBrain`).
+        Optional keys: ``alphabet`` (see :func:`train_tokenizer`), ``character_domains``
+        (see :class:`CTCBrain`), and ``lm``, ``lm_alpha`` and ``lm_beta`` (see
+        :func:`ctc_search`).
     run_opts : RunOptions or dict
         SpeechBrain's run options.
     splits : dict
@@ -45,6 +47,7 @@ def finetune(hparams, run_opts, splits):
     """
     folder = Path(hparams["output_folder"])
     rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
+    check_search(hparams["beam_size"], hparams.get("lm"))
     tokenizer = train_tokenizer(
         (row["wrd"] for row in splits["train"]),
         folder / "tokenizer.model",
@@ -139,10 +142,7 @@ def recogniser(hparams, tokenizer):
             hparams["max_decode_ratio"],
         )
     elif hparams["beam_size"] is not None:
-        names = [*map(tokenizer.id_to_piece, range(pieces)), ""]
-        names[tokenizer.unk_id()] = tokenizer.decode([tokenizer.unk_id()])
-        searches[sb.Stage.TEST] = CTCBeamSearcher(
-            pieces, names, beam_size=hparams["beam_size"]
-        )
+        given = {key: hparams[key] for key in LM_KEYS if key in hparams}
+        searches[sb.Stage.TEST] = ctc_search(tokenizer, hparams["beam_size"], **given)
     load_encoder(encoder, hparams["pretrained"], new=(*new, "readout"))
     return JointBrain if joint else CTCBrain, {**modules, **new}, searches

@@ -1,13 +1,16 @@
 """Speech recognition on a pre-trained encoder: CTC, and CTC with attention (``joint``).
 
 ``tokenizer`` defines the output units, ``spelling`` finds utterances with fewer frames
-than CTC needs, ``error_rates`` computes CER and WER.
+than CTC needs, ``search`` is the beam search of CTC with or without a language model,
+``error_rates`` computes CER and WER, and ``alignments`` shows each error.
 """
 
 __all__ = [
+    "alignments",
     "ctc",
     "error_rates",
     "joint",
+    "search",
     "spelling",
     "tokenizer",
 ]

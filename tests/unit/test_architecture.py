@@ -20,6 +20,7 @@ FLOORS = {
     "recognition": 4,
     "pipelines": 5,
     "experiment": 6,
+    "__main__": 6,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))

@@ -8,6 +8,11 @@
 import sys
 from pathlib import Path
 
+from hetero_brain.pipelines.usage import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__file__, __doc__)  # before the imports below, which take seconds
+
 from speechbrain.utils.distributed import run_on_main
 
 from hetero_brain.data.corpora.language_text import scored_by_characters
@@ -16,7 +21,7 @@ from hetero_brain.pipelines.finetuning import finetune
 from hetero_brain.pipelines.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from common_voice_prepare import prepare_common_voice  # noqa: E402
+from common_voice_prepare import prepare_common_voice
 
 
 def main(argv):
