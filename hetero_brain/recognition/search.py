@@ -91,6 +91,6 @@ def check_search(beam_size, lm=None):
         raise InputError(f"lm: {lm}: no such file")
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise InputError(
-            f"lm: {lm} is read by {' and '.join(missing)}, which is not installed; "
-            "install the extra lm: pip install 'hetero_brain[lm]'"
+            f"lm: {lm} cannot be read without {' and '.join(missing)}; install the extra "
+            "lm: pip install 'hetero_brain[lm]'"
         )

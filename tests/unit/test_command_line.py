@@ -19,11 +19,9 @@ YAML = FINETUNE / "hparams/ctc.yaml"
 # Runs the words after it as Python would, then says whether torch was imported.
 WITH_A_LOOK_AT_TORCH = """
 import runpy, sys
-from pathlib import Path
 what, sys.argv = sys.argv[1], sys.argv[1:]
 try:
     if what.endswith(".py"):
-        sys.path[0] = str(Path(what).parent)
         runpy.run_path(what, run_name="__main__")
     else:
         runpy.run_module(what, run_name="__main__", alter_sys=True)
