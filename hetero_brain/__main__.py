@@ -6,7 +6,8 @@ commands does not wait for torch.
 """
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, HelpFormatter
+from functools import partial
 from importlib import import_module
 
 from . import __version__
@@ -47,6 +48,7 @@ def main(argv=None):
         "python -m hetero_brain",
         description="Pre-training of speech encoders on heterogeneous audio.",
         epilog="COMMAND --help describes a command.",
+        formatter_class=partial(HelpFormatter, max_help_position=30),
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -1,10 +1,10 @@
 """What a recipe's ``train.py`` calls: pre-training in rounds, fine-tuning, experiments.
 
 ``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``), and saves
-a description of the ``environment``; ``usage`` answers ``--help``. ``pretraining``, in ``rounds``, and ``finetuning``
-run what the YAML describes. ``recipe_run`` adds logs, checkpoints and the response to
-signals to their Brains. ``experiment`` runs both for many models, and ``report`` makes
-the tables; ``comparison`` makes those of any fine-tuned models.
+a description of the ``environment``; ``usage`` answers ``--help``. ``pretraining``, in
+``rounds``, and ``finetuning`` run what the YAML describes. ``recipe_run`` adds logs,
+checkpoints and the response to signals to their Brains. ``experiment`` runs both for many
+models, ``report`` makes the tables, and ``comparison`` those of any fine-tuned models.
 """
 
 __all__ = [

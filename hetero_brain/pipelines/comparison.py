@@ -25,9 +25,9 @@ def main(argv):
     """
     parser = ArgumentParser(
         "python -m hetero_brain compare",
-        description="Prints CER and WER of fine-tuned models per domain as Markdown, with "
-        "95 % bootstrap intervals, and the differences from the first model, paired by "
-        "utterance.",
+        description="Prints CER and WER of fine-tuned models per domain as Markdown, "
+        "with 95 % bootstrap intervals, and the differences from the first model, paired "
+        "by utterance.",
     )
     parser.add_argument(
         "runs",
@@ -103,11 +103,13 @@ def read(path):
         return sorted(utterances, key=lambda u: (u["id"], u["domain"]))
     except OSError as error:
         raise InputError(
-            f"{path}: {error.strerror}; a fine-tuning run writes it when it has evaluated "
-            "its best epoch (key eval_splits)"
+            f"{path}: {error.strerror}; a fine-tuning run writes it when it has "
+            "evaluated its best epoch (key eval_splits)"
         ) from error
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} does not hold the results of an evaluation") from error
+        raise InputError(
+            f"{path} does not hold the results of an evaluation"
+        ) from error
 
 
 def check_same(baseline, theirs, name, ours, split):
@@ -125,8 +127,8 @@ def check_same(baseline, theirs, name, ours, split):
         texts = [[u.get(k) for k in keys] for u in (utterance, ours[key])]
         if texts[0] != texts[1]:
             raise InputError(
-                f"{baseline} and {name} were evaluated on different transcripts of {split}: "
-                f"{key} is {utterance.get('reference')!r} and "
+                f"{baseline} and {name} were evaluated on different transcripts of "
+                f"{split}: {key} is {utterance.get('reference')!r} and "
                 f"{ours[key].get('reference')!r}"
             )
 

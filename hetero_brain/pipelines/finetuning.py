@@ -21,6 +21,7 @@ from .recipe_run import recipe_brain
 
 LM_KEYS = ("lm", "lm_alpha", "lm_beta")
 
+
 def finetune(hparams, run_opts, splits):
     """Fine-tune with CTC, or CTC and attention, and evaluate the best epoch.
 

@@ -234,8 +234,8 @@ def main(argv):
     """
     parser = ArgumentParser(
         "python -m hetero_brain report",
-        description="Writes table.md, table.json and phases.png of an experiment from what "
-        "its runs have written so far, and prints the tables.",
+        description="Writes table.md, table.json and phases.png of an experiment from "
+        "what its runs have written so far, and prints the tables.",
     )
     parser.add_argument("folder", type=Path, help="output folder of an experiment")
     folder = parser.parse_args(argv).folder

@@ -22,7 +22,7 @@ FORMATTER = partial(RawDescriptionHelpFormatter, max_help_position=30)
 
 
 def help_if_asked(script, doc):
-    """Print the help of a recipe's ``train.py`` and exit, if the command line asks for it.
+    """Print the help of a recipe's ``train.py`` and exit, if its command line asks.
 
     Arguments
     ---------
@@ -64,27 +64,28 @@ def usage(prog, doc, words, yamls=()):
     InputError
         The YAML cannot be read.
     """
+    path = next((word for word in words if word.endswith(".yaml")), None)
     parser = ArgumentParser(
         prog,
-        usage=f"{prog} FILE.yaml [--key value] …",
+        usage=f"{prog} {path or 'FILE.yaml'} [--key value] …",
         description=doc.strip(),
         formatter_class=FORMATTER,
         add_help=False,
     )
     known = set()
-    if path := next((word for word in words if word.endswith(".yaml")), None):
+    if path:
         read_tree(path)  # or an error that says what is wrong with it
         for title, keys in sections(Path(path).read_text("utf-8")).items():
-            group = parser.add_argument_group(f"{path}: {title}" if title else path)
+            group = parser.add_argument_group(title)
             for key, (value, comment) in keys.items():
                 known.add(f"--{key}")
                 comment = comment.replace("%", "%%")
                 group.add_argument(f"--{key}", metavar=value, help=comment)
     else:
         group = parser.add_argument_group("YAMLs (--help after one lists its keys)")
-        for path in yamls:
-            about = summary(path.read_text("utf-8")).replace("%", "%%")
-            group.add_argument(os.path.relpath(path), help=about)
+        for yaml in yamls:
+            about = summary(yaml.read_text("utf-8")).replace("%", "%%")
+            group.add_argument(os.path.relpath(yaml), help=about)
     group = parser.add_argument_group("options of SpeechBrain")
     for action in sorted(speechbrain_options(), key=lambda a: a.option_strings):
         if action.option_strings and not known & {*action.option_strings}:
@@ -103,17 +104,17 @@ def sections(text):
     Returns
     -------
     dict
-        Banner → key → its value as written, and its comments in a line. Those of a
-        mapping's keys follow that of the mapping. Keys that begin with an underscore are
-        left out.
+        Banner, or ``keys`` → key → its value as written, and in a line its comments:
+        behind it, above it, and those of its own keys if it is a mapping. Keys that begin
+        with an underscore are left out.
 
     Example
     -------
-    >>> sections("# A recipe.\\n# ---- run\\nseed: 1  # of weights\\n# Hz\\nrate: 8000\\n")
-    {'run': {'seed': ('1', 'of weights'), 'rate': ('8000', 'Hz')}}
+    >>> sections("# ---- run\\nseed: 1  # of weights\\n# Of audio.\\nhours: 2  # or 3\\n")
+    {'run': {'seed': ('1', 'of weights'), 'hours': ('2', 'or 3. Of audio.')}}
     """
-    keys, above = {}, []
-    found = {"": keys}
+    keys, above, key = {}, [], None
+    found = {"keys": keys}
     for line in text.splitlines():
         if banner := BANNER.fullmatch(line):
             keys, above = found.setdefault(banner[1], {}), []
@@ -123,18 +124,24 @@ def sections(text):
             above.append(line.strip("# "))
         elif line[0] in " \t":  # of the key above
             inner = KEY.fullmatch(line.strip())
-            if inner and inner[3]:
+            if inner and inner[3] and key in keys:
                 value, comment = keys[key]
-                keys[key] = value, f"{comment} {inner[1]}: {inner[3]}".strip()
+                keys[key] = value, sentences(comment, f"{inner[1]}: {inner[3]}")
         elif match := KEY.fullmatch(line):
             key, value, comment = match.groups(default="")
-            keys[key] = value or "{…}", " ".join([*above, comment]).strip()
+            keys[key] = value or "{…}", sentences(comment, " ".join(above))
             above = []
     return {
         title: public
         for title, keys in found.items()
         if (public := {k: v for k, v in keys.items() if k[0] != "_"})
     }
+
+
+def sentences(*texts):
+    """Texts one after another, a full stop between them."""
+    *before, last = filter(None, texts) if any(texts) else [""]
+    return "".join(f"{text.removesuffix('.')}. " for text in before) + last
 
 
 def summary(text):
@@ -148,8 +155,8 @@ def summary(text):
 
 
 def speechbrain_options():
-    """Those that SpeechBrain's ``RunOptions`` parses, as actions of ``argparse``. They are
-    read from its file alone, as importing SpeechBrain imports torch."""
+    """Those that SpeechBrain's ``RunOptions`` parses, as actions of ``argparse``. Only its
+    file is run, as importing SpeechBrain would import torch."""
     (package,) = find_spec("speechbrain").submodule_search_locations
     file = runpy.run_path(os.path.join(package, "utils", "run_opts.py"))
     return file["RunOptions"]._create_parser()._actions

@@ -15,8 +15,8 @@ def write_alignments(utterances, path, character_domains=()):
     utterances : list of dict
         From :meth:`CTCBrain.note_errors`.
     path : str or Path
-        The file of their results. For ``test.json``, ``wer_test.txt`` and ``cer_test.txt``
-        are written beside it, with words and characters aligned.
+        The file of their results. Beside ``test.json``, say, ``wer_test.txt`` is written,
+        with words aligned, and ``cer_test.txt``, with characters.
     character_domains : sequence of str
         Domains in which a character is a word.
     """

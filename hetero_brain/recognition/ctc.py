@@ -175,8 +175,8 @@ class CTCBrain(HeteroBrain):
         Arguments
         ---------
         path : str or Path
-            The JSON file, which ``report`` reads. Beside ``test.json``, say, SpeechBrain's
-            alignments are written to ``wer_test.txt`` and ``cer_test.txt``.
+            The JSON file, which ``report`` reads. SpeechBrain's alignments are written
+            beside it: for ``test.json``, to ``wer_test.txt`` and ``cer_test.txt``.
         loader : DataLoader
             Of single domain batches.
 

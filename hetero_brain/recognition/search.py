@@ -63,7 +63,9 @@ def ctc_search(tokenizer, beam_size, lm=None, lm_alpha=0.5, lm_beta=1.5):
             **unknown,
         )
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"lm: {lm} is not read as a language model: {error}") from error
+        raise InputError(
+            f"lm: {lm} is not read as a language model: {error}"
+        ) from error
 
 
 def check_search(beam_size, lm=None):

@@ -99,7 +99,9 @@ def test_runs_over_different_utterances(write):
 def test_runs_over_different_transcripts(write, changed):
     a, b = results(1, 1, 1), results(1, 1, 1)
     b[1] |= changed
-    with pytest.raises(InputError, match="different transcripts of test: en/b is 'en/b'"):
+    with pytest.raises(
+        InputError, match="different transcripts of test: en/b is 'en/b'"
+    ):
         compare([write("a", a), write("b", b)])
 
 
@@ -111,7 +113,9 @@ def test_what_is_no_result(tmp_path, content):
 
 
 def test_a_run_without_results_or_given_twice(tmp_path, write):
-    with pytest.raises(InputError, match="new/test.json: No such file or directory; a f"):
+    with pytest.raises(
+        InputError, match="new/test.json: No such file or directory; a f"
+    ):
         compare([tmp_path / "new"])
     a = write("a", results(1, 1))
     with pytest.raises(InputError, match="a is given twice"):

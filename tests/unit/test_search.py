@@ -78,7 +78,9 @@ def test_without_a_language_model_the_likeliest_text_wins(tokenizer):
 def test_a_language_model_decides_what_is_heard_badly(tokenizer, arpa, suffix):
     """Log p(bat) − log p(cat), with the words that follow, is 1.6 + 0.3 + … in log10."""
     pytest.importorskip("kenlm")
-    lm = arpa.rename(arpa.with_suffix(suffix))  # KenLM looks into the file, not its name
+    lm = arpa.rename(
+        arpa.with_suffix(suffix)
+    )  # KenLM looks into the file, not its name
     log_probs = heard(tokenizer, "the cat sat", "the bat sat", 0.6)
     assert text_of(ctc_search(tokenizer, 8, lm), log_probs) == "the bat sat"
     weak = ctc_search(tokenizer, 8, lm, lm_alpha=0.01)

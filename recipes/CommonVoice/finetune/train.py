@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune a pre-trained encoder on Common Voice, with CTC or CTC and attention.
+r"""Fine-tune a pre-trained encoder on Common Voice, with CTC or CTC and attention.
 
 > python train.py hparams/ctc.yaml --data_folder /data/cv-corpus-17.0-2024-03-15 \
     --finetune_domains "[cy]" --pretrained ../pretrain/results/cpc/1/PTLOC.3

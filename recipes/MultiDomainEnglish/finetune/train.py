@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune an encoder on kinds of English, with CTC or CTC and attention.
+r"""Fine-tune an encoder on kinds of English, with CTC or CTC and attention.
 
 > python train.py hparams/ctc.yaml --data_folder /data --finetune_domains "[libri]" \
     --pretrained ../pretrain/results/paper/1/PTLOC.3

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune an encoder on the voice prompts, with CTC or CTC and attention.
+r"""Fine-tune an encoder on the voice prompts, with CTC or CTC and attention.
 
 > python train.py hparams/ctc.yaml --data_folder / --finetune_domains "[it]" \
     --pretrained ../pretrain/results/pretrain/1/PTLOC.1
