@@ -155,8 +155,8 @@ def summary(text):
 
 
 def speechbrain_options():
-    """Those that SpeechBrain's ``RunOptions`` parses, as actions of ``argparse``. Only its
-    file is run, as importing SpeechBrain would import torch."""
+    """What SpeechBrain's ``RunOptions`` parses, as actions of ``argparse``. Its file alone
+    is run: importing SpeechBrain would import torch."""
     (package,) = find_spec("speechbrain").submodule_search_locations
     file = runpy.run_path(os.path.join(package, "utils", "run_opts.py"))
     return file["RunOptions"]._create_parser()._actions

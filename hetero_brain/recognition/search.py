@@ -15,7 +15,8 @@ def ctc_search(tokenizer, beam_size, lm=None, lm_alpha=0.5, lm_beta=1.5):
 
     It looks for the text w with the largest log p_CTC(w) + α log p_LM(w) + β |w|, where
     |w| is the number of its words. The language model is one of words, in the spelling of
-    the tokenizer's transcripts.
+    the tokenizer's transcripts; SpeechBrain's search does not ask it for the end of a
+    sentence.
 
     Arguments
     ---------
