@@ -1,4 +1,4 @@
-"""The command line: ``python -m hetero_brain COMMAND …``, or ``hetero-brain COMMAND …``.
+"""The command line, also installed as ``hetero-brain``.
 
 A command lives in a module, whose ``main`` takes the words after the command and may
 return an exit code. Only the module of the given command is imported, so that the list of
@@ -6,8 +6,7 @@ commands does not wait for torch.
 """
 
 import sys
-from argparse import ArgumentParser, HelpFormatter
-from functools import partial
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
 from importlib import import_module
 
 from . import __version__
@@ -17,15 +16,12 @@ from .errors import reported
 COMMANDS = {
     "experiment": (
         "pipelines.experiment",
-        "pre-train and fine-tune many models as a YAML says, and tabulate error rates",
+        "pre-train and fine-tune models as a YAML says, and tabulate",
     ),
-    "report": (
-        "pipelines.report",
-        "tables and plot of an experiment, also of one that has not finished",
-    ),
+    "report": ("pipelines.report", "tables and plot of an experiment, finished or not"),
     "compare": (
         "pipelines.comparison",
-        "error rates of any fine-tuned models on the same speech, and differences",
+        "error rates of fine-tuned models on the same speech",
     ),
 }
 
@@ -44,18 +40,17 @@ def main(argv=None):
         The exit code of the command.
     """
     argv = sys.argv[1:] if argv is None else argv
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{does}" for name, (_, does) in COMMANDS.items()]
     parser = ArgumentParser(
         "python -m hetero_brain",
-        description="Pre-training of speech encoders on heterogeneous audio.",
-        epilog="COMMAND --help describes a command.",
-        formatter_class=partial(HelpFormatter, max_help_position=30),
+        usage="%(prog)s COMMAND …, or %(prog)s COMMAND --help",
+        description="\n".join(["Commands:", *lines]),
+        formatter_class=RawDescriptionHelpFormatter,
     )
+    parser.add_argument("command", choices=COMMANDS, help=SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (_, does) in COMMANDS.items():
-        commands.add_parser(name, help=does, add_help=False)
-    command = parser.parse_args(argv[:1]).command
-    module, _ = COMMANDS[command]
+    module, _ = COMMANDS[parser.parse_args(argv[:1]).command]
     with reported():
         return import_module(f".{module}", __package__).main(argv[1:])
 

@@ -155,7 +155,7 @@ def summary(text):
 
 
 def speechbrain_options():
-    """What SpeechBrain's ``RunOptions`` parses, as actions of ``argparse``. Its file alone
+    """What SpeechBrain's ``RunOptions`` parses, as actions of ``argparse``. Only its file
     is run: importing SpeechBrain would import torch."""
     (package,) = find_spec("speechbrain").submodule_search_locations
     file = runpy.run_path(os.path.join(package, "utils", "run_opts.py"))
