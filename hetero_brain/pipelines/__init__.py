@@ -1,15 +1,16 @@
 """What a recipe's ``train.py`` calls: pre-training in rounds, fine-tuning, experiments.
 
 ``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``), and saves
-a description of the ``environment``. ``pretraining``, in ``rounds``, and ``finetuning``
-run what the YAML describes. ``recipe_run`` adds logs, checkpoints and the response to
-signals to their Brains. ``experiment`` runs both for many models, and ``report`` makes
-the tables. ``export`` writes model folders, with a ``description`` and a ``model_card``,
-from what a ``run_record`` notes; ``pretrained`` has a recipe take its architecture from
-one.
+a description of the ``environment``; ``usage`` answers ``--help``. ``pretraining``, in
+``rounds``, and ``finetuning`` run what the YAML describes. ``recipe_run`` adds logs,
+checkpoints and the response to signals to their Brains. ``experiment`` runs both for many
+models, ``report`` makes the tables, and ``comparison`` those of any fine-tuned models.
+``export`` writes model folders, with a ``description`` and a ``model_card``, from what a
+``run_record`` notes; ``pretrained`` has a recipe take its architecture from one.
 """
 
 __all__ = [
+    "comparison",
     "description",
     "environment",
     "experiment",
@@ -24,5 +25,6 @@ __all__ = [
     "report",
     "rounds",
     "run_record",
+    "usage",
     "yaml_files",
 ]

@@ -1,6 +1,6 @@
 """A whole experiment: pre-train, fine-tune every model on every domain, tabulate.
 
-> python -m hetero_brain.experiment recipes/VoicePrompts/experiment.yaml --data_folder /
+> python -m hetero_brain experiment recipes/VoicePrompts/experiment.yaml --data_folder /
 
 Each step, a phase or a fine-tuning run, is one command of a recipe's ``train.py``;
 ``commands.txt`` lists them, so that any can be run alone. Phases that start from the
@@ -23,8 +23,9 @@ from ..errors import InputError
 from ..training import preemption
 from .pretrained import architecture_of, refuse
 from .recipe import load_recipe, read_recipe
-from .report import gather, plot_phases, table
+from .report import plot_phases, write_tables
 from .rounds import chains
+from .usage import HELP, usage
 
 running = set()  # processes of the current steps
 
@@ -208,6 +209,9 @@ def check(spec):
 
 def main(argv):
     """Run the experiment and print its tables."""
+    if HELP & {*argv}:
+        print(usage("python -m hetero_brain experiment", __doc__, argv))
+        return
     spec, run_opts = load_recipe(argv)
     check(spec)
     options = debug_options(run_opts)
@@ -245,21 +249,3 @@ def run_all(commands, parallel):
         finally:  # after a failure or a signal, do not start the remaining commands
             pool.shutdown(wait=False, cancel_futures=True)
     print()
-
-
-def write_tables(spec, folder):
-    """Print the tables of every split and judge, and write them as Markdown and JSON."""
-    texts, rows = [], []
-    changes = ("CER - {}", "WER relative to {}")
-    rates = ["CER", "WER"]
-    rates += [c.format(baseline) for c in changes for baseline in spec["baselines"]]
-    for split in spec["eval_splits"]:
-        found = gather(folder / "finetune", split, spec["baselines"])
-        rows += found
-        for judge in spec["judges"]:
-            for rate in rates:
-                texts += [f"{split} split", ""]
-                texts += [table(found, judge, rate, spec["models"]), ""]
-    (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
-    (folder / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    print("\n".join(texts))

@@ -12,7 +12,7 @@ from ..data.loaders import dev_loader, make_plan, train_loader
 from ..models.conformer import make_head
 from ..recognition.ctc import CTCBrain
 from ..recognition.joint import N_MARKS, JointBrain, joint_search
-from ..recognition.recogniser import ctc_beam_search
+from ..recognition.search import check_search, ctc_search
 from ..recognition.spelling import leave_out_unspellable
 from ..recognition.tokenizer import train_tokenizer, warn_of_unknown
 from ..training.checkpoints import AtomicCheckpointer
@@ -24,6 +24,8 @@ from .recipe_run import recipe_brain
 from .run_record import record_finetuning
 
 logger = get_logger(__name__)
+
+LM_KEYS = ("lm", "lm_alpha", "lm_beta")
 
 
 def finetune(hparams, run_opts, splits):
@@ -37,8 +39,9 @@ def finetune(hparams, run_opts, splits):
     ---------
     hparams : dict
         As in a recipe's ``ctc.yaml`` or, with a ``decoder``, ``attention.yaml``.
-        Optional keys: ``alphabet`` (see :func:`train_tokenizer`) and
-        ``character_domains`` (see :class:`CTCBrain`).
+        Optional keys: ``alphabet`` (see :func:`train_tokenizer`), ``character_domains``
+        (see :class:`CTCBrain`), and ``lm``, ``lm_alpha`` and ``lm_beta`` (see
+        :func:`ctc_search`).
     run_opts : RunOptions or dict
         SpeechBrain's run options.
     splits : dict
@@ -52,6 +55,7 @@ def finetune(hparams, run_opts, splits):
     """
     folder = Path(hparams["output_folder"])
     rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
+    check_search(hparams["beam_size"], hparams.get("lm"))
     tokenizer = train_tokenizer(
         (row["wrd"] for row in splits["train"]),
         folder / "tokenizer.model",
@@ -151,7 +155,8 @@ def recogniser(hparams, tokenizer):
             hparams["max_decode_ratio"],
         )
     elif hparams["beam_size"] is not None:
-        searches[sb.Stage.TEST] = ctc_beam_search(tokenizer, hparams["beam_size"])
+        given = {key: hparams[key] for key in LM_KEYS if key in hparams}
+        searches[sb.Stage.TEST] = ctc_search(tokenizer, hparams["beam_size"], **given)
     modules |= new
     if hparams["pretrained"] is None:
         logger.info("from scratch: all weights are random")

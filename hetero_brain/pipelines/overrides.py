@@ -33,7 +33,7 @@ from .yaml_files import Text, in_a_line, round_trip
 
 logger = logging.getLogger(__name__)
 
-PATHS = ("domains_file", "manifest_folder", "pretrained")
+PATHS = ("domains_file", "lm", "manifest_folder", "pretrained")
 # Mappings whose keys are names, of domains or of judges, and may be any.
 BY_NAME = (
     "judges",

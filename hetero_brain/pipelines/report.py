@@ -1,9 +1,14 @@
-"""Tables and plots of the results of runs."""
+"""Tables and plots of the results of runs, and of a whole experiment.
+
+> python -m hetero_brain report results/demo
+"""
 
 import json
+from argparse import ArgumentParser
 from collections import defaultdict
 from pathlib import Path
 
+from ..errors import InputError
 from ..recognition.error_rates import (
     UNITS,
     bootstrap_interval,
@@ -11,6 +16,7 @@ from ..recognition.error_rates import (
     with_interval,
 )
 from ..training.loggers import JsonLinesLogger
+from .yaml_files import load_tree, read_tree
 
 MAX_COLUMNS = 8  # with more domains a table has them as rows, and models as columns
 
@@ -31,12 +37,8 @@ def gather(folder, split, baselines=()):
     -------
     list of dict
         One row per (judge, model, domain), and one for all domains of a model together.
-        ``CER`` and ``WER`` are in percent over the utterances of all seeds. Each has
-        ``CER_low`` and ``CER_high`` (95 % interval) and ``CER_seeds`` (one per seed).
-        Where a baseline was run on the same utterances there are also
-        ``CER - <baseline>``, the difference, and ``CER relative to <baseline>``, the
-        difference in percent of the baseline's errors. A domain is that of the
-        utterances; ``a → b`` is domain b recognised after fine-tuning on domain a.
+        See :func:`result_rows`. A domain is that of the utterances; ``a → b`` is domain b
+        recognised after fine-tuning on domain a.
     """
     runs = defaultdict(list)
     for path in sorted(Path(folder).glob(f"*/*/*/*/{split}.json")):
@@ -48,6 +50,30 @@ def gather(folder, split, baselines=()):
             by_domain[domain if matched else f"{trained} → {domain}"].append(utterance)
         for domain, utterances in by_domain.items():
             runs[judge, model, domain].append(utterances)
+    return result_rows(runs, split, baselines)
+
+
+def result_rows(runs, split, baselines=()):
+    """Error rates of runs with their intervals, and differences from the baselines.
+
+    Arguments
+    ---------
+    runs : dict
+        (judge, model, domain) → for each seed, its utterances with their errors, in the
+        same order. A model with several domains gets the domain ``all``.
+    split, baselines
+        As for :func:`gather`.
+
+    Returns
+    -------
+    list of dict
+        One row per (judge, model, domain). ``CER`` and ``WER`` are in percent over the
+        utterances of all seeds. Each has ``CER_low`` and ``CER_high`` (95 % interval) and
+        ``CER_seeds`` (one per seed). Where a baseline was run on the same utterances
+        there are also ``CER - <baseline>``, the difference, and ``CER relative to
+        <baseline>``, the difference in percent of the baseline's errors.
+    """
+    runs = dict(runs)
     for judge, model in dict.fromkeys(key[:2] for key in runs):
         domains = [v for (j, m, _), v in runs.items() if (j, m) == (judge, model)]
         if len(domains) > 1:
@@ -79,6 +105,12 @@ def gather(folder, split, baselines=()):
 def _ids(seeds):
     """IDs of the utterances of each seed."""
     return [[utterance["id"] for utterance in run] for run in seeds]
+
+
+def rates(baselines):
+    """What the tables of an experiment show: rates, and differences from baselines."""
+    changes = ("CER - {}", "WER relative to {}")
+    return ["CER", "WER"] + [c.format(b) for c in changes for b in baselines]
 
 
 def table(rows, judge, rate="CER", models=None):
@@ -121,6 +153,30 @@ def table(rows, judge, rate="CER", models=None):
         found = [texts.get((name, column), "–") for column in columns]
         lines.append(f"| {name} | " + " | ".join(found) + " |")
     return "\n".join(lines)
+
+
+def write_tables(spec, folder):
+    """Print the tables of an experiment, and write them as Markdown and JSON.
+
+    Arguments
+    ---------
+    spec : dict
+        The YAML of the experiment: its ``eval_splits``, ``judges``, ``models`` and
+        ``baselines``.
+    folder : Path
+        Its output folder; gets ``table.md`` and ``table.json``.
+    """
+    texts, rows = [], []
+    for split in spec["eval_splits"]:
+        found = gather(folder / "finetune", split, spec["baselines"])
+        rows += found
+        for judge in spec["judges"]:
+            for rate in rates(spec["baselines"]):
+                texts += [f"{split} split", ""]
+                texts += [table(found, judge, rate, spec["models"]), ""]
+    (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
+    (folder / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    print("\n".join(texts))
 
 
 def plot_phases(folder, path):
@@ -166,3 +222,31 @@ def plot_phases(folder, path):
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def main(argv):
+    """Print and write the tables of an experiment, and its plot.
+
+    Raises
+    ------
+    InputError
+        The folder is not that of an experiment, or nothing has been evaluated yet.
+    """
+    parser = ArgumentParser(
+        "python -m hetero_brain report",
+        description="Writes table.md, table.json and phases.png of an experiment from "
+        "what its runs have written so far, and prints the tables.",
+    )
+    parser.add_argument("folder", type=Path, help="output folder of an experiment")
+    folder = parser.parse_args(argv).folder
+    path = folder / "hyperparams.yaml"
+    spec, _ = load_tree(path, read_tree(path))
+    names = [f"{split}.json" for split in spec["eval_splits"]]
+    if not any(next(folder.glob(f"finetune/*/*/*/*/{n}"), None) for n in names):
+        raise InputError(
+            f"{folder}/finetune: no run has been evaluated yet (no {' or '.join(names)})"
+        )
+    write_tables(spec, folder)
+    pretraining = folder / "pretrain" / str(spec["seeds"][0])
+    if next(pretraining.glob("*/log.jsonl"), None):
+        plot_phases(pretraining, folder / "phases.png")

@@ -1,16 +1,19 @@
 """Speech recognition on a pre-trained encoder: CTC, and CTC with attention (``joint``).
 
 ``tokenizer`` defines the output units, ``spelling`` finds utterances with fewer frames
-than CTC needs, ``error_rates`` computes CER and WER. A ``recogniser`` is what fine-tuning
-leaves, and ``interfaces`` let SpeechBrain use it.
+than CTC needs, ``search`` is the beam search of CTC with or without a language model,
+``error_rates`` computes CER and WER, and ``alignments`` shows each error. A
+``recogniser`` is what fine-tuning leaves, and ``interfaces`` let SpeechBrain use it.
 """
 
 __all__ = [
+    "alignments",
     "ctc",
     "error_rates",
     "interfaces",
     "joint",
     "recogniser",
+    "search",
     "spelling",
     "tokenizer",
 ]

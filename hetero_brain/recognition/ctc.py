@@ -15,7 +15,8 @@ from speechbrain.utils.logger import get_logger
 from ..brain import HeteroBrain
 from ..domain_batch import NothingToLearn
 from ..training.parallel import gathered
-from .error_rates import describe, error_rates
+from .alignments import write_alignments
+from .error_rates import describe, error_rates, tokens
 from .spelling import frames_to_spell
 
 logger = get_logger(__name__)
@@ -128,17 +129,14 @@ class CTCBrain(HeteroBrain):
         )
         counts = {}
         for unit in ("word", "char"):
-            splits = [
-                str.split
-                if unit == "word" and domain not in self.hparams.character_domains
-                else list
-                for domain in batch.domain
+            split = [
+                [
+                    tokens(text, unit, domain, self.hparams.character_domains)
+                    for text, domain in zip(texts, batch.domain)
+                ]
+                for texts in (references, hypotheses)
             ]
-            details = wer_details_for_batch(
-                batch.id,
-                [split(reference) for split, reference in zip(splits, references)],
-                [split(hypothesis) for split, hypothesis in zip(splits, hypotheses)],
-            )
+            details = wer_details_for_batch(batch.id, *split)
             counts[unit] = [(d["num_edits"], d["num_ref_tokens"]) for d in details]
         for i, key in enumerate(batch.id):
             word_errors, words = counts["word"][i]
@@ -173,12 +171,13 @@ class CTCBrain(HeteroBrain):
         return {**super().dev_figures(stage_loss), **error_rates(self.utterances)}
 
     def evaluate_to(self, path, loader):
-        """Evaluate the best checkpoint and write every utterance's errors as JSON.
+        """Evaluate the best checkpoint and write every utterance's errors.
 
         Arguments
         ---------
         path : str or Path
-            The JSON file, which ``report`` reads.
+            The JSON file, which ``report`` reads. SpeechBrain's alignments are written
+            beside it: for ``test.json``, to ``wer_test.txt`` and ``cer_test.txt``.
         loader : DataLoader
             Of single domain batches.
 
@@ -191,6 +190,7 @@ class CTCBrain(HeteroBrain):
         text = json.dumps(self.utterances, ensure_ascii=False, indent=1)
         if if_main_process():
             Path(path).write_text(text, encoding="utf-8")
+            write_alignments(self.utterances, path, self.hparams.character_domains)
         logger.info(f"{path}:\n{describe(self.utterances)}")
         return error_rates(self.utterances)
 

@@ -10,6 +10,14 @@ N_RESAMPLES = 2000
 UNITS = {"CER": "char", "WER": "word"}
 
 
+def tokens(text, unit, domain, character_domains=()):
+    """What of a text is counted: its words (``unit`` is ``word``) or its characters. In
+    ``character_domains``, whose languages have no spaces, a character is a word."""
+    if unit == "word" and domain not in character_domains:
+        return text.split()
+    return list(text)
+
+
 def error_rates(utterances):
     """CER and WER in percent, overall and per domain; NaN without references.
 

@@ -7,8 +7,9 @@ from torch import nn
 from ..errors import InputError
 from ..models.model_folder import open_model
 from .ctc import blanks_behind
-from .interfaces import BeamSearch, Posteriors
+from .interfaces import Posteriors
 from .joint import joint_search
+from .search import ctc_search
 
 
 def load_recogniser(folder, device="cpu", **search):
@@ -24,9 +25,8 @@ def load_recogniser(folder, device="cpu", **search):
         Where it computes.
     **search
         Instead of the model's own: ``beam_size`` (None: greedy), for an attention model
-        also ``search_ctc_weight`` and ``max_decode_ratio``; for CTC also a language
-        model's ``kenlm_model_path``, ``alpha`` and ``beta`` as for SpeechBrain's
-        ``CTCBeamSearcher``.
+        also ``search_ctc_weight`` and ``max_decode_ratio``; for CTC also ``lm``,
+        ``lm_alpha`` and ``lm_beta`` of :func:`~hetero_brain.recognition.search.ctc_search`.
 
     Returns
     -------
@@ -104,8 +104,8 @@ class Recogniser(nn.Module):
                 search_ctc_weight,
                 max_decode_ratio,
             )
-        elif beam_size is not None:
-            self.search = ctc_beam_search(tokenizer, beam_size, **search)
+        else:
+            self.search = ctc_search(tokenizer, beam_size, **search)
 
     def encode(self, wavs, wav_lens=None):
         """What the readout makes of waveforms, (batch, frames, d_model), and lengths in
@@ -160,25 +160,3 @@ class Recogniser(nn.Module):
     def text(self, ids):
         """The text of units; the blank and a decoder's marks are ignored."""
         return self.tokenizer.decode([i for i in ids if i < len(self.tokenizer)])
-
-
-def ctc_beam_search(tokenizer, beam_size, **search):
-    """A CTC beam search for the units of a tokenizer.
-
-    Arguments
-    ---------
-    tokenizer : sentencepiece.SentencePieceProcessor
-    beam_size : int
-        Hypotheses kept per utterance.
-    **search
-        Further settings of ``CTCBeamSearcher``, such as a language model's.
-
-    Returns
-    -------
-    BeamSearch
-        Log-probabilities of :func:`~hetero_brain.recognition.ctc.blanks_behind` →
-        hypotheses of each utterance, best first.
-    """
-    pieces = [*map(tokenizer.id_to_piece, range(len(tokenizer)))]
-    unknown = tokenizer.decode([tokenizer.unk_id()])
-    return BeamSearch(pieces, unknown, beam_size=beam_size, **search)

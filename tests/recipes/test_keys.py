@@ -49,6 +49,7 @@ EXCEPTIONS = {
     ("finetune", "band_drops"): (CV, "others always have mel filters"),
     ("finetune", "ctc_weight label_smoothing decoder"): ("attention", "the decoder's"),
     ("finetune", "max_decode_ratio search_ctc_weight"): ("attention", "the decoder's"),
+    ("finetune", "lm lm_alpha lm_beta"): ("ctc|probe", "of CTC's beam search"),
     ("finetune", "alphabet"): (f"{MDE}.*ctc", "the paper's 42 units"),
 }
 ONLY = {

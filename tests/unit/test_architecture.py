@@ -20,6 +20,7 @@ FLOORS = {
     "recognition": 4,
     "pipelines": 5,
     "experiment": 6,
+    "__main__": 6,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
@@ -51,6 +52,7 @@ def wrong_imports(path, source=None):
     for parts in imported(path, source):
         other = parts[1] if len(parts) > 1 and parts[0] == "hetero_brain" else None
         down = other in FLOORS and FLOORS[other] < FLOORS[room]
+        down = down or other == "__version__"
         core = FLOORS[room] == FLOORS.get(other) == FLOORS["brain"]
         if not (down or core or other == room):
             yield ".".join(parts)

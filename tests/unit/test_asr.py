@@ -19,6 +19,7 @@ from hetero_brain.models.features import StackedFbank
 from hetero_brain.models.readouts import LastLayer, WeightedLayers
 from hetero_brain.models.transfer import find_checkpoint, load_module
 from hetero_brain.pipelines.finetuning import finetune, recogniser
+from hetero_brain.recognition.alignments import write_alignments
 from hetero_brain.recognition.ctc import CTCBrain
 from hetero_brain.recognition.error_rates import error_rates
 from hetero_brain.recognition.tokenizer import train_tokenizer
@@ -85,6 +86,9 @@ def test_ctc_fits_ten_utterances(ten, tmp_path):
         r["ID"]: r["wrd"] for r in ten
     }
     assert len(results) == 10
+    for rate in ("wer", "cer"):
+        stats = (tmp_path / f"{rate}_dev.txt").read_text("utf-8")
+        assert stats.startswith("%WER 0.00 [ 0 / ") and stats.count("es/") == 10
     for result in results:
         assert result["words"] == len(result["reference"].split()) > 1
         assert result["chars"] == len(result["reference"])
@@ -320,9 +324,9 @@ def test_a_probe_trains_readout_and_ctc_only(tokenizer):
 # ------------------------------------------------------------------------- error rates
 
 
-def noted(tokenizer, *triples):
+def noted(tokenizer, *triples, **hparams):
     """The recorded errors of (domain, reference, hypothesis) triples."""
-    brain = brain_for(tokenizer)
+    brain = brain_for(tokenizer, **hparams)
     brain.utterances = []
     for i, (domain, reference, hypothesis) in enumerate(triples):
         batch = PaddedBatch([{"id": f"u{i}", "domain": domain, "wrd": reference}])
@@ -356,6 +360,29 @@ def test_error_rates_by_hand(tokenizer):
             "WER/fr": 200.0,
         }
     )
+
+
+def test_alignments_are_speechbrains_and_count_as_we_do(tokenizer, tmp_path):
+    notes = noted(
+        tokenizer,
+        ("en", "the cat sat", "the dog sat down"),
+        ("zh", "一 二", "一 三"),
+        ("en", "", "x"),
+        character_domains=["zh"],
+    )
+    write_alignments(notes, tmp_path / "test.json", ["zh"])
+    rates = error_rates(notes)
+    for rate, key in (("wer", "WER"), ("cer", "CER")):
+        lines = (tmp_path / f"{rate}_test.txt").read_text("utf-8").splitlines()
+        assert lines[0].startswith(f"%WER {rates[key]:.2f} [ ")
+    text = (tmp_path / "wer_test.txt").read_text("utf-8")
+    assert "[ 4 / 6, 2 ins, 0 del, 2 sub ]" in text.splitlines()[0]
+    aligned = text[text.index("u0, %WER 66.67") :].splitlines()
+    assert [line.split(" ; ") for line in aligned[1:4]] == [
+        ["the", "cat", "sat", "<eps>"],
+        [" = ", " S ", " = ", "  I  "],
+        ["the", "dog", "sat", " down"],
+    ]
 
 
 def test_reference_and_hypothesis_have_the_same_spaces(tokenizer):

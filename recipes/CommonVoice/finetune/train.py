@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune a pre-trained encoder on Common Voice, with CTC or CTC and attention.
+r"""Fine-tune a pre-trained encoder on Common Voice, with CTC or CTC and attention.
 
 > python train.py hparams/ctc.yaml --data_folder /data/cv-corpus-17.0-2024-03-15 \
     --finetune_domains "[cy]" --pretrained ../pretrain/results/cpc/1/PTLOC.3
@@ -7,6 +7,11 @@
 
 import sys
 from pathlib import Path
+
+from hetero_brain.pipelines.usage import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__file__, __doc__)  # before the imports below, which take seconds
 
 from speechbrain.utils.distributed import run_on_main
 
@@ -16,7 +21,7 @@ from hetero_brain.pipelines.finetuning import finetune
 from hetero_brain.pipelines.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from common_voice_prepare import prepare_common_voice  # noqa: E402
+from common_voice_prepare import prepare_common_voice
 
 
 def main(argv):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune an encoder on kinds of English, with CTC or CTC and attention.
+r"""Fine-tune an encoder on kinds of English, with CTC or CTC and attention.
 
 > python train.py hparams/ctc.yaml --data_folder /data --finetune_domains "[libri]" \
     --pretrained ../pretrain/results/paper/1/PTLOC.3
@@ -8,12 +8,17 @@
 import sys
 from pathlib import Path
 
+from hetero_brain.pipelines.usage import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__file__, __doc__)  # before the imports below, which take seconds
+
 from hetero_brain.data.splits import finetuning_splits
 from hetero_brain.pipelines.finetuning import finetune
 from hetero_brain.pipelines.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from multi_domain_english_prepare import prepared  # noqa: E402
+from multi_domain_english_prepare import prepared
 
 
 def main(argv):

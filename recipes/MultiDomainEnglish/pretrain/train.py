@@ -7,12 +7,17 @@
 import sys
 from pathlib import Path
 
+from hetero_brain.pipelines.usage import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__file__, __doc__)  # before the imports below, which take seconds
+
 from hetero_brain.data.splits import pretraining_splits
 from hetero_brain.pipelines.pretraining import pretrain
 from hetero_brain.pipelines.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from multi_domain_english_prepare import prepared  # noqa: E402
+from multi_domain_english_prepare import prepared
 
 
 def main(argv):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fine-tune an encoder on the voice prompts, with CTC or CTC and attention.
+r"""Fine-tune an encoder on the voice prompts, with CTC or CTC and attention.
 
 > python train.py hparams/ctc.yaml --data_folder / --finetune_domains "[it]" \
     --pretrained ../pretrain/results/pretrain/1/PTLOC.1
@@ -8,6 +8,11 @@
 import sys
 from pathlib import Path
 
+from hetero_brain.pipelines.usage import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__file__, __doc__)  # before the imports below, which take seconds
+
 from speechbrain.utils.distributed import run_on_main
 
 from hetero_brain.data.splits import finetuning_splits
@@ -15,7 +20,7 @@ from hetero_brain.pipelines.finetuning import finetune
 from hetero_brain.pipelines.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from voice_prompts_prepare import prepare_voice_prompts  # noqa: E402
+from voice_prompts_prepare import prepare_voice_prompts
 
 
 def main(argv):

@@ -7,6 +7,11 @@
 import sys
 from pathlib import Path
 
+from hetero_brain.pipelines.usage import help_if_asked
+
+if __name__ == "__main__":
+    help_if_asked(__file__, __doc__)  # before the imports below, which take seconds
+
 from speechbrain.utils.distributed import run_on_main
 
 from hetero_brain.data.splits import pretraining_splits
@@ -14,7 +19,7 @@ from hetero_brain.pipelines.pretraining import pretrain
 from hetero_brain.pipelines.recipe import load_recipe, run
 
 sys.path.append(str(Path(__file__).resolve().parent.parent))
-from voice_prompts_prepare import prepare_voice_prompts  # noqa: E402
+from voice_prompts_prepare import prepare_voice_prompts
 
 
 def main(argv):

@@ -1,0 +1,59 @@
+"""The command line, also installed as ``hetero-brain``.
+
+A command lives in a module, whose ``main`` takes the words after the command and may
+return an exit code. Only the module of the given command is imported, so that the list of
+commands does not wait for torch.
+"""
+
+import sys
+from argparse import SUPPRESS, ArgumentParser, RawDescriptionHelpFormatter
+from importlib import import_module
+
+from . import __version__
+from .errors import reported
+
+# Command → its module, and what it does.
+COMMANDS = {
+    "experiment": (
+        "pipelines.experiment",
+        "pre-train and fine-tune models as a YAML says, and tabulate",
+    ),
+    "report": ("pipelines.report", "tables and plot of an experiment, finished or not"),
+    "compare": (
+        "pipelines.comparison",
+        "error rates of fine-tuned models on the same speech",
+    ),
+}
+
+
+def main(argv=None):
+    """Run a command.
+
+    Arguments
+    ---------
+    argv : list of str
+        The command and its words; those of this process by default.
+
+    Returns
+    -------
+    int or None
+        The exit code of the command.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{does}" for name, (_, does) in COMMANDS.items()]
+    parser = ArgumentParser(
+        "python -m hetero_brain",
+        usage="%(prog)s COMMAND …, or %(prog)s COMMAND --help",
+        description="\n".join(["Commands:", *lines]),
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, help=SUPPRESS)
+    parser.add_argument("--version", action="version", version=__version__)
+    module, _ = COMMANDS[parser.parse_args(argv[:1]).command]
+    with reported():
+        return import_module(f".{module}", __package__).main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Beam search of CTC, with an n-gram language model or without one."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from speechbrain.decoders.ctc import CTCBeamSearcher
+
+from ..errors import InputError
+
+PACKAGES = ("kenlm", "pygtrie")  # of the extra: SpeechBrain's scorer imports both
+
+
+def ctc_search(tokenizer, beam_size, lm=None, lm_alpha=0.5, lm_beta=1.5):
+    """SpeechBrain's beam search of CTC, or None for greedy search.
+
+    It looks for the text w with the largest log p_CTC(w) + α log p_LM(w) + β |w|, where
+    |w| is the number of its words. The language model is one of words, in the spelling of
+    the tokenizer's transcripts; SpeechBrain's search does not ask it for the end of a
+    sentence.
+
+    Arguments
+    ---------
+    tokenizer : SentencePieceProcessor
+        Its pieces are the first outputs of the CTC layer; the blank follows them.
+    beam_size : int or None
+        Hypotheses kept per utterance; None: greedy search.
+    lm : str or Path
+        An n-gram model in the format ARPA (``.arpa``) or a binary of KenLM. Only the
+        former lists its words, so that only with it words that it does not know, and
+        parts of words that begin none, cost 10 more each (in nats).
+    lm_alpha : float
+        α, the weight of the language model.
+    lm_beta : float
+        β, the reward of a word, in nats; a larger one gives more and shorter words.
+
+    Returns
+    -------
+    CTCBeamSearcher or None
+        (log-probabilities, relative lengths) → hypotheses of each utterance.
+
+    Raises
+    ------
+    InputError
+        See :func:`check_search`; or the file is no language model.
+    """
+    check_search(beam_size, lm)
+    if beam_size is None:
+        return None
+    pieces = tokenizer.get_piece_size()
+    names = [*map(tokenizer.id_to_piece, range(pieces)), ""]
+    names[tokenizer.unk_id()] = tokenizer.decode([tokenizer.unk_id()])
+    if lm is None:
+        return CTCBeamSearcher(pieces, names, beam_size=beam_size)
+    # Without a list of words, SpeechBrain would count every part of a word as unknown.
+    unknown = {} if str(lm).endswith(".arpa") else {"unk_score_offset": 0.0}
+    try:
+        return CTCBeamSearcher(
+            pieces,
+            names,
+            kenlm_model_path=str(lm),
+            alpha=lm_alpha,
+            beta=lm_beta,
+            beam_size=beam_size,
+            **unknown,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"lm: {lm} is not read as a language model: {error}"
+        ) from error
+
+
+def check_search(beam_size, lm=None):
+    """Check the keys of a search before anything is trained.
+
+    Arguments
+    ---------
+    beam_size, lm
+        As for :func:`ctc_search`.
+
+    Raises
+    ------
+    InputError
+        A language model is given to greedy search, its file is missing, or the packages
+        that read it are.
+    """
+    if lm is None:
+        return
+    if beam_size is None:
+        raise InputError(
+            f"lm: {lm} needs a beam search; give a beam_size, e.g. 100 (null is greedy "
+            "search, which takes no language model)"
+        )
+    if not Path(lm).is_file():
+        raise InputError(f"lm: {lm}: no such file")
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise InputError(
+            f"lm: {lm} cannot be read without {' and '.join(missing)}; install the extra "
+            "lm: pip install 'hetero_brain[lm]'"
+        )

@@ -1,0 +1,148 @@
+"""Comparison of any fine-tuned runs: the same utterances, or an error that says so."""
+
+import json
+
+import pytest
+
+from hetero_brain.errors import InputError
+from hetero_brain.pipelines.comparison import compare, main, names
+from hetero_brain.pipelines.report import main as report
+from tests.unit.test_report import utterance
+
+
+def results(*errors, words=10):
+    """Utterances en/a, en/b, … and the last one fr/z, with these errors."""
+    keys = [f"en/{letter}" for letter in "abcdefgh"[: len(errors) - 1]] + ["fr/z"]
+    return [
+        {**utterance(key, n, words, 2 * n, 50), "reference": key}
+        for key, n in zip(keys, errors)
+    ]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write(run, utterances, split) → the folder of a fine-tuned run."""
+
+    def write(name, utterances, split="test"):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True, parents=True)
+        (folder / f"{split}.json").write_text(json.dumps(utterances), "utf-8")
+        return folder
+
+    return write
+
+
+def cells(text):
+    """Header → model → domain → the cell of a table, without its interval."""
+    found = {}
+    for part in text.split("\n\n"):
+        header, _, *rows = [
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in part.splitlines()
+        ]
+        found[header[0]] = {
+            row[0]: dict(zip(header[1:], (cell.split(" ")[0] for cell in row[1:])))
+            for row in rows
+        }
+    return found
+
+
+def test_rates_and_paired_differences(write):
+    a = write("x/ctc", results(4, 2, 6))
+    b = write("x/attention", results(3, 1, 6)[::-1])  # in any order
+    text = compare([a, b])
+    tables = cells(text)
+    assert [*tables] == [
+        "test, CER %",
+        "test, WER %",
+        "test, CER - ctc %",
+        "test, WER relative to ctc %",
+    ]
+    assert tables["test, WER %"] == {
+        "ctc": {"en": "30.0", "fr": "60.0", "all": "40.0"},
+        "attention": {"en": "20.0", "fr": "60.0", "all": "33.3"},
+    }
+    # Each English utterance has two fewer characters wrong of 50: no width.
+    assert "| attention | -4.0 [-4.0, -4.0] | 0.0 [0.0, 0.0] |" in text
+    relative = tables["test, WER relative to ctc %"]
+    assert relative == {"attention": {"en": "-33.3", "fr": "0.0", "all": "-16.7"}}
+
+
+def test_one_run_alone_and_the_splits_that_all_have(write, capsys):
+    a = write("a", results(1, 2))
+    write("a", results(0, 0), "dev")
+    assert [*cells(compare([a]))] == [
+        "dev, CER %",
+        "dev, WER %",
+        "test, CER %",
+        "test, WER %",
+    ]
+    b = write("b", results(3, 3))
+    assert {key.split(",")[0] for key in cells(compare([a, b]))} == {"test"}
+    with pytest.raises(InputError, match="b/dev.json: No such file.*eval_splits"):
+        compare([a, b], ["dev"])
+    main([str(a), "--split", "dev"])
+    assert [*cells(capsys.readouterr().out.strip())] == ["dev, CER %", "dev, WER %"]
+
+
+def test_runs_over_different_utterances(write):
+    a, b = write("a", results(1, 1, 1)), write("b", results(1, 1))
+    with pytest.raises(InputError) as error:
+        compare([a, b])
+    assert str(error.value) == (
+        "a and b were evaluated on different utterances of test: 3 and 2, of which they "
+        "share 2; only one of them has en/b"
+    )
+
+
+@pytest.mark.parametrize("changed", [{"reference": "x"}, {"words": 9}])
+def test_runs_over_different_transcripts(write, changed):
+    a, b = results(1, 1, 1), results(1, 1, 1)
+    b[1] |= changed
+    with pytest.raises(
+        InputError, match="different transcripts of test: en/b is 'en/b'"
+    ):
+        compare([write("a", a), write("b", b)])
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', "[{}]", "no JSON"])
+def test_what_is_no_result(tmp_path, content):
+    (tmp_path / "test.json").write_text(content)
+    with pytest.raises(InputError, match="test.json does not hold the results"):
+        compare([tmp_path])
+
+
+def test_a_run_without_results_or_given_twice(tmp_path, write):
+    with pytest.raises(
+        InputError, match="new/test.json: No such file or directory; a f"
+    ):
+        compare([tmp_path / "new"])
+    a = write("a", results(1, 1))
+    with pytest.raises(InputError, match="a is given twice"):
+        compare([a, tmp_path / "x/../a"])
+
+
+def test_names_are_distinct(tmp_path):
+    folders = [tmp_path / "full/PTLOC.1/es", tmp_path / "full/scratch/es", tmp_path]
+    assert [*names(folders[:2])] == ["PTLOC.1/es", "scratch/es"]
+    assert len(names(folders)) == 3
+    assert [*names([tmp_path / "a/b"])] == ["b"]
+
+
+# ------------------------------------------------------------------- of an experiment
+
+
+def test_report_of_an_experiment_that_has_not_finished(tmp_path, write, capsys):
+    (tmp_path / "hyperparams.yaml").write_text(
+        "eval_splits: [dev]\nseeds: [1]\nmodels: [scratch, PTLOC.1]\n"
+        "baselines: [scratch]\njudges: {full: {}}\n"
+    )
+    with pytest.raises(InputError, match="no run has been evaluated yet .no dev.json"):
+        report([str(tmp_path)])
+    write("finetune/full/scratch/1/en", results(1, 1, 1)[:2], "dev")
+    report([str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "| scratch | 4.0 [4.0, 4.0] |" in printed
+    assert (tmp_path / "table.md").read_text("utf-8") == printed[:-1]
+    assert json.loads((tmp_path / "table.json").read_text("utf-8"))[0]["CER"] == 4.0
+    assert not (tmp_path / "phases.png").exists()
