@@ -26,7 +26,7 @@ def load_recogniser(folder, device="cpu", **search):
     **search
         Instead of the model's own: ``beam_size`` (None: greedy), for an attention model
         also ``search_ctc_weight`` and ``max_decode_ratio``; for CTC also ``lm``,
-        ``lm_alpha`` and ``lm_beta`` of :func:`~hetero_brain.recognition.search.ctc_search`.
+        ``lm_alpha`` and ``lm_beta`` (see ``search.py``).
 
     Returns
     -------

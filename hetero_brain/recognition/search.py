@@ -3,9 +3,8 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from speechbrain.decoders.ctc import CTCBeamSearcher
-
 from ..errors import InputError
+from .interfaces import BeamSearch
 
 PACKAGES = ("kenlm", "pygtrie")  # of the extra: SpeechBrain's scorer imports both
 
@@ -35,8 +34,9 @@ def ctc_search(tokenizer, beam_size, lm=None, lm_alpha=0.5, lm_beta=1.5):
 
     Returns
     -------
-    CTCBeamSearcher or None
-        (log-probabilities, relative lengths) → hypotheses of each utterance.
+    BeamSearch or None
+        Log-probabilities of :func:`~hetero_brain.recognition.ctc.blanks_behind` →
+        hypotheses of each utterance, best first.
 
     Raises
     ------
@@ -46,22 +46,21 @@ def ctc_search(tokenizer, beam_size, lm=None, lm_alpha=0.5, lm_beta=1.5):
     check_search(beam_size, lm)
     if beam_size is None:
         return None
-    pieces = tokenizer.get_piece_size()
-    names = [*map(tokenizer.id_to_piece, range(pieces)), ""]
-    names[tokenizer.unk_id()] = tokenizer.decode([tokenizer.unk_id()])
+    pieces = [*map(tokenizer.id_to_piece, range(tokenizer.get_piece_size()))]
+    unknown = tokenizer.decode([tokenizer.unk_id()])
     if lm is None:
-        return CTCBeamSearcher(pieces, names, beam_size=beam_size)
+        return BeamSearch(pieces, unknown, beam_size=beam_size)
     # Without a list of words, SpeechBrain would count every part of a word as unknown.
-    unknown = {} if str(lm).endswith(".arpa") else {"unk_score_offset": 0.0}
+    offset = {} if str(lm).endswith(".arpa") else {"unk_score_offset": 0.0}
     try:
-        return CTCBeamSearcher(
+        return BeamSearch(
             pieces,
-            names,
+            unknown,
             kenlm_model_path=str(lm),
             alpha=lm_alpha,
             beta=lm_beta,
             beam_size=beam_size,
-            **unknown,
+            **offset,
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
