@@ -8,5 +8,6 @@ trained, and ``pipelines`` are what recipes call.
 
 from .brain import HeteroBrain
 from .domain_batch import DomainBatch, Share
+from .training.local_lr import local_lr_finder
 
-__all__ = ["DomainBatch", "HeteroBrain", "Share"]
+__all__ = ["DomainBatch", "HeteroBrain", "Share", "local_lr_finder"]

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map_only
 from .training.gradients import laid_out
 from .training.module_state import ModuleState
 from .training.parallel import gathered, rank_and_size
+from .training.requirements import naming_missing_derivatives
 from .training.weights import TwoWeights
 
 
@@ -106,8 +107,9 @@ class LocalSolver(TwoWeights):
         return self.factory([*self.phi_of.values()])
 
     @contextmanager
-    def solve(self, domain):
-        """One local solve: θ on entry, φ inside, θ again on exit or exception.
+    def solve(self, domain=None):
+        """One local solve: θ on entry, φ inside, θ again on exit or exception. Without a
+        domain, the optimizer starts and ends without a state.
 
         An exception also restores the modules' state of the entry and resets the domain's
         optimizer state: non-finite values left in them by a batch would persist. So does
@@ -115,7 +117,7 @@ class LocalSolver(TwoWeights):
         """
         self.select()
         self.optimizer.state = defaultdict(dict)
-        if self.keep_state:
+        if self.keep_state and domain is not None:
             self.optimizer.state = self.states.setdefault(domain, defaultdict(dict))
             self.solved.add(domain)
         entry, self.finite = self.module_state.copy(), None
@@ -132,7 +134,7 @@ class LocalSolver(TwoWeights):
 
     def forget(self, domain):
         """Start the next solve of a domain with an empty optimizer state."""
-        if self.keep_state:
+        if domain in self.states:
             self.states[domain] = defaultdict(dict)
 
     @torch.no_grad()
@@ -198,6 +200,7 @@ class LocalSolver(TwoWeights):
         """
         group = self.optimizer.param_groups[0]
         lr, decay = group["lr"], group["lr"] * group["weight_decay"]
+        last = [p.detach().clone() for p in self.params] if self.trajectory else None
         for phi, moved, loss_closure in reversed(self.trajectory):
             with torch.no_grad():
                 torch._foreach_copy_(self.params, phi)
@@ -210,11 +213,15 @@ class LocalSolver(TwoWeights):
                 v if h is None else -lr * h if v is None else v - lr * h
                 for v, h in zip(decayed, product)
             ]
+        if last is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(self.params, last)
         return grads
 
     def _hessian_product(self, loss_closure, vector):
         """∇²ℓ_i · vector at the current weights; None where it is structurally zero."""
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        # Fused attention has no second derivative.
+        with sdpa_kernel(SDPBackend.MATH), naming_missing_derivatives():
             gradient = torch.autograd.grad(
                 loss_closure(), self.params, create_graph=True, allow_unused=True
             )

@@ -5,6 +5,8 @@
 compared by ``fingerprint``. ``parallel`` shares work among ranks, ``gradients`` adds them
 up, ``weights`` are θ and φ, ``module_state`` is what else passes change, ``solves`` are
 what the local solves of an iteration gave. ``preemption`` handles signals.
+``geometry`` measures how far PTLOC's update is from CSSL's, and ``local_lr`` what other
+local learning rates would do. ``requirements`` are what a Brain has to meet.
 ``devices`` has copies that keep nobody waiting, and ``graphs`` replays passes.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
@@ -14,14 +16,17 @@ __all__ = [
     "devices",
     "files",
     "fingerprint",
+    "geometry",
     "gradients",
     "graphs",
     "integrity",
+    "local_lr",
     "loggers",
     "module_state",
     "monitor",
     "parallel",
     "preemption",
+    "requirements",
     "resumable",
     "rng",
     "schedules",

@@ -15,8 +15,10 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from ..domain_batch import DomainBatch, NothingToLearn
+from .geometry import UpdateGeometry
 from .monitor import DomainMonitor
 from .parallel import gathered, rank_and_size
+from .requirements import refuse_reentrant_checkpoint
 from .schedules import scale_rates
 from .solves import reason_to_leave_out
 
@@ -34,9 +36,12 @@ class ResumableBrain(sb.Brain):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.monitor, self.dev_monitor = DomainMonitor(), DomainMonitor()
+        self.geometry = UpdateGeometry(self)
         self.nonfinite_count = 0  # set here for a fit_batch called without fit
         self.epoch = 1
         self.progress = None  # the progress bar, during an epoch
+        self.graph_is_checked = False  # whether the first pass has been
+        self.local_step = 0  # of the pass that is running: 0 for the pass at θ
         self.stopping = False  # some rank asked to stop in the last iteration
         # Of the gradient accumulated since the last step: its share of the mean, and
         # whether the loss scale was too large.
@@ -69,6 +74,19 @@ class ResumableBrain(sb.Brain):
         ]
         return [*dict.fromkeys(found)]
 
+    def counting_objects(self):
+        """SpeechBrain's metrics and schedulers in this Brain and in ``hparams``, which
+        count what ``compute_objectives`` gives them."""
+        given = (*vars(self).values(), *vars(self.hparams).values())
+        kinds = "speechbrain.utils.metric_stats", "speechbrain.nnet.schedulers"
+        return [thing for thing in given if type(thing).__module__ in kinds]
+
+    def check_graph(self, loss):
+        """Refuse what :mod:`.requirements` refuses in the graph of the first pass."""
+        if not self.graph_is_checked:
+            refuse_reentrant_checkpoint(loss)
+            self.graph_is_checked = True
+
     def drop_frozen(self, grads):
         """Set local gradients to None where no optimizer trains a parameter for now: that
         of ``freeze_optimizers``, if there are several."""
@@ -93,6 +111,11 @@ class ResumableBrain(sb.Brain):
 
     # ------------------------------------------------------------------ training
 
+    def fit(self, *args, **kwargs):
+        """As SpeechBrain's."""
+        super().fit(*args, **kwargs)
+        self.geometry.conclude()
+
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **kwargs):
         """As SpeechBrain's, but without batching the training set: its items are global
         batches already."""
@@ -102,7 +125,7 @@ class ResumableBrain(sb.Brain):
 
     def _fit_train(self, train_set, epoch, enable):
         """As SpeechBrain's, but starts the loader at this iteration if its sampler has
-        ``start_at``, and also shows the local gain in the progress bar."""
+        ``start_at``, and with figures of its own in the progress bar."""
         self.epoch = epoch
         self.used, self.overflowed = 0.0, False
         if hasattr(sampler := getattr(train_set, "sampler", None), "start_at"):
@@ -128,11 +151,20 @@ class ResumableBrain(sb.Brain):
             optimizers = [*self.global_optimizers(), self.local_solver.optimizer]
             scale_rates(optimizers, self.lr_schedule(self.epoch, iteration))
 
+    def optimizers_step(self):
+        """As SpeechBrain's; in some iterations of PTLOC, also measures the update."""
+        if self.geometry.is_due():
+            self.geometry.measure_step(super().optimizers_step)
+        else:
+            super().optimizers_step()
+
     def end_iteration(self, loss):
-        """Called at the end of ``fit_batch``; shows the loss and the local gain."""
+        """Called at the end of ``fit_batch``; shows the loss and the update angle."""
         if self.progress is not None:
-            gain = self.monitor.mean("local_gain")
-            self.progress.set_postfix(loss=f"{loss:.4f}", gain=f"{gain:.4f}")
+            figures = {"loss": f"{loss:.4f}"}
+            if self.local_steps:
+                figures["angle"] = f"{self.geometry.last:.1f}°"
+            self.progress.set_postfix(figures)
 
     def leave_out(self, domain, reason):
         """Log and count a domain that does not contribute to this iteration."""
@@ -216,6 +248,7 @@ class ResumableBrain(sb.Brain):
             "avg_train_loss": self.avg_train_loss,
             "optimizer_step": self.optimizer_step,
             "nonfinite_count": self.nonfinite_count,
+            "angles": self.geometry.angles,
             "ranks": gathered(self.interval_state()),
         }
 
@@ -224,6 +257,7 @@ class ResumableBrain(sb.Brain):
         self.step, self.avg_train_loss = state["step"], state["avg_train_loss"]
         self.optimizer_step = state["optimizer_step"]
         self.nonfinite_count = state["nonfinite_count"]
+        self.geometry.angles = state.get("angles", [])
         (rank, size), ranks = rank_and_size(), state["ranks"]
         if size == len(ranks):
             ranks = [ranks[rank]]
