@@ -27,7 +27,6 @@ from .training.parallel import (
     drop_absent,
     gathered,
     reduce_gradients,
-    without_collectives,
 )
 from .training.requirements import refuse_own_fit_batch, scalar
 from .training.resumable import ResumableBrain
@@ -141,10 +140,7 @@ class HeteroBrain(ResumableBrain):
         self.random_state.keep()
         self._losses_and_norms = []  # one pair per pass of this solve
         try:
-            with (
-                self.local_solver.solve(domain_batch.unit) as phi,
-                without_collectives(),
-            ):
+            with self.local_solver.solve(domain_batch.unit) as phi, self.alone():
                 yield phi
         except NothingToLearn as reason:
             self.leave_out(domain_batch.domain, reason)

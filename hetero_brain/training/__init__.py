@@ -6,7 +6,8 @@ compared by ``fingerprint``. ``parallel`` shares work among ranks, ``gradients``
 up, ``weights`` are θ and φ, ``module_state`` is what else passes change, ``solves`` are
 what the local solves of an iteration gave. ``preemption`` handles signals.
 ``geometry`` measures how far PTLOC's update is from CSSL's, and ``local_lr`` what other
-local learning rates would do. ``requirements`` are what a Brain has to meet.
+local learning rates would do. ``participants`` are the parts
+of a Brain in a local solve, and ``requirements`` what it has to meet.
 ``devices`` has copies that keep nobody waiting, and ``graphs`` replays passes.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
@@ -25,6 +26,7 @@ __all__ = [
     "module_state",
     "monitor",
     "parallel",
+    "participants",
     "preemption",
     "requirements",
     "resumable",

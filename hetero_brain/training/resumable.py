@@ -18,7 +18,7 @@ from ..domain_batch import DomainBatch, NothingToLearn
 from .geometry import UpdateGeometry
 from .monitor import DomainMonitor
 from .parallel import gathered, rank_and_size
-from .requirements import refuse_reentrant_checkpoint
+from .participants import Participants
 from .schedules import scale_rates
 from .solves import reason_to_leave_out
 
@@ -26,7 +26,7 @@ logger = get_logger(__name__)
 
 
 @partial(register_checkpoint_hooks, save_on_main_only=False)
-class ResumableBrain(sb.Brain):
+class ResumableBrain(Participants):
     """A ``sb.Brain`` that resumes after any iteration and keeps figures of each domain.
 
     Takes the arguments of ``sb.Brain``. ``monitor`` averages the figures of each domain
@@ -40,8 +40,6 @@ class ResumableBrain(sb.Brain):
         self.nonfinite_count = 0  # set here for a fit_batch called without fit
         self.epoch = 1
         self.progress = None  # the progress bar, during an epoch
-        self.graph_is_checked = False  # whether the first pass has been
-        self.local_step = 0  # of the pass that is running: 0 for the pass at θ
         self.stopping = False  # some rank asked to stop in the last iteration
         # Of the gradient accumulated since the last step: its share of the mean, and
         # whether the loss scale was too large.
@@ -51,52 +49,6 @@ class ResumableBrain(sb.Brain):
     def iteration(self):
         """Iterations since the phase began: updates of θ, including skipped ones."""
         return self.optimizer_step
-
-    def global_optimizers(self):
-        """The optimizers of θ: one, unless a subclass creates several."""
-        if self.optimizers_dict is None:
-            return [self.optimizer] if hasattr(self, "optimizer") else []
-        return [*self.optimizers_dict.values()]
-
-    def all_parameters(self):
-        """The parameters of all modules and of all optimizers, each once."""
-        groups = [g for o in self.global_optimizers() for g in o.param_groups]
-        of_optimizers = [p for group in groups for p in group["params"]]
-        return [*dict.fromkeys([*self.modules.parameters(), *of_optimizers])]
-
-    def all_modules(self):
-        """All modules in ``modules`` and in ``hparams``, each once."""
-        given = [
-            v for v in vars(self.hparams).values() if isinstance(v, torch.nn.Module)
-        ]
-        found = [
-            module for whole in (self.modules, *given) for module in whole.modules()
-        ]
-        return [*dict.fromkeys(found)]
-
-    def counting_objects(self):
-        """SpeechBrain's metrics and schedulers in this Brain and in ``hparams``, which
-        count what ``compute_objectives`` gives them."""
-        given = (*vars(self).values(), *vars(self.hparams).values())
-        kinds = "speechbrain.utils.metric_stats", "speechbrain.nnet.schedulers"
-        return [thing for thing in given if type(thing).__module__ in kinds]
-
-    def check_graph(self, loss):
-        """Refuse what :mod:`.requirements` refuses in the graph of the first pass."""
-        if not self.graph_is_checked:
-            refuse_reentrant_checkpoint(loss)
-            self.graph_is_checked = True
-
-    def drop_frozen(self, grads):
-        """Set local gradients to None where no optimizer trains a parameter for now: that
-        of ``freeze_optimizers``, if there are several."""
-        if self.optimizers_dict:
-            active = self.freeze_optimizers(self.optimizers_dict).values()
-            groups = [group for o in active for group in o.param_groups]
-            trained = {id(param) for group in groups for param in group["params"]}
-            for i, param in enumerate(self.local_solver.params):
-                if id(param) not in trained:
-                    grads[i] = None
 
     def is_due(self, interval, done=False):
         """Whether an interval ends with this iteration; ``done`` if already counted."""
