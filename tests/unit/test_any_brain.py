@@ -1,7 +1,10 @@
 """Brains as SpeechBrain's recipes write them become heterogeneous by their base class."""
 
+import json
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import speechbrain as sb
 import torch
@@ -12,6 +15,9 @@ from speechbrain.utils.metric_stats import MetricStats
 from torch import nn
 
 from hetero_brain import DomainBatch, HeteroBrain
+from tests.unit import recipe_brains
+from tests.unit.recipe_brains import ALONE, SHAPES, batch_of
+from tests.unit.test_distributed import flat, torchrun
 
 OPTIONS = {"device": "cpu", "noprogressbar": True}
 ERRORS = [3.0, 1.0, 2.0]  # of the epochs, as a recipe's metric
@@ -114,3 +120,77 @@ def test_a_brain_without_an_optimizer(tmp_path):
     before = [p.detach().clone() for p in brain.modules.parameters()]
     brain.fit(range(1, 2), [[DomainBatch("a", (batch(1),))]])
     assert all(map(torch.equal, before, brain.modules.parameters()))
+
+
+# ------------------------------------------------------- a table of shapes of Brains
+
+
+def options_of(shape):
+    return {**OPTIONS, **SHAPES[shape]}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shape_is_the_same_with_one_domain_and_no_local_steps(shape):
+    train, valid = [batch_of(i) for i in range(5)], [batch_of(100)]
+    theirs = recipe_brains.fit(sb.Brain, shape, train, valid, options_of(shape))
+    train = [[DomainBatch("a", (x,))] for x in train]
+    ours = recipe_brains.fit(HeteroBrain, shape, train, valid, options_of(shape))
+    assert ours.seen == theirs.seen and len(ours.seen) == 4
+    state = theirs.modules.state_dict()
+    for name, tensor in ours.modules.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    normalize = ours.modules.normalize
+    if shape == "normalised":
+        assert normalize.count == theirs.modules.normalize.count > 0
+        assert torch.equal(normalize.glob_mean, theirs.modules.normalize.glob_mean)
+
+
+@pytest.mark.parametrize("local_steps", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shape_trains_and_counts_each_batch_once(shape, local_steps):
+    train = [
+        [DomainBatch(d, (batch_of(10 * t + i),)) for i, d in enumerate("abc")]
+        for t in range(4)
+    ]
+    found = {}
+    for steps in (0, local_steps):
+        sgd = partial(torch.optim.SGD, lr=0.05)
+        brain = recipe_brains.fit(
+            HeteroBrain,
+            shape,
+            train * 5,
+            [batch_of(100)],
+            options_of(shape),
+            local_steps=steps,
+            local_optimizer=sgd,
+        )
+        found[steps] = brain
+        losses = [loss for stage, loss, *_ in brain.seen if stage == "TRAIN"]
+        assert losses[1] < 0.9 * losses[0]
+    cssl, ptloc = found.values()
+    for one, other in zip(cssl.seen, ptloc.seen):
+        assert one[2] == other[2]  # rates
+        assert len(one[3]) == len(other[3])  # scores
+    assert ptloc.modules.normalize.count == cssl.modules.normalize.count
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_shape_on_two_ranks(shape, tmp_path):
+    found = {}
+    for size in (1, 2):
+        out = tmp_path / f"{size}.json"
+        refused = shape in ALONE and size == 2
+        done = torchrun(
+            size, Path(recipe_brains.__file__), shape, out, check=not refused
+        )
+        if refused:
+            assert done.returncode != 0
+            assert "in a local solve" in done.stdout, done.stdout[-3000:]
+            return
+        found[size] = json.loads(out.read_text())
+    one, two = found.values()
+    np.testing.assert_allclose(
+        flat(two["state"]), flat(one["state"]), rtol=2e-4, atol=1e-6
+    )
+    rates = [[rates for _, _, rates, _ in of["seen"]] for of in (one, two)]
+    assert rates[0] == rates[1]

@@ -91,7 +91,8 @@ brain = recipe_brain(Brain)(
     partial(torch.optim.AdamW, lr=0.05, fused=variant.get("fused", False)),
     {"local_steps": 2, "local_optimizer": partial(local, lr=0.1), "solve_seed": 3,
      "local_optimizer_state": variant.get("state", "fresh"),
-     "domain_weights": variant.get("weights"), "log_interval": 2, "cosine_interval": 2},
+     "domain_weights": variant.get("weights"), "log_interval": 2, "cosine_interval": 2,
+     "angle_interval": 2},
     run_opts,
 )
 brain.on_fit_start()
@@ -155,6 +156,7 @@ def test_the_model_is_the_same_on_1_2_and_4_ranks(variant, script, tmp_path):
         ]
     entries = {k: v for e in found[2]["entries"] for k, v in e.items()}
     assert entries.keys() >= {"loss_at_phi/d", "cosine/a~d", "hypergradient_norm/a"}
+    assert entries.keys() >= {"update_angle", "update_angle/b", "step_ratio"}
     assert any(e.get("dropped/c") == 1 for e in found[4]["entries"])
 
 

@@ -133,7 +133,8 @@ def test_measuring_changes_nothing(make_brain, settings):
         brain = make_brain(
             copy.deepcopy(Vector()),
             bowl,
-            **{"local_lr": 0.3, "local_steps": 2, "angle_interval": interval} | settings,
+            **{"local_lr": 0.3, "local_steps": 2, "angle_interval": interval}
+            | settings,
         )
         for _ in range(3):
             brain.fit_batch(batch(*"abc"))

@@ -99,7 +99,9 @@ def test_a_run_goes_on_as_if_nothing_had_been_measured(make_run, settings):
             assert brain.local_steps == settings["local_steps"]
         brain.fit([1, 2], global_batches(3))
         assert brain.random_state is before
-        ends.append((brain.modules.state_dict(), logged, torch.rand(1), brain.iteration))
+        ends.append(
+            (brain.modules.state_dict(), logged, torch.rand(1), brain.iteration)
+        )
     (one, *rest), (other, *others) = ends
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert str(rest) == str(others)
