@@ -154,16 +154,15 @@ class UpdateGeometry:
         angles, distances = of_solves[::2], of_solves[1::2]
         # In fp16 a step may be skipped.
         ratios = [d / length if length else math.nan for d in distances]
-        domains = [domain for domain, *_ in self.solves]
-        mean = sum(ratios) / len(ratios) if ratios else math.nan
-        for domain, degrees, ratio in (
-            *zip(domains, angles, ratios),
-            (None, of_all, mean),
-        ):
-            figures = {"update_angle": degrees, "step_ratio": ratio}
-            finite = {name: x for name, x in figures.items() if math.isfinite(x)}
-            self.brain.monitor.add(domain, **finite)
+        self._add(None, update_angle=of_all)
+        for (domain, *_), degrees, ratio in zip(self.solves, angles, ratios):
+            self._add(domain, update_angle=degrees, step_ratio=ratio)
+            self._add(None, step_ratio=ratio)
         self.last = of_all
+
+    def _add(self, domain, **figures):
+        finite = {name: x for name, x in figures.items() if math.isfinite(x)}
+        self.brain.monitor.add(domain, **finite)
 
     def _mean_at_theta(self, params):
         """The mean gradient at θ over the domains of all ranks."""

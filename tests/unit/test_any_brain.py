@@ -189,8 +189,7 @@ def test_each_shape_on_two_ranks(shape, tmp_path):
             return
         found[size] = json.loads(out.read_text())
     one, two = found.values()
-    np.testing.assert_allclose(
-        flat(two["state"]), flat(one["state"]), rtol=2e-4, atol=1e-6
-    )
+    states = [flat(of["state"]) for of in (one, two)]
+    np.testing.assert_allclose(*states, rtol=2e-4, atol=1e-6)
     rates = [[rates for _, _, rates, _ in of["seen"]] for of in (one, two)]
     assert rates[0] == rates[1]

@@ -1,4 +1,4 @@
-"""Update angles and step ratios: right in closed form, changing nothing, and warned of."""
+"""Update angles and step ratios: right in closed form, and without effect."""
 
 import copy
 import logging

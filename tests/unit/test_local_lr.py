@@ -78,7 +78,6 @@ def test_figures_in_closed_form(make_brain, tmp_path):
 def test_a_run_goes_on_as_if_nothing_had_been_measured(make_run, settings):
     ends = []
     for measured in (False, True):
-        logged = []
         brain = make_run(
             Net(),
             net_loss,
@@ -87,12 +86,15 @@ def test_a_run_goes_on_as_if_nothing_had_been_measured(make_run, settings):
             run_opts={"noprogressbar": True},
             **settings,
         )
-        brain.log = lambda **stats: logged.append(copy.deepcopy(stats))
+        brain.logged = []
+        brain.log = lambda brain=brain, **stats: brain.logged.append(
+            copy.deepcopy(stats)
+        )
         torch.manual_seed(7)
         before = brain.random_state
         if measured:
             rows = local_lr_finder(brain, global_batches(2))
-            assert len(rows) == 10 and not logged
+            assert len(rows) == 10 and not brain.logged
             rates = [row["local_lr"] for row in rows]
             assert rates == sorted(rates) and 0.1 == pytest.approx(rates[5])
             assert all(math.isfinite(row["update_angle"]) for row in rows)
@@ -100,7 +102,7 @@ def test_a_run_goes_on_as_if_nothing_had_been_measured(make_run, settings):
         brain.fit([1, 2], global_batches(3))
         assert brain.random_state is before
         ends.append(
-            (brain.modules.state_dict(), logged, torch.rand(1), brain.iteration)
+            (brain.modules.state_dict(), brain.logged, torch.rand(1), brain.iteration)
         )
     (one, *rest), (other, *others) = ends
     assert all(torch.equal(one[key], other[key]) for key in one)

@@ -64,7 +64,7 @@ def test_several_losses(make_brain, several, found):
 def test_a_loss_of_one_element(make_brain):
     ends = []
     for shape in ((), (1,), (1, 1)):
-        brain = make_brain(model(), lambda m, x: loss(m, x).reshape(shape))
+        brain = make_brain(model(), lambda m, x, shape=shape: loss(m, x).reshape(shape))
         brain.fit_batch(ONE)
         ends.append(brain.modules.model[0].weight.clone())
     assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
