@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map_only
 from .training.gradients import laid_out
 from .training.module_state import ModuleState
 from .training.parallel import gathered, rank_and_size
-from .training.requirements import naming_missing_derivatives
+from .training.requirements import second_derivatives
 from .training.weights import TwoWeights
 
 
@@ -220,8 +220,7 @@ class LocalSolver(TwoWeights):
 
     def _hessian_product(self, loss_closure, vector):
         """∇²ℓ_i · vector at the current weights; None where it is structurally zero."""
-        # Fused attention has no second derivative.
-        with sdpa_kernel(SDPBackend.MATH), naming_missing_derivatives():
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
             gradient = torch.autograd.grad(
                 loss_closure(), self.params, create_graph=True, allow_unused=True
             )
@@ -233,7 +232,7 @@ class LocalSolver(TwoWeights):
             if not differentiable:
                 return [None] * len(self.params)
             outputs, vectors = zip(*differentiable)
-            return torch.autograd.grad(outputs, self.params, vectors, allow_unused=True)
+            return second_derivatives(outputs, self.params, vectors)
 
     @mark_as_saver
     def _save(self, path):

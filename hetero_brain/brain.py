@@ -26,6 +26,7 @@ from .training.parallel import (
     broadcast_module,
     drop_absent,
     gathered,
+    keep_once,
     reduce_gradients,
 )
 from .training.requirements import refuse_own_fit_batch, scalar
@@ -199,11 +200,9 @@ class HeteroBrain(ResumableBrain):
         return torch.stack(self._losses_and_norms)
 
     def observe(self, domain_batch, outputs):
-        """Called after an iteration for each domain of this rank that was finite, with
-        the outputs of ``compute_forward`` at φ_K; does nothing.
-
-        Override it to log figures with ``self.monitor.add(domain, name=value)``; a
-        0-dimensional tensor as value avoids a device synchronisation.
+        """Called after an iteration for each finite domain of this rank with the outputs
+        of ``compute_forward`` at φ_K; does nothing. Override it to log figures with
+        ``self.monitor.add(domain, name=value)``, best as 0-dimensional tensors.
         """
 
     def divisors(self, global_batch):
@@ -264,6 +263,7 @@ class HeteroBrain(ResumableBrain):
                 if not math.isclose(self.used, 1, rel_tol=1e-6):
                     divide(params, self.used)
                 self.optimizers_step()
+            keep_once(params)
             if self.overflowed:
                 self.scaler.update(scale * self.scaler.get_backoff_factor())
             self.used, self.overflowed = 0.0, False

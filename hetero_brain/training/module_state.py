@@ -19,7 +19,8 @@ class ModuleState:
     modules : iterable of torch.nn.Module
         All modules; those within them are not looked for.
     others : callable
-        Returns the other objects; called for each snapshot.
+        Returns the attributes of the other objects, as dictionaries; called for each
+        snapshot.
 
     Example
     -------
@@ -48,12 +49,12 @@ class ModuleState:
             if buffer is not None
         ]
         attributes, lengths = [], []
-        for thing in (*self.with_attributes, *self.others()):
-            for name, value in vars(thing).items():
+        for of_thing in (*map(vars, self.with_attributes), *self.others()):
+            for name, value in of_thing.items():
                 if type(value) is list:
                     lengths.append((value, len(value)))
                 elif type(value) in KINDS and name not in USUAL:
-                    attributes.append((vars(thing), name, value, copied(value)))
+                    attributes.append((of_thing, name, value, copied(value)))
         return buffers, attributes, lengths
 
     @torch.no_grad()

@@ -41,11 +41,14 @@ class Participants(sb.Brain):
         return [*dict.fromkeys(found)]
 
     def counting_objects(self):
-        """SpeechBrain's metrics and schedulers in this Brain and in ``hparams``, which
-        count what ``compute_objectives`` gives them."""
+        """The attributes of SpeechBrain's metrics and schedulers in this Brain and in
+        ``hparams``, which count what ``compute_objectives`` gives them, and of the
+        parameter groups whose rates they set."""
         given = (*vars(self).values(), *vars(self.hparams).values())
         kinds = "speechbrain.utils.metric_stats", "speechbrain.nnet.schedulers"
-        return [thing for thing in given if type(thing).__module__ in kinds]
+        counting = [vars(x) for x in given if type(x).__module__ in kinds]
+        groups = [g for o in self.global_optimizers() for g in o.param_groups]
+        return [*counting, *groups]
 
     @contextmanager
     def alone(self):
@@ -57,17 +60,17 @@ class Participants(sb.Brain):
             On several ranks, something in it communicates, or changes a learning rate,
             which would then differ between ranks.
         """
-        before = self.rates()
+        before = self.learning_rates()
         with without_collectives():
             yield
-        if rank_and_size()[1] > 1 and self.rates() != before:
+        if rank_and_size()[1] > 1 and self.learning_rates() != before:
             raise RuntimeError(
                 "A learning rate has changed in a local solve, of which ranks have "
                 "different numbers: call the scheduler in on_fit_batch_end, not in "
                 "compute_forward or compute_objectives."
             )
 
-    def rates(self):
+    def learning_rates(self):
         """The learning rates of all groups of all optimizers of θ."""
         groups = [g for o in self.global_optimizers() for g in o.param_groups]
         return [float(group["lr"]) for group in groups]

@@ -1,9 +1,13 @@
 """What a Brain has to meet to become a HeteroBrain: errors that name the way out."""
 
 import re
-from contextlib import contextmanager
 
 import torch
+
+NOT_TWICE = (
+    "hypergradient: exact differentiates twice, but {} has no second derivative in "
+    "PyTorch; set it to first_order, or use another loss"
+)
 
 
 def refuse_own_fit_batch(brain, base):
@@ -62,43 +66,55 @@ def refuse_reentrant_checkpoint(loss):
     ValueError
         There is one.
     """
-    nodes, seen = [loss.grad_fn], set()
+    if "CheckpointFunctionBackward" in operations([loss]):
+        raise ValueError(
+            "The model uses torch.utils.checkpoint with use_reentrant=True, in which "
+            "its parameters get no gradient from torch.autograd.grad; set "
+            "use_reentrant=False (in transformers: gradient_checkpointing_enable("
+            'gradient_checkpointing_kwargs={"use_reentrant": False}))'
+        )
+
+
+def operations(tensors):
+    """The names of all operations in the graph of some tensors."""
+    nodes, seen = [x.grad_fn for x in tensors if x is not None], {None}
     while nodes:
         node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.name() == "CheckpointFunctionBackward":
-            raise ValueError(
-                "The model uses torch.utils.checkpoint with use_reentrant=True, in which "
-                "its parameters get no gradient from torch.autograd.grad; set "
-                "use_reentrant=False (in transformers: gradient_checkpointing_enable("
-                'gradient_checkpointing_kwargs={"use_reentrant": False}))'
-            )
-        nodes.extend(following for following, _ in node.next_functions)
+        if node not in seen:
+            seen.add(node)
+            nodes.extend(following for following, _ in node.next_functions)
+    return {node.name() for node in seen if node is not None}
 
 
-@contextmanager
-def naming_missing_derivatives():
-    """Turn PyTorch's error about a missing second derivative into one that names it.
+def second_derivatives(gradient, params, vectors):
+    """The derivatives of ``gradient`` · ``vectors`` with respect to the parameters.
+
+    Arguments
+    ---------
+    gradient, vectors : sequence of torch.Tensor
+        Aligned; the former with its graph.
+    params : list of torch.nn.Parameter
+
+    Returns
+    -------
+    sequence of torch.Tensor or None
+        Aligned with ``params``.
 
     Raises
     ------
     ValueError
-        Something in this context cannot be differentiated twice.
+        Names what has no second derivative in PyTorch.
     """
+    missing = "a torch.autograd.Function marked as once_differentiable"
+    # Of such a function PyTorch may also return no derivative, in silence.
+    if "torch::autograd::Error" in operations(gradient):
+        raise ValueError(NOT_TWICE.format(missing))
     try:
-        yield
+        return torch.autograd.grad(gradient, params, vectors, allow_unused=True)
     except RuntimeError as error:
         named = re.search(r"derivative for '?aten::_*(\w+)'? is not", str(error))
-        if not named and "once_differentiable" not in str(error):
+        if not named:
             raise
-        what = (
-            named[1].removesuffix("_backward")
-            if named
-            else "a torch.autograd.Function of the model"
-        )
         raise ValueError(
-            f"hypergradient: exact differentiates twice, but {what} has no second "
-            "derivative in PyTorch; set it to first_order, or use another loss"
+            NOT_TWICE.format(named[1].removesuffix("_backward"))
         ) from error

@@ -15,7 +15,9 @@ from speechbrain.augment.time_domain import DropChunk, DropFreq
 from speechbrain.nnet.schedulers import CyclicLRScheduler, NoamScheduler
 from speechbrain.processing.features import InputNormalization
 from speechbrain.utils.metric_stats import MetricStats
+from speechbrain.utils.seed import seed_everything
 from torch import nn
+from torch.utils.data import DataLoader
 
 from hetero_brain import DomainBatch, HeteroBrain
 
@@ -94,7 +96,7 @@ def shaped(base, shape):
 
 def fit(base, shape, train, valid, options, **hparams):
     """Train for two epochs; the Brain, with all that it has ``seen``."""
-    torch.manual_seed(1)
+    seed_everything(1, verbose=False)  # as recipes do
     modules = {
         "body": nn.Sequential(nn.Linear(40, 8), nn.Dropout(0.2), nn.Tanh()),
         "head": nn.Linear(8, 1),
@@ -118,6 +120,7 @@ def fit(base, shape, train, valid, options, **hparams):
         modules, partial(torch.optim.AdamW, lr=0.02), hparams, options
     )
     brain.seen = []
+    train, valid = (DataLoader(batches, batch_size=None) for batches in (train, valid))
     brain.fit([1, 2], train, valid)
     return brain
 

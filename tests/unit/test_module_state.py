@@ -61,10 +61,10 @@ def test_a_batch_that_is_not_finite_leaves_tensors_as_they_were():
 def test_other_objects():
     metric = MetricStats(lambda p, labels: (p - labels).abs())
     scheduler = CyclicLRScheduler(base_lr=0.1, max_lr=0.3, step_size=2)
-    objects = [metric]
+    objects = [vars(metric)]
     state = ModuleState([], lambda: objects)
     metric.append(["a"], torch.ones(1), torch.zeros(1))
-    objects.append(scheduler)  # as Brains make theirs when an epoch begins
+    objects.append(vars(scheduler))  # as Brains make theirs when an epoch begins
     snapshot = state.copy()
     metric.append(["b"], torch.ones(1), torch.zeros(1))
     optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])

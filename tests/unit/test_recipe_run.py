@@ -2,10 +2,12 @@
 
 import json
 import logging
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from hetero_brain import DomainBatch
 from hetero_brain.pipelines.rounds import alternation, run_phases
@@ -28,6 +30,10 @@ def dev(domain, *curvatures):
     return [DomainBatch(domain, (curvature,)) for curvature in curvatures]
 
 
+def unbatched(batches):
+    return DataLoader(batches, batch_size=None)
+
+
 @pytest.mark.parametrize("state", ["fresh", "per_domain"])
 def test_dev_losses_behind_local_steps(make_run, state):
     brain = make_run(
@@ -42,7 +48,7 @@ def test_dev_losses_behind_local_steps(make_run, state):
     entries = []
     brain.log = lambda **stats: entries.append(stats)
     valid = [*dev("en", 1.0, 2.0, 3.0, 4.0, 5.0), *dev("fr", 2.0)]
-    brain.fit([1], [dev("en", 1.0)], valid)
+    brain.fit([1], [dev("en", 1.0)], unbatched(valid))
     (figures,) = [e["valid_stats"] for e in entries if "valid_stats" in e]
     assert figures["loss/en"] == pytest.approx(3.0)  # |θ|² = 2
     # Of the first and the fifth batch: a sample.
@@ -57,7 +63,7 @@ def test_cssl_has_no_losses_behind_local_steps(make_run):
     brain = make_run(Theta(), bowl, run_opts={"noprogressbar": True})
     entries = []
     brain.log = lambda **stats: entries.append(stats)
-    brain.fit([1], [dev("en", 1.0)], dev("en", 1.0))
+    brain.fit([1], [dev("en", 1.0)], unbatched(dev("en", 1.0)))
     (figures,) = [e["valid_stats"] for e in entries if "valid_stats" in e]
     assert set(figures) == {"loss", "loss/en"}
 
@@ -96,12 +102,12 @@ def test_the_dev_loss_of_a_validation_is_watched(make_run, caplog):
     brain = make_run(
         Theta(),
         bowl,
-        lr=-0.2,  # away from the minimum
+        opt_class=partial(torch.optim.SGD, lr=0.2, maximize=True),
         local_lr=ALPHA,
         local_steps=1,
         run_opts={"noprogressbar": True},
     )
-    brain.fit([1, 2, 3], [dev("en", 1.0)], dev("en", 1.0))
+    brain.fit([1, 2, 3], [dev("en", 1.0)], unbatched(dev("en", 1.0)))
     assert len(rises(caplog)) == 1
 
 

@@ -108,9 +108,13 @@ class OnceOnly(torch.autograd.Function):
         return grad * 2
 
 
+def once(module, x):
+    return OnceOnly.apply(module(x)).square().mean()
+
+
 @pytest.mark.parametrize(
     "function, name",
-    [(ctc, "ctc_loss"), (lambda m, x: OnceOnly.apply(loss(m, x)), "autograd.Function")],
+    [(ctc, "ctc_loss"), (once, "autograd.Function")],
 )
 def test_what_has_no_second_derivative(make_brain, function, name):
     settings = {"local_lr": 0.1, "local_steps": 1}
