@@ -1,5 +1,6 @@
 """Brains as SpeechBrain's recipes write them become heterogeneous by their base class."""
 
+import inspect
 from functools import partial
 
 import pytest
@@ -20,6 +21,14 @@ OPTIONS = {"device": "cpu", "noprogressbar": True}
 ERRORS = [3.0, 1.0, 2.0]  # of the epochs, as a recipe's metric
 
 
+@pytest.fixture(autouse=True)
+def forgotten_calls():
+    """SpeechBrain's checkpointer appends to its own default argument in each call, and
+    reads all checkpoints again for each entry of it."""
+    signature = inspect.signature(Checkpointer.save_and_keep_only)
+    signature.parameters["importance_keys"].default.clear()
+
+
 class Killed(BaseException):
     """An exception that no code handles, in place of SIGKILL."""
 
@@ -36,7 +45,7 @@ def own(base):
         dies_at = None  # steps of the optimizer
 
         def compute_forward(self, batch, stage):
-            if self.optimizer_step == self.dies_at:
+            if stage == sb.Stage.TRAIN and self.optimizer_step == self.dies_at:
                 raise Killed
             return self.modules.model(batch)
 
@@ -175,9 +184,7 @@ SAVERS = [
 
 @pytest.mark.parametrize("dies_at", [5, 8])  # at an epoch's end; within the second
 @pytest.mark.parametrize("savers", SAVERS)
-@pytest.mark.parametrize(
-    "kinds", [(sb.Brain, HeteroBrain), (HeteroBrain, sb.Brain), (HeteroBrain,) * 2]
-)
+@pytest.mark.parametrize("kinds", [(sb.Brain, HeteroBrain), (HeteroBrain, sb.Brain)])
 def test_one_class_goes_on_where_the_other_stopped(
     alone, tmp_path, caplog, kinds, savers, dies_at
 ):

@@ -429,6 +429,7 @@ def averaged_statistics(folder):
         ``norm`` in each checkpoint.
     """
     rank, _ = parallel.rank_and_size()
+    os.environ["RANK"] = str(rank)  # where SpeechBrain looks
     norm, counting, events = torch.nn.BatchNorm1d(1), Counting(rank), []
 
     def statistics():
