@@ -89,6 +89,7 @@ def plain_metadata(meta):
 
     Example
     -------
+    >>> import torch
     >>> plain_metadata({"epoch": 3, "loss": torch.tensor(0.5), "lengths": (1, 2)})
     {'epoch': 3, 'loss': 0.5, 'lengths': [1, 2]}
     """
