@@ -6,14 +6,9 @@ training loop. Source: PTLOC, arXiv:2508.19990, section "Update" (eqs. 5-12).
 
 from collections import ChainMap, defaultdict
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
@@ -24,7 +19,6 @@ from .training.requirements import second_derivatives
 from .training.weights import TwoWeights
 
 
-@partial(register_checkpoint_hooks, save_on_main_only=False)
 class LocalSolver(TwoWeights):
     """Takes local steps φ ← φ − α∇ℓ_i(φ) from θ, and restores θ bit for bit.
 
@@ -234,8 +228,7 @@ class LocalSolver(TwoWeights):
             outputs, vectors = zip(*differentiable)
             return second_derivatives(outputs, self.params, vectors)
 
-    @mark_as_saver
-    def _save(self, path):
+    def save(self, path):
         """Write the optimizer states of all ranks' domains; every rank must call it."""
         packed = {}
         for domain, state in self.states.items():
@@ -247,8 +240,8 @@ class LocalSolver(TwoWeights):
         if rank_and_size()[0] == 0:
             torch.save({**packed, **dict(ChainMap(*of_ranks))}, path)
 
-    @mark_as_loader
-    def _load(self, path, end_of_epoch):
+    def load(self, path):
+        """Read what :meth:`save` wrote, on any number of ranks."""
         groups = self.optimizer.state_dict()["param_groups"]
         self.states.clear()
         saved = torch.load(path, map_location="cpu", weights_only=True)

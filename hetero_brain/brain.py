@@ -277,11 +277,9 @@ class HeteroBrain(ResumableBrain):
         kinds = self.local_optimizer_state, self.hypergradient
         solver = LocalSolver(self.modules, optimizer, *kinds, self.all_parameters)
         solver.module_state = ModuleState(self.all_modules(), self.counting_objects)
-        if self.checkpointer is not None and solver.keep_state:
-            self.checkpointer.add_recoverable("local_solver", solver)
         return solver
 
     def _wrap_distributed(self):
         """Called by ``on_fit_start`` before recovery: broadcasts θ, without a wrapper."""
         broadcast_module(self.modules)
-        _ = self.local_solver  # created now, so that its state is recovered
+        _ = self.local_solver  # created now, so that its states are recovered

@@ -6,7 +6,7 @@ import torch
 from speechbrain.utils.logger import get_logger
 
 from ..training.checkpoints import AtomicCheckpointer
-from ..training.integrity import FILES, damage
+from ..training.integrity import damage
 
 logger = get_logger(__name__)
 
@@ -34,8 +34,7 @@ def find_checkpoint(folder):
     for candidate in (folder / "save", folder):
         if candidate.is_dir():
             for found in AtomicCheckpointer(candidate).find_checkpoints():
-                # SpeechBrain's own checkpointer lists no files: nothing to check.
-                fault = damage(found.path) if (found.path / FILES).exists() else None
+                fault = damage(found.path)
                 if fault is None:
                     return found.path
                 logger.warning(

@@ -151,9 +151,10 @@ class RecipeRun:
         self.dev_stats = {}
         super()._fit_valid(valid_set, epoch, enable)
         if self.checkpointer is not None:
-            best = getattr(self.checkpointer, "keep_best", None)
-            scores = {key: self.dev_stats[key] for key in self.dev_stats if key == best}
-            self.checkpointer.save_and_keep_only({"epoch": epoch, **scores})
+            keys = getattr(self, "min_keys", ())  # the best by these is kept
+            scores = {key: self.dev_stats[key] for key in keys if key in self.dev_stats}
+            meta = {"epoch": epoch, **scores}
+            self.checkpointer.save_and_keep_only(meta, min_keys=keys)
 
     # ----------------------------------------------------------------------- logs
 

@@ -2,8 +2,11 @@
 
 import torch
 
+from .parallel import gathered, rank_and_size
+
 KINDS = {torch.Tensor, int, float, type(None)}
 USUAL = {*vars(torch.nn.Module())}  # what every module has
+OTHER = "other"  # what cannot be averaged over ranks
 
 
 class ModuleState:
@@ -39,6 +42,11 @@ class ModuleState:
         self.with_attributes = [
             m for m in self.modules if not type(m).__module__.startswith("torch.nn.")
         ]
+        self.initial = {
+            place: value
+            for place, (_, value) in self._values().items()
+            if not torch.is_tensor(value)
+        }
 
     def copy(self):
         """A snapshot of the state, for the other methods."""
@@ -86,6 +94,68 @@ class ModuleState:
                     at = finite.to(now.device)
                     of_thing[name] = torch.where(at, now, before.to(now.device))
 
+    @torch.no_grad()
+    def average_over_ranks(self, device):
+        """Make the state equal on all ranks, which have seen other batches.
+
+        Tensors of floating-point numbers, such as running means and variances, become
+        their means over the ranks. Everything else becomes that of rank 0: integers, such
+        as counts of batches, tensors whose shapes differ, and those numbers among the
+        attributes that have changed on any rank since the beginning.
+
+        Every rank must call it.
+
+        Arguments
+        ---------
+        device : torch.device
+            Where the ranks communicate.
+        """
+        own = self._values()
+        kinds = {place: self._kind(place, value) for place, (_, value) in own.items()}
+        of_ranks = gathered({place: kind for place, kind in kinds.items() if kind})
+        places = [*dict.fromkeys(place for found in of_ranks for place in found)]
+        means = [
+            place
+            for place in places
+            if place in of_ranks[0]
+            and of_ranks[0][place] != OTHER
+            and all(found.get(place) == of_ranks[0][place] for found in of_ranks)
+        ]
+        # In double precision, the mean of equal numbers of single precision is exact.
+        values = [own[place][1].flatten().to(device, torch.float64) for place in means]
+        flat = torch.cat([*values, torch.zeros(0, dtype=torch.float64, device=device)])
+        torch.distributed.all_reduce(flat)
+        averages = (flat / rank_and_size()[1]).split([len(value) for value in values])
+        others = [place for place in places if place not in means and place in own]
+        sent = [{place: _on_host(own[place][1]) for place in others}]
+        torch.distributed.broadcast_object_list(sent, src=0)
+        for place, average in zip(means, averages):
+            _put(*own[place], place, average.view(own[place][1].shape))
+        for place in others:
+            if place in sent[0]:
+                _put(*own[place], place, sent[0][place])
+
+    def _values(self):
+        """(number of the module, name) → the dict that holds it, and the value."""
+        others = {*self.with_attributes}
+        return {
+            (number, name): (holder, value)
+            for number, module in enumerate(self.modules)
+            for holder in (module._buffers, vars(module) if module in others else {})
+            for name, value in holder.items()
+            if type(value) in KINDS and name not in USUAL
+        }
+
+    def _kind(self, place, value):
+        """Shape and dtype of what can be averaged; OTHER for what has to be that of rank
+        0; None for a number that has not changed."""
+        if torch.is_tensor(value):
+            is_float = value.is_floating_point()
+            return (tuple(value.shape), value.dtype) if is_float else OTHER
+        before = self.initial.get(place)
+        changed = type(before) is not type(value) or before != value
+        return OTHER if changed else None
+
 
 def copied(value):
     """A copy of a tensor that passes may write to; None for anything else, such as the
@@ -93,3 +163,18 @@ def copied(value):
     if torch.is_tensor(value) and value.grad_fn is None and not value.is_inference():
         return value.detach().clone()
     return None
+
+
+def _on_host(value):
+    return value.detach().cpu() if torch.is_tensor(value) else value
+
+
+def _put(holder, now, place, value):
+    """Replace a value where it is held, a tensor in its own memory if it fits."""
+    if torch.is_tensor(value) and torch.is_tensor(now):
+        value = value.to(now.device, now.dtype)
+        if torch.equal(now, value):
+            return
+        if now.shape == value.shape:
+            value = now.copy_(value)
+    holder[place[1]] = value

@@ -1,16 +1,9 @@
 """A Brain that resumes after any iteration and keeps figures of each domain."""
 
 import math
-from functools import partial
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
-from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
@@ -18,15 +11,14 @@ from ..domain_batch import DomainBatch, NothingToLearn
 from .geometry import UpdateGeometry
 from .monitor import DomainMonitor
 from .parallel import gathered, rank_and_size
-from .participants import Participants
+from .saved import SavedBrain
 from .schedules import scale_rates
 from .solves import reason_to_leave_out
 
 logger = get_logger(__name__)
 
 
-@partial(register_checkpoint_hooks, save_on_main_only=False)
-class ResumableBrain(Participants):
+class ResumableBrain(SavedBrain):
     """A ``sb.Brain`` that resumes after any iteration and keeps figures of each domain.
 
     Takes the arguments of ``sb.Brain``. ``monitor`` averages the figures of each domain
@@ -153,6 +145,11 @@ class ResumableBrain(Participants):
 
     # ---------------------------------------------------------------- validation
 
+    def _fit_valid(self, valid_set, epoch, enable):
+        """As SpeechBrain's, with the same statistics of modules on all ranks."""
+        self.average_statistics()
+        super()._fit_valid(valid_set, epoch, enable)
+
     def evaluate_batch(self, batch, stage):
         """Evaluate a batch; for a :class:`DomainBatch`, record the loss of its domain."""
         if not isinstance(batch, DomainBatch):
@@ -182,23 +179,10 @@ class ResumableBrain(Participants):
 
     # --------------------------------------------------------------- checkpoints
 
-    @mark_as_saver
-    def _save(self, path):
-        """Write the state of the run between two iterations; every rank must call it."""
-        state = self.run_state()
-        if if_main_process():
-            torch.save(state, path)
-
-    @mark_as_loader
-    def _recover(self, path, end_of_epoch):
-        self.restore_run(torch.load(path, map_location="cpu", weights_only=True))
-
     def run_state(self):
-        """The state of a run between two iterations, as tensors and plain values."""
+        """The state of a run between two iterations that ``sb.Brain`` does not save, as
+        tensors and plain values."""
         return {
-            "step": self.step,
-            "avg_train_loss": self.avg_train_loss,
-            "optimizer_step": self.optimizer_step,
             "nonfinite_count": self.nonfinite_count,
             "angles": self.geometry.angles,
             "ranks": gathered(self.interval_state()),
@@ -206,8 +190,6 @@ class ResumableBrain(Participants):
 
     def restore_run(self, state):
         """Restore what :meth:`run_state` returned, on any number of ranks."""
-        self.step, self.avg_train_loss = state["step"], state["avg_train_loss"]
-        self.optimizer_step = state["optimizer_step"]
         self.nonfinite_count = state["nonfinite_count"]
         self.geometry.angles = state.get("angles", [])
         (rank, size), ranks = rank_and_size(), state["ranks"]
