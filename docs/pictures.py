@@ -22,13 +22,15 @@ def bowl(centre, angle, narrow):
 
 
 def method(path):
-    """Two domains' losses, an iteration of PTLOC between them, and CSSL's for comparison."""
+    """Two domains' losses, an iteration of PTLOC between them, and CSSL's direction."""
     bowls = [bowl((-1.7, 0.5), 0.4, 5.0), bowl((1.9, -0.2), -1.1, 3.0)]
     theta, alpha, length = np.array([-0.5, -1.7]), 0.15, 1.0
     x, y = np.meshgrid(np.linspace(-3.2, 3.4, 240), np.linspace(-2.4, 1.9, 160))
     figure, axis = plt.subplots(figsize=(7.2, 4.4))
     mean, plain = np.zeros(2), np.zeros(2)
-    for number, (colour, (curvature, centre)) in enumerate(zip(COLOURS, bowls), start=1):
+    for number, (colour, (curvature, centre)) in enumerate(
+        zip(COLOURS, bowls), start=1
+    ):
         away = np.stack([x - centre[0], y - centre[1]], -1)
         loss = np.einsum("...i,ij,...j->...", away, curvature, away) / 2
         levels = [0.15, 0.6, 1.4, 2.6, 4.2]
@@ -79,7 +81,9 @@ def result(path):
         domains, values, low, high = (np.array(column) for column in zip(*rows))
         at = np.arange(len(domains)) + 0.2 * (place - 1.5)
         errors = (values - low, high - values)
-        axis.bar(at, values, 0.18, yerr=errors, color=colour, label=model, ecolor="black")
+        axis.bar(
+            at, values, 0.18, yerr=errors, color=colour, label=model, ecolor="black"
+        )
     names = [f"{d}\n(unseen)" if d in UNSEEN else d for d in domains]
     axis.set_xticks(range(len(domains)), names)
     axis.set_ylabel("CER %, frozen encoder")
@@ -92,12 +96,11 @@ def result(path):
 def save(figure, path):
     """Write a picture that is the same for the same code."""
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    with matplotlib.rc_context({"svg.hashsalt": "ptloc", "svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
 if __name__ == "__main__":
-    matplotlib.rcParams["svg.hashsalt"] = "hetero_brain"
-    matplotlib.rcParams["svg.fonttype"] = "none"
     method(HERE / "method.svg")
     result(HERE / "result.svg")
