@@ -17,6 +17,7 @@ _MODULES = {
     "HeteroBrain": "brain",
     "Share": "domain_batch",
     "load_encoder": "models.speech_encoder",
+    "local_lr_finder": "training.local_lr",
 }
 
 
@@ -32,4 +33,4 @@ def __dir__():
     return sorted({*globals(), *__all__})
 
 
-__all__ = ["DomainBatch", "HeteroBrain", "Share", "load_encoder"]
+__all__ = ["DomainBatch", "HeteroBrain", "Share", "load_encoder", "local_lr_finder"]

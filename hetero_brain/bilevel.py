@@ -6,24 +6,19 @@ training loop. Source: PTLOC, arXiv:2508.19990, section "Update" (eqs. 5-12).
 
 from collections import ChainMap, defaultdict
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 
 import torch
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
 from .training.gradients import laid_out
 from .training.module_state import ModuleState
 from .training.parallel import gathered, rank_and_size
+from .training.requirements import second_derivatives
 from .training.weights import TwoWeights
 
 
-@partial(register_checkpoint_hooks, save_on_main_only=False)
 class LocalSolver(TwoWeights):
     """Takes local steps φ ← φ − α∇ℓ_i(φ) from θ, and restores θ bit for bit.
 
@@ -106,8 +101,9 @@ class LocalSolver(TwoWeights):
         return self.factory([*self.phi_of.values()])
 
     @contextmanager
-    def solve(self, domain):
-        """One local solve: θ on entry, φ inside, θ again on exit or exception.
+    def solve(self, domain=None):
+        """One local solve: θ on entry, φ inside, θ again on exit or exception. Without a
+        domain, the optimizer starts and ends without a state.
 
         An exception also restores the modules' state of the entry and resets the domain's
         optimizer state: non-finite values left in them by a batch would persist. So does
@@ -115,7 +111,7 @@ class LocalSolver(TwoWeights):
         """
         self.select()
         self.optimizer.state = defaultdict(dict)
-        if self.keep_state:
+        if self.keep_state and domain is not None:
             self.optimizer.state = self.states.setdefault(domain, defaultdict(dict))
             self.solved.add(domain)
         entry, self.finite = self.module_state.copy(), None
@@ -132,7 +128,7 @@ class LocalSolver(TwoWeights):
 
     def forget(self, domain):
         """Start the next solve of a domain with an empty optimizer state."""
-        if self.keep_state:
+        if domain in self.states:
             self.states[domain] = defaultdict(dict)
 
     @torch.no_grad()
@@ -198,6 +194,7 @@ class LocalSolver(TwoWeights):
         """
         group = self.optimizer.param_groups[0]
         lr, decay = group["lr"], group["lr"] * group["weight_decay"]
+        last = [p.detach().clone() for p in self.params] if self.trajectory else None
         for phi, moved, loss_closure in reversed(self.trajectory):
             with torch.no_grad():
                 torch._foreach_copy_(self.params, phi)
@@ -210,6 +207,9 @@ class LocalSolver(TwoWeights):
                 v if h is None else -lr * h if v is None else v - lr * h
                 for v, h in zip(decayed, product)
             ]
+        if last is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(self.params, last)
         return grads
 
     def _hessian_product(self, loss_closure, vector):
@@ -226,10 +226,9 @@ class LocalSolver(TwoWeights):
             if not differentiable:
                 return [None] * len(self.params)
             outputs, vectors = zip(*differentiable)
-            return torch.autograd.grad(outputs, self.params, vectors, allow_unused=True)
+            return second_derivatives(outputs, self.params, vectors)
 
-    @mark_as_saver
-    def _save(self, path):
+    def save(self, path):
         """Write the optimizer states of all ranks' domains; every rank must call it."""
         packed = {}
         for domain, state in self.states.items():
@@ -241,8 +240,8 @@ class LocalSolver(TwoWeights):
         if rank_and_size()[0] == 0:
             torch.save({**packed, **dict(ChainMap(*of_ranks))}, path)
 
-    @mark_as_loader
-    def _load(self, path, end_of_epoch):
+    def load(self, path):
+        """Read what :meth:`save` wrote, on any number of ranks."""
         groups = self.optimizer.state_dict()["param_groups"]
         self.states.clear()
         saved = torch.load(path, map_location="cpu", weights_only=True)

@@ -26,9 +26,10 @@ from .training.parallel import (
     broadcast_module,
     drop_absent,
     gathered,
+    keep_once,
     reduce_gradients,
-    without_collectives,
 )
+from .training.requirements import refuse_own_fit_batch, scalar
 from .training.resumable import ResumableBrain
 from .training.rng import RandomState, derive_seed
 from .training.settings import brain_settings
@@ -58,6 +59,9 @@ class HeteroBrain(ResumableBrain):
     ``cosine_interval`` : int
         Iterations between measurements of the cosines between the domains'
         hypergradients; 0 (default): never. Needs memory for M gradients.
+    ``angle_interval`` : int
+        Iterations between measurements of the angle between the updates of PTLOC and
+        CSSL (10); 0: never. Needs memory for two more gradients.
     ``solve_seed`` : int
         If given, dropout and augmentation of a local solve are drawn from it, the
         iteration and the domain, so that any iteration can be replayed alone.
@@ -81,6 +85,7 @@ class HeteroBrain(ResumableBrain):
     """
 
     def __init__(self, modules=None, opt_class=None, hparams=None, *args, **kwargs):
+        refuse_own_fit_batch(self, HeteroBrain)
         settings = brain_settings(hparams or {})
         super().__init__(modules, opt_class, hparams or {}, *args, **kwargs)
         vars(self).update(settings)
@@ -136,10 +141,7 @@ class HeteroBrain(ResumableBrain):
         self.random_state.keep()
         self._losses_and_norms = []  # one pair per pass of this solve
         try:
-            with (
-                self.local_solver.solve(domain_batch.unit) as phi,
-                without_collectives(),
-            ):
+            with self.local_solver.solve(domain_batch.unit) as phi, self.alone():
                 yield phi
         except NothingToLearn as reason:
             self.leave_out(domain_batch.domain, reason)
@@ -152,16 +154,17 @@ class HeteroBrain(ResumableBrain):
     def forward_pass(self, domain_batch, k):
         """The outputs of ``compute_forward`` on the batch of local step k, and the scalar
         ℓ_i with its graph, at the current weights."""
-        batch = self.batch_of(domain_batch, k)
+        batch, self.local_step = self.batch_of(domain_batch, k), k
         self.random_state.restore()
         with self.training_ctx:
             outputs = self.compute_forward(batch, sb.Stage.TRAIN)
             loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
-        return outputs, loss
+        return outputs, scalar(loss, self)
 
     def backward_pass(self, domain_batch, k, divisor):
         """Outputs and loss of :meth:`forward_pass`, and the gradient of ℓ_i / divisor."""
         outputs, loss = self.forward_pass(domain_batch, k)
+        self.check_graph(loss)
         grads = gradients(loss / divisor, self.local_solver.params, self.scaler)
         return outputs, loss, grads
 
@@ -189,9 +192,7 @@ class HeteroBrain(ResumableBrain):
         if last:
             self.local_solver.finite = finite = self.losses_and_norms().isfinite().all()
             zero_unless(finite, grads)
-            if self.is_due(self.cosine_interval):
-                params = self.local_solver.params
-                self.monitor.keep_gradient(domain_batch.domain, grads, params)
+        self.geometry.add_pass(domain_batch.domain, k, grads, divisor)
         return grads, outputs
 
     def losses_and_norms(self):
@@ -199,11 +200,9 @@ class HeteroBrain(ResumableBrain):
         return torch.stack(self._losses_and_norms)
 
     def observe(self, domain_batch, outputs):
-        """Called after an iteration for each domain of this rank that was finite, with
-        the outputs of ``compute_forward`` at φ_K; does nothing.
-
-        Override it to log figures of an objective with ``self.monitor.add(domain,
-        name=value)``; a 0-dimensional tensor as value avoids a device synchronisation.
+        """Called after an iteration for each finite domain of this rank with the outputs
+        of ``compute_forward`` at φ_K; does nothing. Override it to log figures with
+        ``self.monitor.add(domain, name=value)``, best as 0-dimensional tensors.
         """
 
     def divisors(self, global_batch):
@@ -236,7 +235,7 @@ class HeteroBrain(ResumableBrain):
         loss : torch.Tensor
             The mean loss, on the CPU; NaN if no domain was finite.
         outputs : list
-            Those of this rank's domains that were finite.
+            Those of this rank's finite domains.
         """
         params = self.local_solver.params if should_step else []
         scaled = self.scaler.is_enabled()
@@ -264,6 +263,7 @@ class HeteroBrain(ResumableBrain):
                 if not math.isclose(self.used, 1, rel_tol=1e-6):
                     divide(params, self.used)
                 self.optimizers_step()
+            keep_once(params)
             if self.overflowed:
                 self.scaler.update(scale * self.scaler.get_backoff_factor())
             self.used, self.overflowed = 0.0, False
@@ -276,12 +276,10 @@ class HeteroBrain(ResumableBrain):
         optimizer = self.local_optimizer or partial(torch.optim.SGD, lr=0.0)
         kinds = self.local_optimizer_state, self.hypergradient
         solver = LocalSolver(self.modules, optimizer, *kinds, self.all_parameters)
-        solver.module_state = ModuleState(self.all_modules())
-        if self.checkpointer is not None and solver.keep_state:
-            self.checkpointer.add_recoverable("local_solver", solver)
+        solver.module_state = ModuleState(self.all_modules(), self.counting_objects)
         return solver
 
     def _wrap_distributed(self):
         """Called by ``on_fit_start`` before recovery: broadcasts θ, without a wrapper."""
         broadcast_module(self.modules)
-        _ = self.local_solver  # created now, so that its state is recovered
+        _ = self.local_solver  # created now, so that its states are recovered

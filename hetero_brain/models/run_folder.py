@@ -8,7 +8,7 @@ from speechbrain.utils.logger import get_logger
 from ..errors import InputError
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.files import write_atomically
-from ..training.integrity import FILES, damage
+from ..training.integrity import damage
 
 logger = get_logger(__name__)
 
@@ -67,8 +67,7 @@ def checkpoints(folder, **keys):
     for candidate in (Path(folder, "save"), Path(folder)):
         if candidate.is_dir():
             for found in AtomicCheckpointer(candidate).find_checkpoints(**keys):
-                # SpeechBrain's own checkpointer lists no files: nothing to check.
-                fault = damage(found.path) if (found.path / FILES).exists() else None
+                fault = damage(found.path)
                 if fault is None:
                     yield found
                 else:

@@ -75,7 +75,6 @@ def finetune(hparams, run_opts, splits):
         folder / "save",
         {**stateful, "counter": counter},
         keep_last=hparams.get("keep_last", 2),
-        keep_best="CER",
     )
     brain = recipe_brain(kind)(
         modules=modules,

@@ -3,11 +3,20 @@
 from contextlib import nullcontext
 
 import speechbrain as sb
+import torch
 from speechbrain.utils.distributed import ddp_barrier
+from speechbrain.utils.logger import get_logger
 
+from ..domain_batch import DomainBatch
 from ..training import preemption
+from ..training.gradients import gradients
 from ..training.parallel import gathered
 from ..training.settings import BRAIN_SETTINGS, RUN_SETTINGS, check_settings
+
+logger = get_logger(__name__)
+
+ADAPTED = 4  # every so many dev batches of a domain, the loss behind local steps
+RISE = 0.1  # of the dev loss within a PTLOC phase: its θ is being lost
 
 
 def recipe_brain(kind):
@@ -31,8 +40,11 @@ class RecipeRun:
 
     A run writes a log entry every ``log_interval`` iterations, and after each validation
     another one and a checkpoint. On a signal it finishes the current iteration or
-    validation, saves and exits (see :mod:`~hetero_brain.training.preemption`). Reads from
-    ``hparams``:
+    validation, saves and exits (see :mod:`~hetero_brain.training.preemption`). In a PTLOC
+    phase, a validation also has ``loss_at_phi``, the loss that PTLOC minimises: of every
+    :data:`ADAPTED`-th dev batch of each domain, behind the K local steps on that batch.
+    Once a phase, a warning says when the dev loss at θ has risen above that of the first
+    validation by more than :data:`RISE`. Reads from ``hparams``:
 
     ``seed`` : int
         The seed of the run, which is also the ``solve_seed`` of its Brain.
@@ -50,6 +62,7 @@ class RecipeRun:
         vars(self).update(settings)
         if self.solve_seed is None:
             self.solve_seed = self.seed
+        self.first_dev_loss, self.is_warned = None, False
         factor = self.grad_accumulation_factor
         if factor != 1:  # the plan counts global batches, not steps
             raise ValueError(
@@ -76,6 +89,48 @@ class RecipeRun:
         """Whether a signal asked this rank to leave."""
         return preemption.requested()
 
+    # ----------------------------------------------------------------- validation
+
+    def evaluate_batch(self, batch, stage):
+        """As the base class's; of some batches also the loss behind K local steps."""
+        loss = super().evaluate_batch(batch, stage)
+        adapts = self.local_steps and stage == sb.Stage.VALID
+        if adapts and isinstance(batch, DomainBatch) and loss.isfinite():
+            n_batches = self.dev_monitor.counts["loss", batch.domain]
+            if n_batches % ADAPTED == 1:
+                adapted = self.adapted_loss(batch.batches[-1])
+                self.dev_monitor.add(batch.domain, loss_at_phi=adapted)
+        return loss
+
+    def adapted_loss(self, batch):
+        """The loss of a dev batch behind K local steps on it, as a float."""
+
+        def dev_loss():
+            with self.evaluation_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.VALID)
+                return self.compute_objectives(outputs, batch, sb.Stage.VALID)
+
+        with self.local_solver.solve() as phi:
+            for _ in range(self.local_steps):
+                with torch.enable_grad():
+                    grads = gradients(dev_loss(), phi.params, self.scaler)
+                phi.step(grads)
+            return dev_loss().item()
+
+    def warn_of_rise(self, loss):
+        """Warn once if θ becomes worse while φ_K becomes better."""
+        if self.first_dev_loss is None:
+            self.first_dev_loss = loss
+        if self.local_steps and not self.is_warned:
+            if loss > (1 + RISE) * self.first_dev_loss:
+                rate = self.local_solver.optimizer.param_groups[0]["lr"]
+                logger.warning(
+                    f"The dev loss at θ has risen from {self.first_dev_loss:.4g} to "
+                    f"{loss:.4g} in this phase: θ moves to where the local steps lead "
+                    f"back from. Lower local_lr, which is {rate:.3g} now, or anneal it."
+                )
+                self.is_warned = True
+
     # ---------------------------------------------------------------- checkpoints
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
@@ -96,9 +151,10 @@ class RecipeRun:
         self.dev_stats = {}
         super()._fit_valid(valid_set, epoch, enable)
         if self.checkpointer is not None:
-            best = getattr(self.checkpointer, "keep_best", None)
-            scores = {key: self.dev_stats[key] for key in self.dev_stats if key == best}
-            self.checkpointer.save_and_keep_only({"epoch": epoch, **scores})
+            keys = getattr(self, "min_keys", ())  # the best by these is kept
+            scores = {key: self.dev_stats[key] for key in keys if key in self.dev_stats}
+            meta = {"epoch": epoch, **scores}
+            self.checkpointer.save_and_keep_only(meta, min_keys=keys)
 
     # ----------------------------------------------------------------------- logs
 
@@ -121,12 +177,14 @@ class RecipeRun:
             train_logger.position() if hasattr(train_logger, "position") else None
             for train_logger in self.loggers
         ]
-        return {**super().run_state(), "logs": logs}
+        rise = self.first_dev_loss, self.is_warned
+        return {**super().run_state(), "logs": logs, "rise": rise}
 
     def restore_run(self, state):
         """With the positions of the logs."""
         super().restore_run(state)
         self.log_positions = state["logs"]
+        self.first_dev_loss, self.is_warned = state.get("rise", (None, False))
 
     def end_iteration(self, loss):
         """Write the log entries that are due after an iteration."""
@@ -144,6 +202,7 @@ class RecipeRun:
             return
         self.dev_stats = self.dev_figures(stage_loss)
         if stage == sb.Stage.VALID:
+            self.warn_of_rise(self.dev_stats["loss"])
             train_stats = {"loss": float(self.train_loss)}
             self.log(train_stats=train_stats, valid_stats=self.dev_stats)
 

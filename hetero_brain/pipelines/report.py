@@ -180,7 +180,8 @@ def write_tables(spec, folder):
 
 
 def plot_phases(folder, path):
-    """Plot loss and local gain of every phase in a folder, per domain, as a PNG.
+    """Plot the figures of every phase in a folder, per domain, as a PNG: losses, and in
+    PTLOC phases local gains, update angles and lengths of the local solves.
 
     Arguments
     ---------
@@ -195,33 +196,48 @@ def plot_phases(folder, path):
     import matplotlib.pyplot as plt
 
     logs = sorted(Path(folder).glob("*/log.jsonl"), key=lambda p: p.stat().st_mtime)
-    figure, axes = plt.subplots(2, len(logs), figsize=(4 * len(logs), 6), squeeze=False)
-    panels = (
-        ("loss_at_theta", "loss at θ (nats)"),
-        ("local_gain", "local gain (nats)"),
-    )
+    panels = {
+        "loss_at_theta": "loss at θ (nats)",
+        "local_gain": "local gain (nats)",
+        "update_angle": "update angle (degrees)",
+        "step_ratio": "‖φ − θ‖ / ‖Δθ‖",
+    }
+    size = 4 * len(logs), 2.8 * len(panels)
+    figure, axes = plt.subplots(len(panels), len(logs), figsize=size, squeeze=False)
     for column, log in zip(axes.T, logs):
         entries = [e for e in JsonLinesLogger.read(log) if "train" in e]
-        for axis, (name, label) in zip(column, panels):
-            curves = defaultdict(list)
-            for entry in entries:
-                for key, value in entry["train"].items():
-                    if key.startswith(f"{name}/"):
-                        curves[key.split("/", 1)[1]].append((entry["iteration"], value))
-            for domain, points in sorted(curves.items()):
+        is_ptloc = any(
+            key.startswith("step_ratio") for e in entries for key in e["train"]
+        )
+        column[0].set_title(log.parent.name)
+        for axis, (name, label) in zip(column, panels.items()):
+            if name != "loss_at_theta" and not is_ptloc:
+                axis.set_visible(False)
+                continue
+            for domain, points in sorted(curves(entries, name).items()):
                 axis.plot(*zip(*points), label=domain)
+            axis.set_xlabel("iteration")
             axis.set_ylabel(label)
             axis.grid(alpha=0.3)
-        column[0].set_title(log.parent.name)
-        column[1].set_xlabel("iteration")
     axes[0, 0].legend()
     for row in axes:
-        limits = [axis.get_ylim() for axis in row]
+        limits = [axis.get_ylim() for axis in row if axis.get_visible()]
         for axis in row:
-            axis.set_ylim(min(limits)[0], max(high for _, high in limits))
+            if limits:
+                axis.set_ylim(min(limits)[0], max(high for _, high in limits))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def curves(entries, name):
+    """Domain → its (iteration, value) pairs of a figure in the entries of a log."""
+    found = defaultdict(list)
+    for entry in entries:
+        for key, value in entry["train"].items():
+            if key.startswith(f"{name}/"):
+                found[key.split("/", 1)[1]].append((entry["iteration"], value))
+    return found
 
 
 def main(argv):

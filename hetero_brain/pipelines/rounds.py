@@ -18,6 +18,7 @@ from speechbrain.utils.logger import get_logger
 from ..data.audited_loader import AuditedLoader
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import fingerprint
+from ..training.local_lr import local_lr_finder
 from ..training.loggers import IterationTensorboardLogger, JsonLinesLogger, TextLogger
 from ..training.rng import derive_seed
 from ..training.schedules import HoldThenDecay
@@ -151,7 +152,8 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     Arguments
     ---------
     hparams : dict
-        ``phases``, ``only_phases`` (empty for all), ``modules``, ``opt_class`` and
+        ``phases``, ``only_phases`` (empty for all), ``find_local_lr`` (whether to measure
+        rates before the first phase of PTLOC), ``modules``, ``opt_class`` and
         ``local_optimizer`` (without ``lr``), ``output_folder``, ``seed``, and the
         settings of the Brain.
     run_opts : RunOptions or dict
@@ -195,7 +197,8 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
     if isinstance(train_loader, AuditedLoader):
         checkpointer.add_recoverable("audit", train_loader)
         manifest = train_loader.dataset.utterances.manifest
-    if init is not None and checkpointer.find_checkpoint() is None:
+    is_new = checkpointer.find_checkpoint() is None
+    if init is not None and is_new:
         load_pretrained(hparams["modules"], init, hparams.get("sample_rate"))
     schedule = HoldThenDecay(phase.hold_epochs, phase.lr_decay, phase.warmup_iterations)
     brain = recipe_brain(brain_class)(
@@ -224,8 +227,20 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
     )
     logger.info(f"{phase.name}: {phase}")
     brain.on_recovered = partial(record_phase, folder, phase, init, hparams, manifest)
+    first_ptloc = next((p.name for p in hparams["phases"] if p.local_steps), None)
+    if hparams.get("find_local_lr") and phase.name == first_ptloc and is_new:
+        find_local_lr(brain, train_loader, folder)
     brain.fit(counter, train_loader, dev_loader)
     export_at_end(folder)
+
+
+def find_local_lr(brain, loader, folder):
+    """Measure local learning rates on the first iterations of a phase."""
+    if hasattr(sampler := getattr(loader, "sampler", None), "start_at"):
+        sampler.start_at(0)
+    counts = {k: v for k, v in vars(loader).items() if k in ("bad", "rows")}
+    local_lr_finder(brain, loader, folder=folder)
+    vars(loader).update(counts)  # the phase counts what it reads from its beginning
 
 
 def is_of_phases(key):

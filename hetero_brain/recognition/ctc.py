@@ -34,6 +34,8 @@ class CTCBrain(HeteroBrain):
     ``character_domains`` (languages written without spaces: a character is a word).
     """
 
+    min_keys = ("CER",)  # the checkpoint of the lowest is kept, and evaluated
+
     @property
     def blank(self):
         """Index of the CTC blank."""
@@ -186,7 +188,7 @@ class CTCBrain(HeteroBrain):
         dict
             From :func:`error_rates`.
         """
-        self.evaluate(loader, min_key="CER", progressbar=False)
+        self.evaluate(loader, min_key=self.min_keys[0], progressbar=False)
         text = json.dumps(self.utterances, ensure_ascii=False, indent=1)
         if if_main_process():
             Path(path).write_text(text, encoding="utf-8")

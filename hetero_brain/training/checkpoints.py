@@ -2,7 +2,8 @@
 
 A checkpoint is a folder. It is written under a temporary name, synced to disk, and
 renamed once it is complete. Besides SpeechBrain's files it holds the size and digest of
-every file, and the fingerprint of the run.
+every file, and the fingerprint of the run. A checkpoint that SpeechBrain's own
+checkpointer wrote is loaded like any other.
 """
 
 import errno
@@ -17,7 +18,9 @@ from speechbrain.utils.checkpoints import (
     CKPT_PREFIX,
     DEFAULT_LOAD_HOOKS,
     Checkpointer,
+    ckpt_recency,
     get_default_hook,
+    hook_on_loading_state_dict_checkpoint,
     torch_recovery,
 )
 from speechbrain.utils.distributed import (
@@ -27,30 +30,19 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 
-from .files import UNFINISHED, sync
-from .fingerprint import differences
-from .integrity import FILES, damage, file_digest, metadata_damage
+from .files import UNFINISHED, disk_is_full, prefixed, sync
+from .integrity import FILES, RUN, file_digest, metadata_damage, plain_metadata
+from .recovery import first_undamaged, refuse_another_run
+from .retention import delete, superfluous
 
 logger = get_logger(__name__)
-
-DAMAGED = "damaged."  # prefix of the name of a damaged checkpoint
-RUN = "run.json"  # file with the fingerprint of the run
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class DamagedCheckpoint(RuntimeError):
-    """There are checkpoints, but every one of them is damaged."""
-
-
-class AnotherRun(ValueError):
-    """The checkpoint was written with other settings, architecture or data."""
 
 
 class AtomicCheckpointer(Checkpointer):
     """SpeechBrain's checkpointer for runs that may be killed and disks that may fill up.
 
-    Used like SpeechBrain's, but which checkpoints are kept is set here once; what the
-    calls of ``save_and_keep_only`` ask for is ignored.
+    Used like SpeechBrain's. What a call of ``save_and_keep_only`` asks to keep is kept,
+    and the newest and the milestones besides.
 
     Arguments
     ---------
@@ -60,9 +52,8 @@ class AtomicCheckpointer(Checkpointer):
         Name → object to save.
     keep_last : int
         How many of the newest checkpoints to keep; at least 2, so that there is another
-        one if the newest is damaged.
-    keep_best : str
-        Metadata key; the checkpoint with its lowest value is kept as well.
+        one if the newest is damaged. During an epoch there may be as many more, since
+        SpeechBrain lets an intra-epoch checkpoint take the place of such ones only.
     milestone_interval : int
         Epochs between checkpoints that are kept forever; 0 for none.
     fingerprint : dict
@@ -79,15 +70,13 @@ class AtomicCheckpointer(Checkpointer):
         checkpoints_dir,
         recoverables=None,
         keep_last=2,
-        keep_best=None,
         milestone_interval=0,
         fingerprint=None,
     ):
         if keep_last < 2:
             raise ValueError(f"keep_last: must be 2 or more, got {keep_last}")
         super().__init__(checkpoints_dir, recoverables)
-        self.keep_last, self.keep_best = keep_last, keep_best
-        self.milestone_interval = milestone_interval
+        self.keep_last, self.milestone_interval = keep_last, milestone_interval
         self.fingerprint = fingerprint
 
     def add_recoverables(self, recoverables):
@@ -111,15 +100,17 @@ class AtomicCheckpointer(Checkpointer):
         ------
         OSError
             The disk is full; earlier checkpoints are untouched.
+        TypeError
+            Metadata that could not be read back; names the key.
         """
-        meta = {**(meta or {}), "unixtime": self._now()}
+        meta = {**plain_metadata(meta or {}), "unixtime": self._now()}
         try:
             draft = super().save_checkpoint(meta, end_of_epoch, name, logging.DEBUG)
             return self._publish(draft, verbosity) if if_main_process() else None
         except Exception as error:
-            disk_is_full = self._is_disk_full(error)
+            is_full = if_main_process() and disk_is_full(error, self.checkpoints_dir)
             self._remove_leftovers()
-            if not disk_is_full:
+            if not is_full:
                 raise
             found = self.find_checkpoint()
             raise OSError(
@@ -133,36 +124,64 @@ class AtomicCheckpointer(Checkpointer):
             raise
 
     def save_and_keep_only(
-        self, meta=None, end_of_epoch=True, name=None, verbosity=logging.INFO, **_
+        self,
+        meta=None,
+        end_of_epoch=True,
+        name=None,
+        num_to_keep=1,
+        keep_recent=True,
+        importance_keys=(),
+        max_keys=(),
+        min_keys=(),
+        ckpt_predicate=None,
+        verbosity=logging.INFO,
     ):
-        """Save, then delete the checkpoints that are not to be kept."""
+        """Save, then delete the checkpoints that are not to be kept.
+
+        The arguments are SpeechBrain's; see also :meth:`delete_checkpoints`.
+        """
         self.save_checkpoint(meta, end_of_epoch, name, verbosity)
-        self.thin()
+        self.delete_checkpoints(
+            num_to_keep=num_to_keep,
+            min_keys=min_keys,
+            max_keys=max_keys,
+            importance_keys=[*importance_keys, *[ckpt_recency] * keep_recent],
+            ckpt_predicate=ckpt_predicate,
+            verbosity=verbosity,
+        )
 
     @main_process_only
-    def thin(self):
-        """Delete all checkpoints but the newest, the best and the milestones."""
-        kept = self.find_checkpoints(max_num_checkpoints=self.keep_last)
-        if self.keep_best is not None:
-            kept += self.find_checkpoints(min_key=self.keep_best, max_num_checkpoints=1)
-        for checkpoint in self.list_checkpoints():
-            epoch = checkpoint.meta.get("epoch", 0)
-            milestone = (
-                self.milestone_interval
-                and checkpoint.meta["end-of-epoch"]
-                and epoch % self.milestone_interval == 0
-            )
-            if not milestone and checkpoint not in kept:
-                # Renamed first: a kill must not leave half a checkpoint.
-                renamed = _prefixed(checkpoint.path, UNFINISHED)
-                os.rename(checkpoint.path, renamed)
-                shutil.rmtree(renamed)
+    def delete_checkpoints(
+        self,
+        *,
+        num_to_keep=1,
+        min_keys=None,
+        max_keys=None,
+        importance_keys=(ckpt_recency,),
+        ckpt_predicate=None,
+        verbosity=logging.INFO,
+    ):
+        """As SpeechBrain's, but the newest checkpoints and the milestones are kept, too.
+
+        Raises
+        ------
+        ValueError
+            A negative ``num_to_keep``.
+        """
+        if num_to_keep < 0:
+            raise ValueError(f"num_to_keep: must be 0 or more, got {num_to_keep}")
+        orders = [{"min_key": key} for key in min_keys or ()]
+        orders += [{"max_key": key} for key in max_keys or ()]
+        orders += [{"importance_key": key} for key in importance_keys]
+        for folder in superfluous(self, orders, num_to_keep, ckpt_predicate):
+            delete(folder)
+            logger.log(verbosity, f"Deleted checkpoint in {folder}")
 
     def _new_checkpoint_dirpath(self):
-        return _prefixed(super()._new_checkpoint_dirpath(), UNFINISHED)
+        return prefixed(super()._new_checkpoint_dirpath(), UNFINISHED)
 
     def _custom_checkpoint_dirpath(self, name):
-        return _prefixed(super()._custom_checkpoint_dirpath(name), UNFINISHED)
+        return prefixed(super()._custom_checkpoint_dirpath(name), UNFINISHED)
 
     def _now(self):
         """The time; later than the newest checkpoint even if the clock was set back."""
@@ -184,23 +203,6 @@ class AtomicCheckpointer(Checkpointer):
         logger.log(verbosity, f"Saved a checkpoint in {final}")
         files = {name: final / path.name for name, path in draft.paramfiles.items()}
         return draft._replace(path=final, paramfiles=files)
-
-    def _is_disk_full(self, error):
-        """Whether a write failed because the disk is full, which torch does not say."""
-        if isinstance(error, OSError):
-            return error.errno in DISK_FULL
-        if not isinstance(error, RuntimeError) or not if_main_process():
-            return False
-        probe = self.checkpoints_dir / f"{UNFINISHED}probe"
-        try:
-            with open(probe, "wb") as file:
-                file.write(bytes(2**20))
-                os.fsync(file.fileno())
-        except OSError as probe_error:
-            return probe_error.errno in DISK_FULL
-        finally:
-            probe.unlink(missing_ok=True)
-        return False
 
     def _remove_leftovers(self):
         """Delete what a killed process was writing or deleting.
@@ -238,7 +240,7 @@ class AtomicCheckpointer(Checkpointer):
         if chosen is None:
             logger.info(f"{self.checkpoints_dir}: no checkpoint yet")
             return None
-        self._refuse_another_run(chosen.path)
+        refuse_another_run(chosen.path, self.fingerprint)
         self.load_checkpoint(chosen)
         return chosen
 
@@ -259,41 +261,20 @@ class AtomicCheckpointer(Checkpointer):
 
     def _choose(self, *keys):
         self._remove_leftovers()
-        problems = {path: metadata_damage(path) for path in self._folders()}
-        problems = {path: problem for path, problem in problems.items() if problem}
-        for found in self.find_checkpoints(*keys):
-            problem = damage(found.path)
-            if problem is None:
-                break
-            problems[found.path] = problem
-        else:
-            found = None
-        lines = [f"{path}: {problem}" for path, problem in sorted(problems.items())]
-        if problems and found is None:
-            raise DamagedCheckpoint(
-                "All checkpoints are damaged; remove them to start from scratch:\n  "
-                + "\n  ".join(lines)
-            )
-        for path, line in zip(sorted(problems), lines):
-            logger.warning(f"Damaged checkpoint {line}; {found.path.name} is used.")
-            os.rename(path, _prefixed(path, DAMAGED))
-        return found
+        return first_undamaged(
+            self.find_checkpoints(*keys), self._folders(), self._required()
+        )
 
-    def _refuse_another_run(self, folder):
-        if self.fingerprint is None:
-            return
-        theirs = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        if differing := differences(theirs or {}, self.fingerprint):
-            raise AnotherRun(
-                f"{folder} belongs to another run; give another output_folder, or the "
-                "settings that run was started with:\n  " + "\n  ".join(differing)
-            )
+    def _required(self):
+        """The recoverables without which SpeechBrain would not load a checkpoint."""
+        return [
+            name
+            for name in self.recoverables
+            if not self.optional_recoverables.get(name) and "dataloader" not in name
+        ]
 
 
 def _load_state(obj, path, end_of_epoch):
     """Load hook for any object with a ``load_state_dict``."""
-    obj.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _prefixed(path, prefix):
-    return path.with_name(f"{prefix}{path.name}")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    obj.load_state_dict(hook_on_loading_state_dict_checkpoint(state))

@@ -6,6 +6,12 @@ from pathlib import Path
 
 UNFINISHED = "unfinished."  # prefix of the name of what is being written
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def prefixed(path, prefix):
+    """The path with a prefix before its last component."""
+    return path.with_name(f"{prefix}{path.name}")
 
 
 def sync(path):
@@ -40,8 +46,29 @@ def write_atomically(path, data):
         Its whole contents.
     """
     path = Path(path)
-    draft = path.with_name(f"{UNFINISHED}{path.name}")
+    draft = prefixed(path, UNFINISHED)
     draft.write_bytes(data)
     sync(draft)
     os.replace(draft, path)
     sync(path.parent)
+
+
+def disk_is_full(error, folder):
+    """Whether writing to a folder failed because the disk is full.
+
+    torch.save does not say so: for a RuntimeError, some bytes are written to find out.
+    """
+    if isinstance(error, OSError):
+        return error.errno in DISK_FULL
+    if not isinstance(error, RuntimeError):
+        return False
+    probe = folder / f"{UNFINISHED}probe"
+    try:
+        with open(probe, "wb") as file:
+            file.write(bytes(2**20))
+            os.fsync(file.fileno())
+    except OSError as probe_error:
+        return probe_error.errno in DISK_FULL
+    finally:
+        probe.unlink(missing_ok=True)
+    return False

@@ -14,6 +14,7 @@ import torch
 # Keys that do not affect the weights at a given iteration: locations, logging intervals,
 # how audio is read, what is evaluated and how, how long the run is.
 LEFT_OUT = {
+    "angle_interval",
     "beam_size",
     "ckpt_interval_minutes",
     "ckpt_interval_steps",
@@ -21,6 +22,7 @@ LEFT_OUT = {
     "epochs",
     "eval_batch_seconds",
     "eval_splits",
+    "find_local_lr",
     "keep_last",
     "lm",
     "lm_alpha",

@@ -30,7 +30,8 @@ class DomainMonitor:
         self.gradients = {}
 
     def add(self, domain, **figures):
-        """Add one iteration's figures of a domain: floats, or 0-dimensional tensors."""
+        """Add one iteration's figures of a domain, or of all of them together if that is
+        None: floats, or 0-dimensional tensors."""
         for name, value in figures.items():
             self.sums[name, domain] += value
             self.counts[name, domain] += 1
@@ -78,7 +79,9 @@ class DomainMonitor:
     def mean(self, name):
         """Mean over domains of each domain's mean of a figure; NaN if there is none."""
         means = [
-            float(s) / self.counts[k] for k, s in self.sums.items() if k[0] == name
+            float(total) / self.counts[figure, domain]
+            for (figure, domain), total in self.sums.items()
+            if figure == name and domain is not None
         ]
         return sum(means) / len(means) if means else float("nan")
 
@@ -98,7 +101,8 @@ class DomainMonitor:
                     total[key] += value
 
     def pop(self):
-        """All figures as ``name/domain`` → float; clears them."""
+        """All figures as ``name/domain`` → float, and as ``name`` those of all domains
+        together; clears them."""
         sums, counts, dropped = Counter(), Counter(), Counter()
         floats = {key: float(total) for key, total in self.sums.items()}
         for own in gathered((floats, dict(self.counts), dict(self.dropped))):
@@ -106,7 +110,7 @@ class DomainMonitor:
                 total.update(of_rank)
         self.sums.clear(), self.counts.clear(), self.dropped.clear()
         entry = {
-            f"{name}/{domain}": total / counts[name, domain]
+            name if domain is None else f"{name}/{domain}": total / counts[name, domain]
             for (name, domain), total in sums.items()
         }
         return {**entry, **{f"dropped/{d}": float(n) for d, n in dropped.items()}}

@@ -161,6 +161,14 @@ def drop_absent(params, ranks):
             param.grad = None
 
 
+def keep_once(params):
+    """Have only rank 0 keep what a step has left in ``.grad``, such as the gradient of an
+    optimizer that rests, so that the next sum over ranks counts it once."""
+    if rank_and_size()[0] > 0:
+        for param in params:
+            param.grad = None
+
+
 def _buckets(params):
     """Parameters grouped by dtype, and into lists of about :data:`BUCKET_BYTES`."""
     buckets, sizes = defaultdict(list), Counter()

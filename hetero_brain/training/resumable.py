@@ -1,30 +1,24 @@
 """A Brain that resumes after any iteration and keeps figures of each domain."""
 
 import math
-from functools import partial
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.checkpoints import (
-    mark_as_loader,
-    mark_as_saver,
-    register_checkpoint_hooks,
-)
-from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from ..domain_batch import DomainBatch, NothingToLearn
+from .geometry import UpdateGeometry
 from .monitor import DomainMonitor
 from .parallel import gathered, rank_and_size
+from .saved import SavedBrain
 from .schedules import scale_rates
 from .solves import reason_to_leave_out
 
 logger = get_logger(__name__)
 
 
-@partial(register_checkpoint_hooks, save_on_main_only=False)
-class ResumableBrain(sb.Brain):
+class ResumableBrain(SavedBrain):
     """A ``sb.Brain`` that resumes after any iteration and keeps figures of each domain.
 
     Takes the arguments of ``sb.Brain``. ``monitor`` averages the figures of each domain
@@ -34,6 +28,7 @@ class ResumableBrain(sb.Brain):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.monitor, self.dev_monitor = DomainMonitor(), DomainMonitor()
+        self.geometry = UpdateGeometry(self)
         self.nonfinite_count = 0  # set here for a fit_batch called without fit
         self.epoch = 1
         self.progress = None  # the progress bar, during an epoch
@@ -46,39 +41,6 @@ class ResumableBrain(sb.Brain):
     def iteration(self):
         """Iterations since the phase began: updates of θ, including skipped ones."""
         return self.optimizer_step
-
-    def global_optimizers(self):
-        """The optimizers of θ: one, unless a subclass creates several."""
-        if self.optimizers_dict is None:
-            return [self.optimizer] if hasattr(self, "optimizer") else []
-        return [*self.optimizers_dict.values()]
-
-    def all_parameters(self):
-        """The parameters of all modules and of all optimizers, each once."""
-        groups = [g for o in self.global_optimizers() for g in o.param_groups]
-        of_optimizers = [p for group in groups for p in group["params"]]
-        return [*dict.fromkeys([*self.modules.parameters(), *of_optimizers])]
-
-    def all_modules(self):
-        """All modules in ``modules`` and in ``hparams``, each once."""
-        given = [
-            v for v in vars(self.hparams).values() if isinstance(v, torch.nn.Module)
-        ]
-        found = [
-            module for whole in (self.modules, *given) for module in whole.modules()
-        ]
-        return [*dict.fromkeys(found)]
-
-    def drop_frozen(self, grads):
-        """Set local gradients to None where no optimizer trains a parameter for now: that
-        of ``freeze_optimizers``, if there are several."""
-        if self.optimizers_dict:
-            active = self.freeze_optimizers(self.optimizers_dict).values()
-            groups = [group for o in active for group in o.param_groups]
-            trained = {id(param) for group in groups for param in group["params"]}
-            for i, param in enumerate(self.local_solver.params):
-                if id(param) not in trained:
-                    grads[i] = None
 
     def is_due(self, interval, done=False):
         """Whether an interval ends with this iteration; ``done`` if already counted."""
@@ -93,6 +55,11 @@ class ResumableBrain(sb.Brain):
 
     # ------------------------------------------------------------------ training
 
+    def fit(self, *args, **kwargs):
+        """As SpeechBrain's."""
+        super().fit(*args, **kwargs)
+        self.geometry.conclude()
+
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **kwargs):
         """As SpeechBrain's, but without batching the training set: its items are global
         batches already."""
@@ -102,7 +69,7 @@ class ResumableBrain(sb.Brain):
 
     def _fit_train(self, train_set, epoch, enable):
         """As SpeechBrain's, but starts the loader at this iteration if its sampler has
-        ``start_at``, and also shows the local gain in the progress bar."""
+        ``start_at``, and with figures of its own in the progress bar."""
         self.epoch = epoch
         self.used, self.overflowed = 0.0, False
         if hasattr(sampler := getattr(train_set, "sampler", None), "start_at"):
@@ -128,11 +95,20 @@ class ResumableBrain(sb.Brain):
             optimizers = [*self.global_optimizers(), self.local_solver.optimizer]
             scale_rates(optimizers, self.lr_schedule(self.epoch, iteration))
 
+    def optimizers_step(self):
+        """As SpeechBrain's; in some iterations of PTLOC, also measures the update."""
+        if self.geometry.is_due():
+            self.geometry.measure_step(super().optimizers_step)
+        else:
+            super().optimizers_step()
+
     def end_iteration(self, loss):
-        """Called at the end of ``fit_batch``; shows the loss and the local gain."""
+        """Called at the end of ``fit_batch``; shows the loss and the update angle."""
         if self.progress is not None:
-            gain = self.monitor.mean("local_gain")
-            self.progress.set_postfix(loss=f"{loss:.4f}", gain=f"{gain:.4f}")
+            figures = {"loss": f"{loss:.4f}"}
+            if self.local_steps:
+                figures["angle"] = f"{self.geometry.last:.1f}°"
+            self.progress.set_postfix(figures)
 
     def leave_out(self, domain, reason):
         """Log and count a domain that does not contribute to this iteration."""
@@ -169,6 +145,11 @@ class ResumableBrain(sb.Brain):
 
     # ---------------------------------------------------------------- validation
 
+    def _fit_valid(self, valid_set, epoch, enable):
+        """As SpeechBrain's, with the same statistics of modules on all ranks."""
+        self.average_statistics()
+        super()._fit_valid(valid_set, epoch, enable)
+
     def evaluate_batch(self, batch, stage):
         """Evaluate a batch; for a :class:`DomainBatch`, record the loss of its domain."""
         if not isinstance(batch, DomainBatch):
@@ -198,32 +179,19 @@ class ResumableBrain(sb.Brain):
 
     # --------------------------------------------------------------- checkpoints
 
-    @mark_as_saver
-    def _save(self, path):
-        """Write the state of the run between two iterations; every rank must call it."""
-        state = self.run_state()
-        if if_main_process():
-            torch.save(state, path)
-
-    @mark_as_loader
-    def _recover(self, path, end_of_epoch):
-        self.restore_run(torch.load(path, map_location="cpu", weights_only=True))
-
     def run_state(self):
-        """The state of a run between two iterations, as tensors and plain values."""
+        """The state of a run between two iterations that ``sb.Brain`` does not save, as
+        tensors and plain values."""
         return {
-            "step": self.step,
-            "avg_train_loss": self.avg_train_loss,
-            "optimizer_step": self.optimizer_step,
             "nonfinite_count": self.nonfinite_count,
+            "angles": self.geometry.angles,
             "ranks": gathered(self.interval_state()),
         }
 
     def restore_run(self, state):
         """Restore what :meth:`run_state` returned, on any number of ranks."""
-        self.step, self.avg_train_loss = state["step"], state["avg_train_loss"]
-        self.optimizer_step = state["optimizer_step"]
         self.nonfinite_count = state["nonfinite_count"]
+        self.geometry.angles = state.get("angles", [])
         (rank, size), ranks = rank_and_size(), state["ranks"]
         if size == len(ranks):
             ranks = [ranks[rank]]

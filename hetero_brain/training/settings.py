@@ -79,6 +79,7 @@ BRAIN_SETTINGS = {
     "domain_weights": (None, is_weights, "a mapping of domains to positive weights"),
     "lr_schedule": optional("a callable (epoch, iteration) → factor"),
     "cosine_interval": (0, is_count, "an integer ≥ 0 (iterations; 0: never)"),
+    "angle_interval": (10, is_count, "an integer ≥ 0 (iterations; 0: never)"),
     "solve_seed": (None, lambda v: v is None or is_count(v), "an integer ≥ 0"),
 }
 RUN_SETTINGS = {

@@ -78,6 +78,16 @@ class TwoWeights:
         self.theta = []
 
     @torch.no_grad()
+    def distance(self):
+        """‖φ − θ‖, of what their memory holds now; a scalar tensor of float64."""
+        theta = self.theta or self.params
+        lengths = [
+            torch.linalg.vector_norm(a.data - b.data, dtype=torch.float64)
+            for a, b in zip(self.phi, theta)
+        ]
+        return torch.linalg.vector_norm(torch.stack(lengths))
+
+    @torch.no_grad()
     def check(self):
         """0 if φ is finite, otherwise NaN; a tensor, so that the host need not wait."""
         if not self.theta:

@@ -171,9 +171,9 @@ def checkpoint(phase):
             found[path.name] = torch.load(path, weights_only=True)
         except Exception:  # a text file, such as the epoch counter's
             found[path.name] = path.read_text(encoding="utf-8")
-    if "brain.ckpt" in found:  # drop sizes of TensorBoard's files, which hold times
-        logs = found["brain.ckpt"]["logs"]
-        found["brain.ckpt"]["logs"] = [log for log in logs if isinstance(log, int)]
+    if state := found.get("hetero_brain.ckpt"):
+        # Drop sizes of TensorBoard's files, which hold times.
+        state["logs"] = [log for log in state["logs"] if isinstance(log, int)]
     return found
 
 

@@ -10,6 +10,7 @@ import subprocess
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
@@ -20,15 +21,11 @@ from hetero_brain import HeteroBrain
 from hetero_brain.data import manifest
 from hetero_brain.models.transfer import find_checkpoint, load_module
 from hetero_brain.training import checkpoints
-from hetero_brain.training.checkpoints import (
-    RUN,
-    AnotherRun,
-    AtomicCheckpointer,
-    DamagedCheckpoint,
-)
+from hetero_brain.training.checkpoints import AtomicCheckpointer
 from hetero_brain.training.files import write_atomically
 from hetero_brain.training.fingerprint import fingerprint
-from hetero_brain.training.integrity import FILES, damage
+from hetero_brain.training.integrity import FILES, RUN, damage
+from hetero_brain.training.recovery import AnotherRun, DamagedCheckpoint
 from tests.processes import python
 
 
@@ -39,7 +36,7 @@ class Killed(BaseException):
 class Saved:
     """A linear layer with an optimizer and a checkpointer; value() is its state."""
 
-    def __init__(self, folder, **options):
+    def __init__(self, folder, kind=AtomicCheckpointer, **options):
         self.model = nn.Linear(2, 2)
         self.optimizer = torch.optim.AdamW(self.model.parameters())
         self.counter = EpochCounter(100)
@@ -48,7 +45,7 @@ class Saved:
             "optimizer": self.optimizer,
             "counter": self.counter,
         }
-        self.checkpointer = AtomicCheckpointer(folder, recoverables, **options)
+        self.checkpointer = kind(folder, recoverables, **options)
 
     def step(self):
         next(self.counter)
@@ -217,13 +214,63 @@ def test_the_last_two_are_kept(tmp_path):
 
 
 def test_the_best_is_kept(tmp_path):
-    saved = Saved(tmp_path, keep_best="CER")
+    """As SpeechBrain's recipes ask for it, and not lost to checkpoints within epochs."""
+    saved = Saved(tmp_path)
     for epoch, rate in enumerate([9.0, 3.0, 5.0, 4.0, 6.0], start=1):
-        saved.save(epoch=epoch, CER=rate)
-    saved.save(epoch=6)  # not validated
-    assert kept(tmp_path) == [2, 5, 6]
-    best = saved.checkpointer.recover_if_possible(min_key="CER")
-    assert best.meta["epoch"] == 2
+        meta = {"epoch": epoch, "CER": rate, "accuracy": -rate}
+        keys = {"min_keys": ["CER"], "max_keys": ["accuracy"]}
+        saved.checkpointer.save_and_keep_only(meta, **keys)
+        for _ in range(3):
+            saved.checkpointer.save_and_keep_only(
+                {"epoch": epoch, "within": True},
+                end_of_epoch=False,
+                ckpt_predicate=lambda c: "within" in c.meta,
+            )
+        found = Checkpointer(tmp_path).list_checkpoints()
+        assert sum("within" in c.meta for c in found) == 2
+    for key in ({"min_key": "CER"}, {"max_key": "accuracy"}):
+        assert saved.checkpointer.recover_if_possible(**key).meta["epoch"] == 2
+
+
+METAS = [
+    {"epoch": epoch, "CER": rate, "accuracy": (7 * rate) % 4}
+    for epoch, rate in enumerate([9.0, 3.0, 5.0, 4.0, 6.0, 2.0, 8.0, 7.0], start=1)
+]
+WISHES = [
+    {"min_keys": ["CER"]},
+    {"min_keys": ["CER"], "num_to_keep": 2},
+    {"min_keys": ["CER"], "max_keys": ["accuracy"], "num_to_keep": 3},
+    {"min_keys": ["CER"], "keep_recent": False},
+    {"importance_keys": [lambda c: c.meta["epoch"] % 3]},
+    {"ckpt_predicate": lambda c: c.meta["epoch"] % 2},
+    {"num_to_keep": 4},
+    {"num_to_keep": 0},
+]
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_what_a_caller_wants_to_keep_is_kept(tmp_path, wish):
+    """What SpeechBrain's checkpointer keeps, and the last two."""
+    ours, theirs = (
+        Saved(tmp_path / kind.__name__, kind)
+        for kind in (AtomicCheckpointer, Checkpointer)
+    )
+    for epoch, meta in enumerate(METAS, start=1):
+        for saved in (ours, theirs):
+            importance = [
+                *wish.get("importance_keys", [])
+            ]  # SpeechBrain's appends to it
+            wishes = {**wish, "importance_keys": importance}
+            saved.checkpointer.save_and_keep_only(meta, **wishes)
+        expected = {*kept(tmp_path / "Checkpointer"), epoch, max(1, epoch - 1)}
+        assert kept(tmp_path / "AtomicCheckpointer") == sorted(expected)
+
+
+def test_a_loss_that_is_not_a_number_deletes_nothing_else(tmp_path):
+    saved = Saved(tmp_path)
+    for epoch in (1, 2, 3):
+        saved.save(epoch=epoch, loss=float("nan"))
+    assert kept(tmp_path) == [2, 3]
 
 
 def test_milestones_are_kept(tmp_path):
@@ -233,6 +280,13 @@ def test_milestones_are_kept(tmp_path):
         saved.checkpointer.save_and_keep_only({}, end_of_epoch=False)
         assert len(kept_within(tmp_path)) <= 2
     assert {4, 8, 11} <= set(filter(None, kept_or_none(tmp_path)))
+
+
+def test_a_checkpoint_that_names_no_epoch_is_no_milestone(tmp_path):
+    saved = Saved(tmp_path, milestone_interval=1)
+    for _ in range(3):
+        saved.save()
+    assert len(names(tmp_path)) == 2
 
 
 def kept_or_none(folder):
@@ -246,6 +300,95 @@ def kept_within(folder):
 def test_fewer_than_two_are_refused(tmp_path):
     with pytest.raises(ValueError, match="keep_last.*1"):
         AtomicCheckpointer(tmp_path, keep_last=1)
+
+
+# ----------------------------------------------------------------------------- metadata
+
+
+def test_metadata_of_torch_and_numpy_are_read_back(tmp_path):
+    given = {
+        "loss": torch.tensor(0.1, dtype=torch.float64, requires_grad=True),
+        "WER": np.float32(0.5),
+        "epoch": np.int64(3),
+        "best": np.bool_(True),
+        "zero": np.array(0.25),
+        "rates": (0.1, 1e-5),
+        "name": "3",
+        "nothing": None,
+    }
+    Saved(tmp_path).save(**given)
+    found = Saved(tmp_path).checkpointer.recover_if_possible().meta
+    assert {key: found[key] for key in given} == {
+        "loss": 0.1,
+        "WER": 0.5,
+        "epoch": 3,
+        "best": True,
+        "zero": 0.25,
+        "rates": [0.1, 1e-5],
+        "name": "3",
+        "nothing": None,
+    }
+    assert found["best"] is True and type(found["epoch"]) is int
+
+
+@pytest.mark.parametrize(
+    "value", [torch.zeros(2), np.zeros(1), [np.float64(1)], Path("a"), 1j]
+)
+def test_metadata_that_cannot_be_read_back_are_refused(tmp_path, value):
+    saved = Saved(tmp_path)
+    with pytest.raises(TypeError, match="the metadata figure"):
+        saved.save(epoch=1, figure=value)
+    assert names(tmp_path) == []
+
+
+# ------------------------------------------------------- SpeechBrain's own checkpointer
+
+
+@pytest.mark.parametrize("with_fingerprint", [False, True])
+def test_a_checkpoint_of_speechbrains_own_is_taken(tmp_path, caplog, with_fingerprint):
+    theirs = Saved(tmp_path, Checkpointer)
+    theirs.step()
+    value = theirs.step()
+    theirs.save(epoch=2)
+    before = names(tmp_path)
+    ours = Saved(tmp_path, fingerprint=of() if with_fingerprint else None)
+    assert ours.checkpointer.recover_if_possible().meta["epoch"] == 2
+    assert torch.equal(ours.value(), value) and ours.counter.current == 2
+    assert torch.equal(ours.step(), theirs.step())
+    assert names(tmp_path) == before
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert len(warnings) == with_fingerprint and all(before[0] in w for w in warnings)
+    ours.save(epoch=3)
+    assert kept(tmp_path) == [2, 3]
+    again = Saved(tmp_path, Checkpointer)
+    assert again.checkpointer.recover_if_possible().meta["epoch"] == 3
+    assert torch.equal(again.value(), ours.value())
+
+
+@pytest.mark.parametrize(
+    "name, torn, words",
+    [
+        ("model.ckpt", os.unlink, "is missing"),
+        ("counter.ckpt", os.unlink, "is missing"),
+        ("counter.ckpt", lambda path: os.truncate(path, 0), "is empty"),
+        ("optimizer.ckpt", lambda path: os.truncate(path, 900), "is cut off"),
+        (METAFNAME, lambda path: os.truncate(path, 30), "is corrupt"),
+    ],
+)
+def test_a_torn_checkpoint_of_speechbrains_own_is_refused(
+    tmp_path, caplog, name, torn, words
+):
+    theirs = Saved(tmp_path, Checkpointer)
+    value = theirs.step()
+    theirs.checkpointer.save_checkpoint({"epoch": 1})
+    theirs.step()
+    path = theirs.checkpointer.save_checkpoint({"epoch": 2}).path
+    torn(path / name)
+    ours = Saved(tmp_path)
+    assert ours.checkpointer.recover_if_possible().meta["epoch"] == 1
+    assert torch.equal(ours.value(), value)
+    assert f"{path}: {name} {words}" in caplog.text
+    assert f"damaged.{path.name}" in names(tmp_path)
 
 
 # ------------------------------------------------------------------------------- damage

@@ -5,14 +5,18 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 import pytest
+import speechbrain as sb
 import torch
+from speechbrain.utils.checkpoints import Checkpointer
 
+from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.data.datasets import GlobalBatches
 from hetero_brain.data.plan import Plan
 from hetero_brain.pipelines.recipe import run
@@ -91,7 +95,8 @@ brain = recipe_brain(Brain)(
     partial(torch.optim.AdamW, lr=0.05, fused=variant.get("fused", False)),
     {"local_steps": 2, "local_optimizer": partial(local, lr=0.1), "solve_seed": 3,
      "local_optimizer_state": variant.get("state", "fresh"),
-     "domain_weights": variant.get("weights"), "log_interval": 2, "cosine_interval": 2},
+     "domain_weights": variant.get("weights"), "log_interval": 2, "cosine_interval": 2,
+     "angle_interval": 2},
     run_opts,
 )
 brain.on_fit_start()
@@ -155,6 +160,7 @@ def test_the_model_is_the_same_on_1_2_and_4_ranks(variant, script, tmp_path):
         ]
     entries = {k: v for e in found[2]["entries"] for k, v in e.items()}
     assert entries.keys() >= {"loss_at_phi/d", "cosine/a~d", "hypergradient_norm/a"}
+    assert entries.keys() >= {"update_angle", "update_angle/b", "step_ratio"}
     assert any(e.get("dropped/c") == 1 for e in found[4]["entries"])
 
 
@@ -354,9 +360,15 @@ def test_a_domain_stays_with_its_rank_where_its_state_does():
     assert set(owners.values()) == {0, 1}
 
 
-def reduced(*sizes):
-    """On a rank: :func:`reduced_in_buckets` for each size of a bucket."""
-    return [reduced_in_buckets(size) for size in sizes]
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What each of two ranks gives in :func:`on_a_rank`."""
+    return on_ranks(2, on_a_rank, tmp_path_factory.mktemp("two_ranks"))
+
+
+def on_a_rank(folder):
+    sums = [reduced_in_buckets(size) for size in (10**6, 100, 1)]
+    return SimpleNamespace(sums=sums, statistics=averaged_statistics(folder))
 
 
 def reduced_in_buckets(bucket_bytes):
@@ -375,8 +387,8 @@ def reduced_in_buckets(bucket_bytes):
     return n_buckets, [p.grad for p in params], figures.tolist()
 
 
-def test_gradients_are_added_up_in_buckets():
-    by_rank = on_ranks(2, reduced, 10**6, 100, 1)
+def test_gradients_are_added_up_in_buckets(two_ranks):
+    by_rank = [found.sums for found in two_ranks]
     assert [[n for n, _, _ in sizes] for sizes in by_rank] == 2 * [[2, 3, 6]]
     for _, grads, figures in sum(by_rank, []):
         assert figures == [4.0, 1.0]
@@ -386,6 +398,107 @@ def test_gradients_are_added_up_in_buckets():
             assert grads[i].shape == (3, i + 1)
             assert grads[i].dtype == (torch.float64 if i == 2 else torch.float32)
             assert torch.all(grads[i] == expected)
+
+
+class Counting(torch.nn.Module):
+    """Keeps running figures as attributes, as some of SpeechBrain's modules do."""
+
+    def __init__(self, rank):
+        super().__init__()
+        self.rank, self.count, self.mean = rank, 0, torch.zeros(1)
+        self.register_buffer("table", torch.zeros(0))
+
+    def forward(self, x):
+        if self.training:
+            self.count += len(x)
+            self.mean = self.mean + (x.mean() - self.mean) / 10
+            if len(x) > len(self.table):
+                self.table = torch.arange(float(len(x)))
+        return x
+
+    def figures(self):
+        return self.rank, self.count, self.mean.item(), self.table.tolist()
+
+
+def averaged_statistics(folder):
+    """On a rank: train on batches unlike those of the other rank.
+
+    Returns
+    -------
+    events : list
+        ``valid``, and the statistics before and after each averaging.
+    saved : list of dict
+        ``norm`` in each checkpoint.
+    """
+    rank, _ = parallel.rank_and_size()
+    os.environ["RANK"] = str(rank)  # where SpeechBrain looks
+    norm, counting, events = torch.nn.BatchNorm1d(1), Counting(rank), []
+
+    def statistics():
+        return {k: v.item() for k, v in norm.state_dict().items()}, counting.figures()
+
+    class Own(HeteroBrain):
+        def compute_forward(self, batch, stage):
+            return self.modules.norm(self.hparams.counting(batch))
+
+        def compute_objectives(self, predictions, batch, stage):
+            return (predictions - 1).square().mean()
+
+        def on_stage_start(self, stage, epoch=None):
+            if stage == sb.Stage.VALID:
+                events.append("valid")
+
+        def on_stage_end(self, stage, stage_loss, epoch=None):
+            if stage == sb.Stage.TRAIN:  # SpeechBrain's recipes may save here, too
+                self.checkpointer.save_and_keep_only(num_to_keep=9, importance_keys=[])
+
+        def average_statistics(self):
+            before = statistics()
+            super().average_statistics()
+            events.append((before, statistics()))
+
+    brain = Own(
+        {"norm": norm},
+        partial(torch.optim.SGD, lr=0.1),
+        {"counting": counting},
+        {"device": "cpu", "noprogressbar": True, "ckpt_interval_steps": 2},
+        Checkpointer(folder, {"norm": norm}),
+    )
+    batches = [torch.arange(2.0 + rank).add(t + 5 * rank)[:, None] for t in range(3)]
+    domains = [[DomainBatch("ab"[rank], (batch,))] for batch in batches]
+    brain.fit(
+        range(1, 2), domains, batches[:1], valid_loader_kwargs={"batch_size": None}
+    )
+    found = Checkpointer(folder).find_checkpoints()[::-1]
+    return events, [torch.load(c.paramfiles["norm"]) for c in found]
+
+
+def test_statistics_are_averaged_before_they_are_saved_and_before_validations(
+    two_ranks,
+):
+    (events, saved), (other_events, _) = (found.statistics for found in two_ranks)
+    assert events[-1] == other_events[-1] == "valid" and len(saved) == 2
+    assert len(events) == len(other_events) == len(saved) + 2
+    for (before, after), (other_before, other_after) in zip(
+        events[:-1], other_events[:-1]
+    ):
+        (norm, (_, count, mean, table)), (other_norm, other) = before, other_before
+        expected = {
+            key: pytest.approx((norm[key] + other_norm[key]) / 2)
+            for key in ("running_mean", "running_var")
+        }
+        assert after[0] == other_after[0] == {**norm, **expected}
+        # What no pass has changed differs; of what was counted, rank 0's is taken.
+        average = pytest.approx((mean + other[2]) / 2)
+        assert after[1] == (0, count, average, table)
+        assert other_after[1] == (1, *after[1][1:])
+    (norm, counted), (other_norm, other_counted) = events[0][0], other_events[0][0]
+    assert norm["running_mean"] != other_norm["running_mean"]
+    assert norm["num_batches_tracked"] == 2
+    assert counted == (0, 4, pytest.approx(0.195), [0, 1])
+    assert (other_counted[1], other_counted[3]) == (6, [0, 1, 2])
+    for state, (_, (norm, _)) in zip(saved, events):
+        assert {key: value.item() for key, value in state.items()} == norm
 
 
 def test_communication_in_a_local_solve_is_refused(script, tmp_path):

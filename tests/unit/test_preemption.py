@@ -17,6 +17,7 @@ from hetero_brain.data.workers import worker_options
 from hetero_brain.models.transfer import find_checkpoint
 from hetero_brain.training import preemption
 from hetero_brain.training.preemption import MARKER, REQUEUE
+from hetero_brain.training.saved import STATE
 from tests.processes import python
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ def result(folder):
         for path in sorted(checkpoint.glob("*.ckpt")):
             if path.read_bytes()[:2] != b"PK":  # not torch's format: text
                 tensors.append(path.read_text())
-            elif path.name != "brain.ckpt":  # it has the sizes of events files, too
+            elif path.name != STATE:  # it has the sizes of events files, too
                 tensors += tree_leaves(torch.load(path, weights_only=True))
     return [log.read_text() for log in logs], tensors
 

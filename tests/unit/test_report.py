@@ -202,6 +202,7 @@ def test_table(runs):
 
 
 def test_plot_phases(tmp_path, monkeypatch):
+    measured = ("update_angle", "step_ratio")
     for place, (phase, gain) in enumerate([("CSSL.1", 0.0), ("A-later.1", 0.3)]):
         (tmp_path / phase).mkdir()
         log = tmp_path / phase / "log.jsonl"
@@ -211,6 +212,9 @@ def test_plot_phases(tmp_path, monkeypatch):
                 for domain in ("en", "fr")
                 for name, value in (("loss_at_theta", 3.0), ("local_gain", gain))
             }
+            if gain:
+                stats |= {f"{name}/en": iteration for name in measured}
+                stats |= {name: iteration for name in measured}
             logger = JsonLinesLogger(log)
             logger.log_stats({"iteration": iteration}, train_stats=stats)
             logger.log_stats({"iteration": iteration}, valid_stats={"loss": 2.0})
@@ -220,15 +224,19 @@ def test_plot_phases(tmp_path, monkeypatch):
     plot_phases(tmp_path, tmp_path / "phases.png")
     assert matplotlib.image.imread(tmp_path / "phases.png").shape[2] == 4
     (figure,) = figures
-    axes = np.array(figure.axes).reshape(2, 2)
+    axes = np.array(figure.axes).reshape(4, 2)
     assert [axis.get_title() for axis in axes[0]] == ["CSSL.1", "A-later.1"]
     curves = {
         (i, j): {
             line.get_label(): line.get_xydata().tolist() for line in axes[i, j].lines
         }
-        for i in range(2)
+        for i in range(4)
         for j in range(2)
     }
     assert curves[0, 0] == {d: [[10, 4.0], [20, 5.0]] for d in ("en", "fr")}
     assert curves[1, 1] == {d: [[10, 1.3], [20, 2.3]] for d in ("en", "fr")}
-    assert axes[1, 0].get_ylim() == axes[1, 1].get_ylim()  # panels of a row compare
+    assert curves[2, 1] == curves[3, 1] == {"en": [[10, 10], [20, 20]]}
+    assert axes[0, 0].get_ylim() == axes[0, 1].get_ylim()  # panels of a row compare
+    # CSSL has losses only.
+    assert [axis.get_visible() for axis in axes[:, 0]] == [True, False, False, False]
+    assert all(axis.get_visible() for axis in axes[:, 1])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from speechbrain.augment.freq_domain import SpectrogramDrop
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import _global_uid as uid
@@ -28,12 +29,14 @@ from hetero_brain.pipelines.finetuning import finetune
 from hetero_brain.pipelines.rounds import Phase, run_phases
 from hetero_brain.recognition.ctc import CTCBrain
 from hetero_brain.recognition.joint import JointBrain
-from hetero_brain.training.checkpoints import AnotherRun, AtomicCheckpointer
+from hetero_brain.training.checkpoints import AtomicCheckpointer
 from hetero_brain.training.loggers import (
     IterationTensorboardLogger,
     JsonLinesLogger,
     TextLogger,
 )
+from hetero_brain.training.recovery import AnotherRun
+from hetero_brain.training.saved import STATE
 from hetero_brain.training.schedules import HoldThenDecay
 from tests.benchmarks.kills import checkpoint, differences, scalars
 from tests.processes import python
@@ -189,7 +192,7 @@ def test_checkpoints_do_not_change_a_run(alone, tmp_path):
 def test_the_comparison_sees_a_difference(alone, tmp_path):
     pretrain(tmp_path, Clock(), seed=6)
     found = "\n".join(differences(alone[0], tmp_path))
-    for words in ("model.ckpt", "optimizer.ckpt", "brain.ckpt", "local_solver.ckpt"):
+    for words in ("model.ckpt", "optimizer.ckpt", STATE, "local_solver.ckpt"):
         assert f"PTLOC.1: {words}" in found
     for words in ("log.jsonl", "train_log.txt", "TensorBoard"):
         assert f"CSSL.1: {words}" in found
@@ -267,7 +270,7 @@ def test_a_checkpoint_at_the_last_iteration_of_an_epoch(alone, tmp_path):
     with pytest.raises(Killed):
         clock.die_at = passes + 1
         pretrain(tmp_path, clock, every=N_STEPS)
-    state = torch.load(newest(tmp_path / "CSSL.1") / "brain.ckpt", weights_only=True)
+    state = yaml.safe_load((newest(tmp_path / "CSSL.1") / "brain.ckpt").read_text())
     assert (state["step"], state["optimizer_step"]) == (N_STEPS, N_STEPS)
     pretrain(tmp_path, Clock(), every=N_STEPS)
     assert not differences(folder, tmp_path)
@@ -618,9 +621,8 @@ def test_to_resume_reads_nothing_of_what_came_before(few, tmp_path, monkeypatch)
         "__getitem__",
         lambda self, step: read.append(step) or real(self, step),
     )
-    at = torch.load(newest(tmp_path / "killed/PTLOC.1") / "brain.ckpt")[
-        "optimizer_step"
-    ]
+    state = (newest(tmp_path / "killed/PTLOC.1") / "brain.ckpt").read_text()
+    at = yaml.safe_load(state)["optimizer_step"]
     assert at > 1
     bestrq(tmp_path / "killed", few, Clock(), every=1)
     assert read[0] == at and read == sorted(set(read))
