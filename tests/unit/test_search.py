@@ -100,6 +100,15 @@ def test_scores_of_a_language_model_are_weighted_as_documented(tokenizer, arpa):
     assert hypothesis.lm_score - hypothesis.score == pytest.approx(expected, abs=1e-3)
 
 
+def test_parts_of_words_cost_nothing_unless_no_word_begins_with_them(tokenizer, arpa):
+    """In a binary no word can be looked up, so that no part of one may cost anything."""
+    pytest.importorskip("kenlm")
+    lm = ctc_search(tokenizer, 8, arpa).lm
+    assert (lm.score_partial_token("ca"), lm.score_partial_token("co")) == (0, -10)
+    binary = ctc_search(tokenizer, 8, arpa.rename(arpa.with_suffix(".bin"))).lm
+    assert binary.score_partial_token("ca") == binary.score_partial_token("co") == 0
+
+
 def test_a_file_that_is_no_language_model(tokenizer, tmp_path):
     pytest.importorskip("kenlm")
     for name in ("lm.arpa", "lm.bin"):

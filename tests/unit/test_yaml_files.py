@@ -15,6 +15,7 @@ save_folder: !ref <output_folder>/save
 seed: 1
 size: tiny
 pretrained: null
+lm: null
 beam_size: null
 causal: True
 lr: 0.1
@@ -96,7 +97,7 @@ def test_a_string_is_taken_as_it_stands(load, word):
     joined = load(f"--output_folder={word}", f"--size={word}", data=f"/{word}")
     assert joined["output_folder"] == joined["size"] == word
     assert joined["data_folder"] == f"/{word}"
-    for key in ("output_folder", "size", "pretrained"):
+    for key in ("output_folder", "size", "pretrained", "lm"):
         if not word.startswith("--"):  # a key of its own
             assert load(f"--{key}", word)[key] == word
 
@@ -215,6 +216,7 @@ def test_the_experiments_overrides_go_the_same_way(load, tmp_path):
     settings = {
         "output_folder": "/x/run #1: (a)",
         "pretrained": None,
+        "lm": None,
         "languages": ["no", "2024-11-05", "a, b"],
         "max_pretrain_hours": {"no": 1},
         "seed": 3,
