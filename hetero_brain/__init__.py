@@ -7,6 +7,7 @@ trained, and ``pipelines`` are what recipes call.
 """
 
 from .brain import HeteroBrain
+from .data.domain_loader import domain_loader
 from .domain_batch import DomainBatch, Share
 
-__all__ = ["DomainBatch", "HeteroBrain", "Share"]
+__all__ = ["DomainBatch", "HeteroBrain", "Share", "domain_loader"]

@@ -12,6 +12,7 @@ import speechbrain as sb
 import torch
 
 from .bilevel import LocalSolver
+from .data.domain_loader import domain_loader
 from .domain_batch import NothingToLearn, mean_divisors
 from .training.gradients import (
     accumulate,
@@ -79,6 +80,8 @@ class HeteroBrain(ResumableBrain):
     >>> brain.init_optimizers()
     >>> loss = brain.fit_batch([DomainBatch("en", (torch.rand(4, 3),))])
     """
+
+    domain_loader = staticmethod(domain_loader)  # which make_dataloader calls
 
     def __init__(self, modules=None, opt_class=None, hparams=None, *args, **kwargs):
         settings = brain_settings(hparams or {})

@@ -5,8 +5,9 @@
 ``domain_sampling`` draws its domains, and ``bucketing`` cuts a domain into batches of
 similar length. ``audio`` and ``containers`` read audio files, ``datasets`` collates
 padded batches, and ``loaders`` delivers them. ``audited_loader`` counts the recordings
-that cannot be used, ``workers`` manages the processes that read them, and ``packed`` is
-how these send batches.
+that cannot be used. ``domain_loader`` makes global batches of SpeechBrain's own datasets,
+by the domain of each row (``domain_rows``). ``worker_loader`` is below all loaders,
+``workers`` manages the processes that read, and ``packed`` is how these send batches.
 """
 
 __all__ = [
@@ -16,6 +17,8 @@ __all__ = [
     "containers",
     "corpora",
     "datasets",
+    "domain_loader",
+    "domain_rows",
     "domain_sampling",
     "loaders",
     "manifest",
@@ -23,5 +26,6 @@ __all__ = [
     "plan",
     "plan_checks",
     "splits",
+    "worker_loader",
     "workers",
 ]

@@ -5,6 +5,7 @@ from functools import partial
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
@@ -15,6 +16,7 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from ..domain_batch import DomainBatch, NothingToLearn
+from ..errors import InputError
 from .monitor import DomainMonitor
 from .parallel import gathered, rank_and_size
 from .schedules import scale_rates
@@ -46,6 +48,13 @@ class ResumableBrain(sb.Brain):
     def iteration(self):
         """Iterations since the phase began: updates of θ, including skipped ones."""
         return self.optimizer_step
+
+    def next_batch(self, per_epoch):
+        """The number of the next global batch of the run, in epochs of ``per_epoch``."""
+        n = self.grad_accumulation_factor  # an epoch drops what it has not stepped on
+        before = self.iteration - self.step // n
+        epochs, steps = divmod(before, max(1, per_epoch // n))
+        return epochs * per_epoch + steps * n + self.step
 
     def global_optimizers(self):
         """The optimizers of θ: one, unless a subclass creates several."""
@@ -94,10 +103,20 @@ class ResumableBrain(sb.Brain):
     # ------------------------------------------------------------------ training
 
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **kwargs):
-        """As SpeechBrain's, but without batching the training set: its items are global
-        batches already."""
+        """As SpeechBrain's, but with ``domain_key``, the training loader is a
+        ``domain_loader``; without it, the items of the training set are global batches,
+        unless ``batch_size`` or ``batch_sampler`` says how to make them."""
         if stage == sb.Stage.TRAIN:
-            kwargs.setdefault("batch_size", None)
+            if "domain_key" in kwargs:
+                return self.domain_loader(dataset, **kwargs)
+            if isinstance(dataset, DynamicItemDataset) and "collate_fn" not in kwargs:
+                raise InputError(
+                    "train_loader_kwargs: add domain_key, the key of the training set "
+                    "that holds the domain of each row"
+                )
+            if kwargs.get("batch_sampler") is None and "batch_size" not in kwargs:
+                kwargs["batch_size"] = None
+                kwargs.pop("drop_last", None)  # PyTorch allows it only with batches
         return super().make_dataloader(dataset, stage, ckpt_prefix, **kwargs)
 
     def _fit_train(self, train_set, epoch, enable):
@@ -106,7 +125,7 @@ class ResumableBrain(sb.Brain):
         self.epoch = epoch
         self.used, self.overflowed = 0.0, False
         if hasattr(sampler := getattr(train_set, "sampler", None), "start_at"):
-            sampler.start_at(self.iteration)
+            sampler.start_at(self.next_batch(len(sampler)))
             train_set = () if self.step == len(sampler) else train_set
         bar = tqdm(train_set, initial=self.step, dynamic_ncols=True, disable=not enable)
         nonfinite = self.nonfinite_count if self.step else 0
