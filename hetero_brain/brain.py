@@ -12,7 +12,7 @@ import speechbrain as sb
 import torch
 
 from .bilevel import LocalSolver
-from .data.domain_loader import domain_loader
+from .data.loading_brain import LoadingBrain
 from .domain_batch import NothingToLearn, mean_divisors
 from .training.gradients import (
     accumulate,
@@ -30,13 +30,12 @@ from .training.parallel import (
     reduce_gradients,
     without_collectives,
 )
-from .training.resumable import ResumableBrain
 from .training.rng import RandomState, derive_seed
 from .training.settings import brain_settings
 from .training.solves import Solve, fetched, sums
 
 
-class HeteroBrain(ResumableBrain):
+class HeteroBrain(LoadingBrain):
     """Pre-trains any model on batches of several domains, by CSSL or PTLOC.
 
     Subclasses define ``compute_forward`` and ``compute_objectives`` on ordinary
@@ -80,8 +79,6 @@ class HeteroBrain(ResumableBrain):
     >>> brain.init_optimizers()
     >>> loss = brain.fit_batch([DomainBatch("en", (torch.rand(4, 3),))])
     """
-
-    domain_loader = staticmethod(domain_loader)  # which make_dataloader calls
 
     def __init__(self, modules=None, opt_class=None, hparams=None, *args, **kwargs):
         settings = brain_settings(hparams or {})

@@ -6,8 +6,9 @@
 similar length. ``audio`` and ``containers`` read audio files, ``datasets`` collates
 padded batches, and ``loaders`` delivers them. ``audited_loader`` counts the recordings
 that cannot be used. ``domain_loader`` makes global batches of SpeechBrain's own datasets,
-by the domain of each row (``domain_rows``). ``worker_loader`` is below all loaders,
-``workers`` manages the processes that read, and ``packed`` is how these send batches.
+by the domain of each row (``domain_rows``); ``loading_brain`` has ``fit`` call it.
+``worker_loader`` is below all loaders, ``workers`` manages the processes that read, and
+``packed`` is how these send batches.
 """
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "domain_rows",
     "domain_sampling",
     "loaders",
+    "loading_brain",
     "manifest",
     "packed",
     "plan",

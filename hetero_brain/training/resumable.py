@@ -5,7 +5,6 @@ from functools import partial
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
@@ -16,7 +15,6 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from ..domain_batch import DomainBatch, NothingToLearn
-from ..errors import InputError
 from .monitor import DomainMonitor
 from .parallel import gathered, rank_and_size
 from .schedules import scale_rates
@@ -101,23 +99,6 @@ class ResumableBrain(sb.Brain):
         return False
 
     # ------------------------------------------------------------------ training
-
-    def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **kwargs):
-        """As SpeechBrain's, but with ``domain_key``, the training loader is a
-        ``domain_loader``; without it, the items of the training set are global batches,
-        unless ``batch_size`` or ``batch_sampler`` says how to make them."""
-        if stage == sb.Stage.TRAIN:
-            if "domain_key" in kwargs:
-                return self.domain_loader(dataset, **kwargs)
-            if isinstance(dataset, DynamicItemDataset) and "collate_fn" not in kwargs:
-                raise InputError(
-                    "train_loader_kwargs: add domain_key, the key of the training set "
-                    "that holds the domain of each row"
-                )
-            if kwargs.get("batch_sampler") is None and "batch_size" not in kwargs:
-                kwargs["batch_size"] = None
-                kwargs.pop("drop_last", None)  # PyTorch allows it only with batches
-        return super().make_dataloader(dataset, stage, ckpt_prefix, **kwargs)
 
     def _fit_train(self, train_set, epoch, enable):
         """As SpeechBrain's, but starts the loader at this iteration if its sampler has

@@ -67,7 +67,7 @@ def speech(tmp_path_factory):
             wav = torch.cat(parts).sin() + 0.1 * torch.randn(2 * len(parts[0]))
             path = f"{domain}/{domain}/clips/{domain}{i}.wav"  # for both recipes
             soundfile.write(folder / path, 0.3 * wav.numpy(), 16000)
-            lines.append(f"{domain}{i},{seconds},{{data_root}}/{path},{text}\n")
+            lines.append(f"{domain}{i},{seconds},$data_root/{path},{text}\n")
         (folder / f"{domain}.csv").write_text(header + "".join(lines), "utf-8")
         (folder / "valid.csv").write_text(header + "".join(lines[:4]), "utf-8")
     merge_csvs(folder, [f"{domain}.csv" for domain in DOMAINS], "train.csv")
@@ -119,13 +119,13 @@ def test_one_domain_without_local_steps_is_the_recipe(
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_three_domains_with_a_local_step(name, speech, tmp_path, monkeypatch):
-    options = {"number_of_epochs": 6, "ckpt_interval_steps": 2}
+    options = {"number_of_epochs": 3, "ckpt_interval_steps": 2}
     whole = run(name, speech, tmp_path / "whole", **options)
-    assert whole.losses[-1] < 0.8 * whole.losses[0]
+    assert whole.losses[-1] < 0.95 * whole.losses[0]
     domains = {key.split("/")[1] for key in whole.interval_stats() if "/" in key}
     assert domains == {*DOMAINS}
 
-    end, left = HeteroBrain.end_iteration, [9]
+    end, left = HeteroBrain.end_iteration, [8]  # of 3 epochs of 4 iterations
 
     def interrupted(brain, loss):
         end(brain, loss)
@@ -138,7 +138,7 @@ def test_three_domains_with_a_local_step(name, speech, tmp_path, monkeypatch):
         run(name, speech, tmp_path / "resumed", **options)
     left[0] = -1
     resumed = run(name, speech, tmp_path / "resumed", **options)
-    assert -left[0] < 6 * len(resumed.losses) * 6
+    assert left[0] == -1 - 6  # from the checkpoint after the second of an epoch
     assert resumed.optimizer_step == whole.optimizer_step
     for a, b in zip(weights(whole), weights(resumed), strict=True):
         assert torch.equal(a, b)
