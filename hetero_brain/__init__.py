@@ -16,6 +16,7 @@ _MODULES = {
     "DomainBatch": "domain_batch",
     "HeteroBrain": "brain",
     "Share": "domain_batch",
+    "domain_loader": "data.domain_loader",
     "load_encoder": "models.speech_encoder",
     "local_lr_finder": "training.local_lr",
 }
@@ -33,4 +34,11 @@ def __dir__():
     return sorted({*globals(), *__all__})
 
 
-__all__ = ["DomainBatch", "HeteroBrain", "Share", "load_encoder", "local_lr_finder"]
+__all__ = [
+    "DomainBatch",
+    "HeteroBrain",
+    "Share",
+    "domain_loader",
+    "load_encoder",
+    "local_lr_finder",
+]

@@ -12,6 +12,7 @@ import speechbrain as sb
 import torch
 
 from .bilevel import LocalSolver
+from .data.loading_brain import LoadingBrain
 from .domain_batch import NothingToLearn, mean_divisors
 from .training.gradients import (
     accumulate,
@@ -30,13 +31,12 @@ from .training.parallel import (
     reduce_gradients,
 )
 from .training.requirements import refuse_own_fit_batch, scalar
-from .training.resumable import ResumableBrain
 from .training.rng import RandomState, derive_seed
 from .training.settings import brain_settings
 from .training.solves import Solve, fetched, sums
 
 
-class HeteroBrain(ResumableBrain):
+class HeteroBrain(LoadingBrain):
     """Pre-trains any model on batches of several domains, by CSSL or PTLOC.
 
     Subclasses define ``compute_forward`` and ``compute_objectives`` on ordinary

@@ -5,8 +5,10 @@
 ``domain_sampling`` draws its domains, and ``bucketing`` cuts a domain into batches of
 similar length. ``audio`` and ``containers`` read audio files, ``datasets`` collates
 padded batches, and ``loaders`` delivers them. ``audited_loader`` counts the recordings
-that cannot be used, ``workers`` manages the processes that read them, and ``packed`` is
-how these send batches.
+that cannot be used. ``domain_loader`` makes global batches of SpeechBrain's own datasets,
+by the domain of each row (``domain_rows``); ``loading_brain`` has ``fit`` call it.
+``worker_loader`` is below all loaders, ``workers`` manages the processes that read, and
+``packed`` is how these send batches.
 """
 
 __all__ = [
@@ -16,12 +18,16 @@ __all__ = [
     "containers",
     "corpora",
     "datasets",
+    "domain_loader",
+    "domain_rows",
     "domain_sampling",
     "loaders",
+    "loading_brain",
     "manifest",
     "packed",
     "plan",
     "plan_checks",
     "splits",
+    "worker_loader",
     "workers",
 ]

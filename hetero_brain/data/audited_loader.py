@@ -9,11 +9,9 @@ from speechbrain.utils.checkpoints import (
     register_checkpoint_hooks,
 )
 from speechbrain.utils.logger import get_logger
-from torch.utils.data import DataLoader
 
 from .audio import BadAudio
-from .packed import Packed, pack
-from .workers import blame_dead_workers, end_at_exit, overdue, worker_options
+from .worker_loader import WorkerLoader
 
 logger = get_logger(__name__)
 
@@ -23,7 +21,7 @@ FEW_BAD, MIN_ROWS = 10, 100
 
 
 @register_checkpoint_hooks
-class AuditedLoader(DataLoader):
+class AuditedLoader(WorkerLoader):
     """A loader that counts the recordings that cannot be used, and stops at too many.
 
     Its counts can be part of a checkpoint, so that a resumed run tolerates no more than
@@ -40,7 +38,7 @@ class AuditedLoader(DataLoader):
         than :data:`FEW_BAD` different recordings are tolerated, whatever their fraction,
         unless not a single one is usable.
     **kwargs
-        Further arguments of ``DataLoader``.
+        Further arguments of :class:`WorkerLoader`.
 
     Attributes
     ----------
@@ -54,39 +52,10 @@ class AuditedLoader(DataLoader):
     def __init__(self, dataset, max_bad_audio_fraction=0.01, **kwargs):
         self.max_bad, self.problems = max_bad_audio_fraction, set()
         self.bad, self.rows = 0, 0
-        if kwargs.get("num_workers"):
-            kwargs |= worker_options()
-        super().__init__(dataset, batch_size=None, collate_fn=pack, **kwargs)
-
-    def items(self):
-        """Yield the items of the dataset as the workers deliver them.
-
-        Raises
-        ------
-        WorkerDied
-            If a worker has ended; says which one, and why.
-        """
-        iterator = None
-        while True:
-            try:
-                with overdue(self.num_workers):
-                    if iterator is None:
-                        iterator = super().__iter__()
-                        if self.num_workers:
-                            end_at_exit(iterator)
-                    item = next(iterator)
-            except StopIteration:
-                return
-            except Exception as error:
-                # The loader may have failed while it started its workers.
-                blame_dead_workers(
-                    self._iterator if iterator is None else iterator, error
-                )
-                raise
-            yield item.unpack() if isinstance(item, Packed) else item
+        super().__init__(dataset, **kwargs)
 
     def __iter__(self):
-        for domain_batches, problems, n_rows in self.items():
+        for domain_batches, problems, n_rows in super().__iter__():
             self.rows += n_rows
             self.bad += len(problems)
             for problem in set(problems) - self.problems:

@@ -10,7 +10,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from torch.utils.data import Dataset
 
 from ..domain_batch import DomainBatch, Share
-from ..training.parallel import share_out
+from ..training.parallel import check_ranks, share_out
 from ..training.rng import generator
 from .audio import BadAudio, read_audio
 
@@ -107,13 +107,7 @@ class GlobalBatches(Dataset):
     def __init__(self, utterances, plan, rank=0, size=1, fixed_owners=False):
         self.utterances, self.plan = utterances, plan
         self.rank, self.size, self.fixed_owners = rank, size, fixed_owners
-        if size > plan.units_per_iteration:
-            raise ValueError(
-                f"{size} ranks for {plan.units_per_iteration} units per iteration "
-                f"({plan.domains_per_iteration} domains × replicas_per_domain: "
-                f"{plan.replicas_per_domain}); raise replicas_per_domain, or start "
-                "fewer ranks"
-            )
+        check_ranks(size, plan.domains_per_iteration, plan.replicas_per_domain)
 
     def __getitem__(self, step):
         units, problems, n_rows = self.plan[step], [], 0

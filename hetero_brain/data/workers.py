@@ -17,6 +17,7 @@ import time
 import traceback
 import weakref
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import forkserver, resource_tracker
 
 from speechbrain.utils.logger import get_logger
@@ -57,13 +58,21 @@ class WorkerDied(RuntimeError):
 # ------------------------------------------------------------------- start and end
 
 
-def worker_options():
+def worker_options(start_method="forkserver", worker_init_fn=None):
     """Options of a ``DataLoader`` that determine how its workers start and end.
 
-    Workers are forked from a server process. It has none of the threads of the run, since
-    a fork of a process with threads may hang. Signals that a whole process group or job
-    receives are blocked in the server and in the workers, as only the run responds to
-    them. Workers end when the run ends, or when it asks them to.
+    By default, workers are forked from a server process. It has none of the threads of
+    the run, since a fork of a process with threads may hang. Signals that a whole process
+    group or job receives are blocked in the server and in the workers, as only the run
+    responds to them. Workers end when the run ends, or when it asks them to.
+
+    Arguments
+    ---------
+    start_method : str
+        ``forkserver``, or one of ``multiprocessing``'s other start methods: ``fork`` for
+        a dataset that cannot be pickled.
+    worker_init_fn : callable, optional
+        As for ``DataLoader``.
 
     Returns
     -------
@@ -75,7 +84,13 @@ def worker_options():
     InputError
         As for :func:`use_short_socket_paths`.
     """
+    options = {
+        "multiprocessing_context": start_method,
+        "worker_init_fn": partial(_begin, then=worker_init_fn),
+    }
     use_short_socket_paths()
+    if start_method != "forkserver":
+        return options
     forkserver.set_forkserver_preload(PRELOADED)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -84,7 +99,7 @@ def worker_options():
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return {"multiprocessing_context": "forkserver", "worker_init_fn": _begin}
+    return options
 
 
 def use_short_socket_paths():
@@ -118,8 +133,9 @@ def use_short_socket_paths():
     )
 
 
-def _begin(worker_id):
-    """Runs in a worker as it starts: arranges how it ends."""
+def _begin(worker_id, then=None):
+    """Runs in a worker as it starts: arranges how it ends, and calls ``then``."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # without a server, not done yet
     run = multiprocessing.parent_process()
 
     def end_on_request():
@@ -138,6 +154,8 @@ def _begin(worker_id):
     for end in (end_on_request, end_with_the_run):
         threading.Thread(target=end, daemon=True).start()
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_end_not_sent)
+    if then is not None:
+        then(worker_id)
 
 
 def end_at_exit(iterator):

@@ -29,6 +29,30 @@ def rank_and_size():
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
+def check_ranks(size, n_domains, replicas_per_domain):
+    """Refuse more ranks than an iteration has units.
+
+    Arguments
+    ---------
+    size : int
+        Number of ranks.
+    n_domains, replicas_per_domain : int
+        Domains of an iteration, and local solves of each.
+
+    Raises
+    ------
+    ValueError
+        There are more; says what to do.
+    """
+    units = n_domains * replicas_per_domain
+    if size > units:
+        raise ValueError(
+            f"{size} ranks for {units} units per iteration ({n_domains} domains × "
+            f"replicas_per_domain: {replicas_per_domain}); raise replicas_per_domain, or "
+            "start fewer ranks"
+        )
+
+
 def share_out(costs, n_ranks):
     """Assign units to ranks: longest first, each to the rank with the least load so far.
 

@@ -2,7 +2,6 @@
 
 import math
 
-import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
@@ -42,6 +41,13 @@ class ResumableBrain(SavedBrain):
         """Iterations since the phase began: updates of θ, including skipped ones."""
         return self.optimizer_step
 
+    def next_batch(self, per_epoch):
+        """The number of the next global batch of the run, in epochs of ``per_epoch``."""
+        n = self.grad_accumulation_factor  # an epoch drops what it has not stepped on
+        before = self.iteration - self.step // n
+        epochs, steps = divmod(before, max(1, per_epoch // n))
+        return epochs * per_epoch + steps * n + self.step
+
     def is_due(self, interval, done=False):
         """Whether an interval ends with this iteration; ``done`` if already counted."""
         return interval and (self.iteration + (not done)) % interval == 0
@@ -60,20 +66,13 @@ class ResumableBrain(SavedBrain):
         super().fit(*args, **kwargs)
         self.geometry.conclude()
 
-    def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **kwargs):
-        """As SpeechBrain's, but without batching the training set: its items are global
-        batches already."""
-        if stage == sb.Stage.TRAIN:
-            kwargs.setdefault("batch_size", None)
-        return super().make_dataloader(dataset, stage, ckpt_prefix, **kwargs)
-
     def _fit_train(self, train_set, epoch, enable):
         """As SpeechBrain's, but starts the loader at this iteration if its sampler has
         ``start_at``, and with figures of its own in the progress bar."""
         self.epoch = epoch
         self.used, self.overflowed = 0.0, False
         if hasattr(sampler := getattr(train_set, "sampler", None), "start_at"):
-            sampler.start_at(self.iteration)
+            sampler.start_at(self.next_batch(len(sampler)))
             train_set = () if self.step == len(sampler) else train_set
         bar = tqdm(train_set, initial=self.step, dynamic_ncols=True, disable=not enable)
         nonfinite = self.nonfinite_count if self.step else 0

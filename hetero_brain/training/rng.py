@@ -7,6 +7,7 @@ step can be replayed alone, and a run can be resumed by other processes.
 
 import hashlib
 import random
+from contextlib import contextmanager
 from numbers import Integral
 
 import numpy as np
@@ -121,3 +122,25 @@ class RandomState:
         torch.set_rng_state(self.kept[2])
         if self.device is not None:
             self.device.set_rng_state(self.on_device)
+
+
+@contextmanager
+def seeded(*keys):
+    """In this block, all random generators of the CPU start from ``derive_seed(*keys)``;
+    afterwards they are in the state that they had before.
+
+    Example
+    -------
+    >>> with seeded(1234, "mask", 7):
+    ...     drawn = torch.rand(3)
+    >>> with seeded(1234, "mask", 7):
+    ...     torch.equal(torch.rand(3), drawn)
+    True
+    """
+    state = RandomState("cpu")
+    state.keep()
+    state.seed(derive_seed(*keys))
+    try:
+        yield
+    finally:
+        state.restore()
