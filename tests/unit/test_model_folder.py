@@ -21,6 +21,7 @@ from hetero_brain.errors import InputError
 from hetero_brain.models.model_folder import find_model
 from hetero_brain.models.run_folder import choose_checkpoint
 from hetero_brain.pipelines.export import export
+from hetero_brain.recognition.interfaces import frames_of
 from hetero_brain.recognition.recogniser import load_recogniser
 from tests.unit.trained import (
     BESTRQ,
@@ -236,6 +237,22 @@ def test_encoder_decoder_asr_gives_what_the_evaluation_gave(runs):
         assert len(units) == len(ids)
 
 
+def test_the_decoder_takes_as_many_frames_as_there_are(runs):
+    """Relative lengths in samples are off by one frame for the second utterance."""
+    recogniser = load_recogniser(runs("attention")[0])
+    sound, relative = wavs(1.0, 0.26)
+    theirs = EncoderDecoderASR.from_hparams(source=str(runs("attention")[0] / "model"))
+    encoded = theirs.encode_batch(sound, relative)
+    _, lengths = recogniser.encode(sound, relative)
+    assert lengths.tolist() == [16, 5] and round(0.26 * 16) == 4
+    assert (frames_of(encoded, relative) * encoded.shape[1]).tolist() == [16, 5]
+    frames = []
+    search = theirs.mods.decoder.search
+    search.register_forward_pre_hook(lambda _, args: frames.append(args[1]))
+    theirs.transcribe_batch(sound, relative)
+    assert (frames[0] * 16).tolist() == [16, 5]
+
+
 @pytest.mark.parametrize("kind", ["ctc", "attention"])
 def test_a_file_is_transcribed(kind, runs, ten):
     run, _ = runs(kind)
@@ -376,10 +393,12 @@ def test_a_model_outlives_its_checkpoints(bestrq, tmp_path):
 
 
 def test_export_of_the_last_the_best_and_the_mean(runs, tmp_path):
-    run, _ = runs("ctc")
-    saved = {}
-    for path in sorted((run / "save").glob("CKPT+*")):
+    run, saved = shutil.copytree(runs("ctc")[0], tmp_path / "run"), {}
+    for cer, path in enumerate(sorted((run / "save").glob("CKPT+*"))):
+        (path / "files.json").unlink()
         meta = yaml.safe_load((path / "CKPT.yaml").read_text())
+        meta["CER"] = float(cer)  # so that the first is the best
+        (path / "CKPT.yaml").write_text(yaml.safe_dump(meta))
         state = torch.load(path / "ctc.ckpt", weights_only=True)
         saved[meta["unixtime"]] = state["weight"], meta["CER"]
     assert len(saved) == 2
@@ -389,7 +408,7 @@ def test_export_of_the_last_the_best_and_the_mean(runs, tmp_path):
         assert load_recogniser(folder).kind == "ctc"
         state = torch.load(folder / "ctc.ckpt", weights_only=True)
         weights[choice] = state["weight"]
-    last, best = max(saved), min(saved, key=lambda time: (saved[time][1], -time))
+    last, best = max(saved), min(saved)
     assert torch.equal(weights["last"], saved[last][0])
     assert torch.equal(weights["best"], saved[best][0])
     assert torch.equal(weights[None], weights["best"])
