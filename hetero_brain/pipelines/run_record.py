@@ -75,8 +75,9 @@ def common_facts(modules, sample_rate, seed, manifest, start):
     model = [module for name, module in modules.items() if name != "quantizer"]
     if start is not None:
         path = Path(start)
+        path = path.parent if path.name == "model" else path
         recorded = (path / RUN_MODEL).exists()
-        start = read_run(path)["facts"] if recorded else "/".join(path.parts[-2:])
+        start = read_run(path)["facts"] if recorded else Path(start).name
     return {
         "sample_rate": sample_rate,
         "parameters": sum(p.numel() for module in model for p in module.parameters()),

@@ -312,6 +312,22 @@ def test_a_folder_names_only_what_its_user_has(runs, bestrq):
         assert packages <= {"hetero_brain", "speechbrain", "sentencepiece", "torch"}
 
 
+def test_speechbrain_loads_it_from_the_hub(runs, tmp_path, monkeypatch):
+    """The hub is a stand-in, which serves the files of the folder."""
+    run, heard = runs("ctc")
+
+    def download(repo_id, filename, **_):
+        assert repo_id == "user/name"
+        return run / "model" / filename
+
+    hub = "speechbrain.utils.fetching.huggingface_hub.hf_hub_download"
+    monkeypatch.setattr(hub, download)
+    theirs = EncoderASR.from_hparams(source="user/name", savedir=tmp_path / "cache")
+    sig, relative, _, ids = heard[0]
+    texts, _ = theirs.transcribe_batch(sig, relative)
+    assert normal(texts) == [hypotheses(run)[key] for key in ids]
+
+
 def copy_of(runs, tmp_path):
     return shutil.copytree(runs("ctc")[0] / "model", tmp_path / "copy")
 
@@ -485,6 +501,8 @@ def test_the_card_says_what_it_is(runs, bestrq):
     assert "Licence: to be filled in" in card and "license: unknown" in card
     assert "- CSSL.1: on es 0.0" in card and "objective BestRQ, epochs 1" in card
     assert "- CTC, es: on es 0.0" in card and "seed 1; commit " in card
+    probe = (runs("probe")[0] / "model/README.md").read_text("utf-8")
+    assert "- CSSL.1: on es 0.0" in probe and "encoder frozen" in probe
     assert "hf upload" in card and "EncoderASR.from_hparams" in card
     assert str(run) not in card and str(bestrq[0]) not in card
     card = (bestrq[0] / "model/README.md").read_text("utf-8")
