@@ -12,14 +12,11 @@ ENCODER = ("features", "encoder")
 MODELS, RECOGNITION = "hetero_brain.models", "hetero_brain.recognition.interfaces"
 COMMENTS = {
     "sample_rate": "Hz",
-    "features": "waveforms → features",
-    "encoder": "features → encodings of all layers",
-    "readout": "all layers → what the output layers read",
     "beam_size": "hypotheses in the search; null: greedy",
     "search_ctc_weight": "of CTC in the search; the decoder has the rest",
     "max_decode_ratio": "longest output, in tokens per encoder frame",
     "modules": "for SpeechBrain's interfaces",
-    "pretrainer": "loads <name>.ckpt of this folder",
+    "pretrainer": "of <name>.ckpt",
 }
 
 

@@ -26,6 +26,8 @@ With `hetero_brain` installed, in Python:
 {python}
 ```
 
+`hetero_brain` runs no code that a model folder names but its own.
+
 With SpeechBrain's own interface, which runs whatever the `hyperparams.yaml` of its source
 names:
 
@@ -107,9 +109,8 @@ def lead(facts):
         "CTC": "A speech recogniser, trained with CTC",
         "CTC and attention": "A speech recogniser, trained with CTC and attention",
     }[facts["kind"]]
-    millions = facts["parameters"] / 1e6
-    rate = facts["sample_rate"]
-    return f"{what} by hetero_brain: {millions:.1f} M parameters, {rate} Hz."
+    millions, rate = facts["parameters"] / 1e6, facts["sample_rate"]
+    return f"{what} by hetero_brain: {millions:.2g} M parameters, {rate} Hz."
 
 
 def history(facts):

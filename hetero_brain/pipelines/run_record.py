@@ -6,7 +6,7 @@ from speechbrain.utils.distributed import main_process_only
 
 from ..models.run_folder import RUN_MODEL, read_run, write_run
 from ..recognition.recogniser import SEARCH
-from .description import describe
+from .description import ENCODER, describe
 from .environment import git_revision
 
 
@@ -35,7 +35,8 @@ def record_phase(folder, phase, init, hparams, manifest):
     if "brain_class" in hparams:
         objective = hparams["brain_class"].__name__.removesuffix("Brain")
         settings = {"objective": objective, **settings}
-    facts = common_facts(modules, rate, hparams["seed"], manifest, init)
+    kept = {key: modules[key] for key in ENCODER if key in modules}
+    facts = common_facts(kept, rate, hparams["seed"], manifest, init)
     facts |= {"kind": "encoder", "title": phase.name, "settings": settings}
     write_run(folder, describe(modules, rate), phase.epochs, None, facts)
 
@@ -72,14 +73,14 @@ def record_finetuning(folder, modules, tokenizer, hparams, manifest):
 
 def common_facts(modules, sample_rate, seed, manifest, start):
     """What the card of any run says; see :func:`model_card.model_card`."""
-    model = [module for name, module in modules.items() if name != "quantizer"]
     if start is not None:
         path = Path(start)
+        path = path.parent if path.name == "model" else path
         recorded = (path / RUN_MODEL).exists()
-        start = read_run(path)["facts"] if recorded else "/".join(path.parts[-2:])
+        start = read_run(path)["facts"] if recorded else Path(start).name
     return {
         "sample_rate": sample_rate,
-        "parameters": sum(p.numel() for module in model for p in module.parameters()),
+        "parameters": sum(p.numel() for m in modules.values() for p in m.parameters()),
         "hours": {} if manifest is None else hours(manifest),
         "seed": seed,
         "commit": git_revision(),

@@ -21,6 +21,7 @@ from hetero_brain.errors import InputError
 from hetero_brain.models.model_folder import find_model
 from hetero_brain.models.run_folder import choose_checkpoint
 from hetero_brain.pipelines.export import export
+from hetero_brain.recognition.interfaces import frames_of
 from hetero_brain.recognition.recogniser import load_recogniser
 from tests.unit.trained import (
     BESTRQ,
@@ -236,6 +237,22 @@ def test_encoder_decoder_asr_gives_what_the_evaluation_gave(runs):
         assert len(units) == len(ids)
 
 
+def test_the_decoder_takes_as_many_frames_as_there_are(runs):
+    """Relative lengths in samples are off by one frame for the second utterance."""
+    recogniser = load_recogniser(runs("attention")[0])
+    sound, relative = wavs(1.0, 0.26)
+    theirs = EncoderDecoderASR.from_hparams(source=str(runs("attention")[0] / "model"))
+    encoded = theirs.encode_batch(sound, relative)
+    _, lengths = recogniser.encode(sound, relative)
+    assert lengths.tolist() == [16, 5] and round(0.26 * 16) == 4
+    assert (frames_of(encoded, relative) * encoded.shape[1]).tolist() == [16, 5]
+    frames = []
+    search = theirs.mods.decoder.search
+    search.register_forward_pre_hook(lambda _, args: frames.append(args[1]))
+    theirs.transcribe_batch(sound, relative)
+    assert (frames[0] * 16).tolist() == [16, 5]
+
+
 @pytest.mark.parametrize("kind", ["ctc", "attention"])
 def test_a_file_is_transcribed(kind, runs, ten):
     run, _ = runs(kind)
@@ -293,6 +310,22 @@ def test_a_folder_names_only_what_its_user_has(runs, bestrq):
         named = set(re.findall(r"!(?:new|apply|name):([\w.]+)", text))
         packages = {name.split(".")[0] for name in named}
         assert packages <= {"hetero_brain", "speechbrain", "sentencepiece", "torch"}
+
+
+def test_speechbrain_loads_it_from_the_hub(runs, tmp_path, monkeypatch):
+    """The hub is a stand-in, which serves the files of the folder."""
+    run, heard = runs("ctc")
+
+    def download(repo_id, filename, **_):
+        assert repo_id == "user/name"
+        return run / "model" / filename
+
+    hub = "speechbrain.utils.fetching.huggingface_hub.hf_hub_download"
+    monkeypatch.setattr(hub, download)
+    theirs = EncoderASR.from_hparams(source="user/name", savedir=tmp_path / "cache")
+    sig, relative, _, ids = heard[0]
+    texts, _ = theirs.transcribe_batch(sig, relative)
+    assert normal(texts) == [hypotheses(run)[key] for key in ids]
 
 
 def copy_of(runs, tmp_path):
@@ -376,10 +409,12 @@ def test_a_model_outlives_its_checkpoints(bestrq, tmp_path):
 
 
 def test_export_of_the_last_the_best_and_the_mean(runs, tmp_path):
-    run, _ = runs("ctc")
-    saved = {}
-    for path in sorted((run / "save").glob("CKPT+*")):
+    run, saved = shutil.copytree(runs("ctc")[0], tmp_path / "run"), {}
+    for cer, path in enumerate(sorted((run / "save").glob("CKPT+*"))):
+        (path / "files.json").unlink()
         meta = yaml.safe_load((path / "CKPT.yaml").read_text())
+        meta["CER"] = float(cer)  # so that the first is the best
+        (path / "CKPT.yaml").write_text(yaml.safe_dump(meta))
         state = torch.load(path / "ctc.ckpt", weights_only=True)
         saved[meta["unixtime"]] = state["weight"], meta["CER"]
     assert len(saved) == 2
@@ -389,7 +424,7 @@ def test_export_of_the_last_the_best_and_the_mean(runs, tmp_path):
         assert load_recogniser(folder).kind == "ctc"
         state = torch.load(folder / "ctc.ckpt", weights_only=True)
         weights[choice] = state["weight"]
-    last, best = max(saved), min(saved, key=lambda time: (saved[time][1], -time))
+    last, best = max(saved), min(saved)
     assert torch.equal(weights["last"], saved[last][0])
     assert torch.equal(weights["best"], saved[best][0])
     assert torch.equal(weights[None], weights["best"])
@@ -466,6 +501,8 @@ def test_the_card_says_what_it_is(runs, bestrq):
     assert "Licence: to be filled in" in card and "license: unknown" in card
     assert "- CSSL.1: on es 0.0" in card and "objective BestRQ, epochs 1" in card
     assert "- CTC, es: on es 0.0" in card and "seed 1; commit " in card
+    probe = (runs("probe")[0] / "model/README.md").read_text("utf-8")
+    assert "- CSSL.1: on es 0.0" in probe and "encoder frozen" in probe
     assert "hf upload" in card and "EncoderASR.from_hparams" in card
     assert str(run) not in card and str(bestrq[0]) not in card
     card = (bestrq[0] / "model/README.md").read_text("utf-8")
