@@ -11,9 +11,8 @@ class BestRQBrain(MaskedPredictionBrain):
 
     Trains a new encoder, where its base class continues a public model: masked features
     are replaced by noise. Modules: ``features`` (waveforms → stacked features),
-    ``quantizer``, ``encoder``, and ``output``. Also reads from ``hparams``: ``noise_std``,
-    the standard deviation of that noise (paper: variance 0.1, i.e. 0.316), and
-    ``cuda_graphs``; masks count in stacked frames.
+    ``quantizer``, ``encoder`` and ``output``. Also reads ``noise_std`` from ``hparams``,
+    the standard deviation of that noise (paper: variance 0.1, i.e. 0.316).
     """
 
     graphs = PreparedOnce.graphs  # the Conformer never makes the host wait

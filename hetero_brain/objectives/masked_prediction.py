@@ -20,8 +20,8 @@ class MaskedPredictionBrain(PreparedOnce):
     """Continues a public model by predicting the labels of masked frames.
 
     Modules: ``features`` and ``encoder`` (of :mod:`~hetero_brain.models.public`),
-    ``targets`` (waveforms → what is labelled, of :mod:`.targets`; without it, the features
-    are), ``quantizer`` (of :mod:`.quantizers`), and ``output`` (linear, d_model →
+    ``targets`` (of :mod:`.targets`: waveforms → what is labelled; by default, that is the
+    features), ``quantizer`` (of :mod:`.quantizers`), and ``output`` (linear, d_model →
     n_codebooks · codebook_size). Reads from ``hparams``: ``mask_prob`` and ``mask_span``
     (in encoder frames). Masked frames become the model's own mask embedding.
 
@@ -46,13 +46,13 @@ class MaskedPredictionBrain(PreparedOnce):
         batch, iteration
             As for :meth:`prepare`.
         """
-        return before_passes(self.modules.encoder, x, lengths)
+        return before_passes(self.modules.encoder, x)
 
     def encode(self, x, lengths, masked):
         """The encoder's last layer (batch, frames, d_model), with the mask embedding in
         place of masked frames; takes what :meth:`prepare` returns."""
         encoder = self.modules.encoder
-        latents = latents_of(encoder, x, lengths)
+        latents = latents_of(encoder, x)
         hidden = torch.zeros(latents.shape[:2], dtype=torch.bool, device=latents.device)
         hidden.view(-1).index_fill_(0, masked, True)
         return encoder.contexts(latents, lengths, hidden)[0]

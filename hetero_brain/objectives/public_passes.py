@@ -1,7 +1,7 @@
 """What the K + 1 passes on a public model share: the outputs of a frozen front end."""
 
 
-def before_passes(encoder, x, lengths):
+def before_passes(encoder, x):
     """What the passes on a batch begin with, computed once for all of them.
 
     Arguments
@@ -10,17 +10,15 @@ def before_passes(encoder, x, lengths):
         With a frozen front end, or not.
     x : torch.Tensor
         (batch, samples), or (batch, frames, features) for w2v-BERT.
-    lengths : torch.Tensor
-        (batch,) in encoder frames.
 
     Returns
     -------
     torch.Tensor
-        The front end's outputs (batch, frames, channels) if it is frozen; otherwise ``x``.
+        The front end's outputs (batch, frames, channels) if it is frozen, otherwise x.
     """
-    return encoder.latents(x, lengths) if encoder.front_end_is_frozen else x
+    return encoder.latents(x) if encoder.front_end_is_frozen else x
 
 
-def latents_of(encoder, x, lengths):
+def latents_of(encoder, x):
     """The front end's outputs in a pass, from what :func:`before_passes` returned."""
-    return x if encoder.front_end_is_frozen else encoder.latents(x, lengths)
+    return x if encoder.front_end_is_frozen else encoder.latents(x)
