@@ -140,10 +140,8 @@ def test_loss_and_gradients_are_those_of_transformers(
     if stage == TRAIN:
         loss.backward()
         (output.loss / count).backward()
-        ours = {
-            f"wav2vec2.{k}": p
-            for k, p in brain.modules.encoder.model.named_parameters()
-        }
+        encoder = brain.modules.encoder.model
+        ours = {f"wav2vec2.{name}": p for name, p in encoder.named_parameters()}
         ours |= dict(brain.modules.heads.named_parameters())
         seen = 0
         for name, param in theirs.named_parameters():
@@ -152,7 +150,7 @@ def test_loss_and_gradients_are_those_of_transformers(
                     ours[name].grad, param.grad, rtol=1e-3, atol=1e-6, msg=name
                 )
                 seen += bool(param.grad.abs().max() > 1e-5)
-        assert seen > 50
+        assert seen > 40
 
 
 def test_loss_is_that_of_speechbrain(source, tmp_path, monkeypatch):
@@ -164,7 +162,8 @@ def test_loss_is_that_of_speechbrain(source, tmp_path, monkeypatch):
     loss, _ = outputs_of(brain, batch, VALID)
     prepared = brain.prepared(batch, VALID)
     negatives, _ = of_all_frames(prepared)
-    theirs = wav2vec2.Wav2Vec2Pretrain(source, tmp_path, normalize_wav=False).eval()
+    theirs = wav2vec2.Wav2Vec2Pretrain(source, str(tmp_path), normalize_wav=False)
+    theirs.eval()
     monkeypatch.setattr(
         wav2vec2, "_compute_mask_indices", lambda *_, **__: prepared[2].numpy()
     )
@@ -359,7 +358,7 @@ def test_a_collapse_is_logged_and_told_once(source, caplog, local_steps):
     healthy, ill = (DomainBatch(name, (batch_of(a=1),)) for name in ("fr", "en"))
     brain.fit_batch([healthy])
     figures = brain.interval_stats()
-    assert figures["perplexity/fr"] > 30 and figures["same_negatives/fr"] < 0.3
+    assert figures["perplexity/fr"] > 10 and figures["same_negatives/fr"] < 0.3
     assert figures["contrastive_loss/fr"] == pytest.approx(math.log(11), abs=1.5)
     assert 0 <= figures["accuracy/fr"] < 0.9 and not caplog.records
     collapse(brain)
@@ -395,26 +394,26 @@ def test_a_collapsed_model_has_finite_gradients(source):
 def speech(sample):
     """Global batches of the shipped sample."""
     train = sample("train", ["en", "es"])
-    utterances = Utterances(train, 16000, max_utterance_seconds=3)
-    plan = make_plan(train, seed=1, global_batch_seconds=12, max_utterance_seconds=3)
+    utterances = Utterances(train, 16000, max_utterance_seconds=2)
+    plan = make_plan(train, seed=1, global_batch_seconds=6, max_utterance_seconds=2)
     batches = GlobalBatches(utterances, plan)
     return [batches[t][0] for t in range(4)]
 
 
-@pytest.mark.parametrize("local_steps", [0, 1])
-def test_it_learns(source, speech, local_steps):
-    brain = make_brain(source, lr=3e-3, local_steps=local_steps)
-    steps = 100
-    losses = []
-    for t in range(steps):
-        brain.fit_batch(speech[t % len(speech)])
-        if t in (0, steps - 1):
-            figures = brain.interval_stats()
-            found = [v for k, v in figures.items() if k.startswith("contrastive_loss/")]
-            losses.append(sum(found) / 2)
-    print(figures, losses)
-    assert losses[0] == pytest.approx(math.log(11), abs=1.0)
-    assert losses[1] < math.log(11) - 0.3
+def test_it_learns(speech, tmp_path):
+    source = tiny_public.save(tmp_path, **tiny_public.LARGER)
+    changed = dict(mask_prob=0.12, mask_span=3, gumbel_max=0.5, local_steps=1)
+    brain = make_brain(source, lr=1e-3, **changed)
+    found = []
+    for _ in range(6):
+        for t in range(20):
+            brain.fit_batch(speech[t % 4])
+        found.append(brain.interval_stats())
+    for domain in ("en", "es"):
+        first, last = (at[f"contrastive_loss/{domain}"] for at in (found[0], found[-1]))
+        assert first == pytest.approx(math.log(1 + NEGATIVES), abs=0.3)
+        assert last < math.log(1 + NEGATIVES) - 0.1
+        assert found[-1][f"perplexity/{domain}"] > 10  # and not by a collapse
 
 
 def test_bf16(source):

@@ -9,8 +9,22 @@ from transformers import (
     Wav2Vec2ForPreTraining,
 )
 
+# Three convolutions, with the frame rate of the published seven.
 CONVOLUTIONS = dict(
-    conv_dim=(16,) * 7, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2
+    conv_dim=(16,) * 3,
+    conv_kernel=(10, 8, 4),
+    conv_stride=(10, 8, 4),
+    num_feat_extract_layers=3,
+    num_conv_pos_embeddings=16,
+    num_conv_pos_embedding_groups=2,
+)
+# Enough to learn something.
+LARGER = dict(
+    conv_dim=(32,) * 3,
+    hidden_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=128,
 )
 CODES = dict(codevector_dim=16, proj_codevector_dim=16, num_codevectors_per_group=20)
 SIZES = dict(
