@@ -20,7 +20,7 @@ from hetero_brain.models.public import PretrainingHeads, PublicEncoder
 from hetero_brain.models.public_features import make_public_features
 from hetero_brain.models.public_source import published
 
-from .public_models import (
+from tests.public_models import (
     KINDS,
     change_tensors,
     extractor_of,
