@@ -3,7 +3,8 @@
 ``features``, ``front_ends``, ``conformer`` and ``readouts`` make an encoder, of which
 ``layers`` has the parts, and ``decoder`` is what attention adds. ``operators`` chooses
 between PyTorch's operators and those of ``cpu``, and ``transfer`` loads what another run
-has trained.
+has trained. ``public`` and ``public_features`` make the same of a public checkpoint, which
+``public_source`` reads.
 """
 
 __all__ = [
@@ -15,6 +16,9 @@ __all__ = [
     "layers",
     "operators",
     "precision",
+    "public",
+    "public_features",
+    "public_source",
     "readouts",
     "transfer",
 ]

@@ -157,8 +157,8 @@ class PublicEncoder(nn.Module):
             if embedding is None:
                 raise ValueError(
                     f"source: {self.checkpoint.source}: it has no embedding of masked "
-                    "frames (masked_spec_embed), as some that were fine-tuned; take one as "
-                    "it was pre-trained"
+                    "frames (masked_spec_embed), as some that were fine-tuned; take one "
+                    "as it was pre-trained"
                 )
             x = torch.where(masked.unsqueeze(2), embedding.to(x.dtype), x)
         inside = length_to_mask(lengths, x.shape[1], torch.bool)

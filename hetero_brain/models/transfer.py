@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from speechbrain.utils.logger import get_logger
 
+from ..errors import InputError
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.integrity import FILES, damage
 
@@ -89,6 +90,9 @@ def load_module(module, name, folder):
     logger.info(f"{name}: loaded {len(ours)} tensors ({n} parameters) from {path}")
 
 
+PUBLIC = "public"  # in place of a folder: the weights that others have published
+
+
 def load_encoder(encoder, folder, new):
     """Load the encoder of a phase, or none, and say what was loaded, new and left.
 
@@ -97,7 +101,8 @@ def load_encoder(encoder, folder, new):
     encoder : torch.nn.Module
         Gets the parameters.
     folder : str, Path or None
-        As for :func:`find_checkpoint`; None keeps the random parameters.
+        As for :func:`find_checkpoint`. None is for random parameters: those that it has,
+        or, of a public encoder, new ones; ``public`` keeps those that were published.
     new : sequence of str
         Names of the modules that begin at random, for the log.
 
@@ -105,9 +110,21 @@ def load_encoder(encoder, folder, new):
     ------
     FileNotFoundError, ValueError
         As :func:`load_module`.
+    InputError
+        ``public``, of an encoder that is not.
     """
     if folder is None:
+        if hasattr(encoder, "randomize"):
+            encoder.randomize()
         logger.info(f"new: encoder (trained from scratch), {', '.join(new)}")
+        return
+    if folder == PUBLIC:
+        if not hasattr(encoder, "checkpoint"):
+            raise InputError(
+                f"pretrained: {PUBLIC} is for YAMLs with a source; give the folder of a "
+                "phase, or null for random weights"
+            )
+        logger.info(f"new: {', '.join(new)}; encoder as in {encoder.checkpoint.source}")
         return
     load_module(encoder, "encoder", folder)
     checkpoint = find_checkpoint(folder)
