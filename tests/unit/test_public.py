@@ -19,7 +19,6 @@ from hetero_brain.models import public_source
 from hetero_brain.models.public import PretrainingHeads, PublicEncoder
 from hetero_brain.models.public_features import make_public_features
 from hetero_brain.models.public_source import published
-
 from tests.public_models import (
     KINDS,
     change_tensors,

@@ -11,6 +11,7 @@ import pytest
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from transformers import Wav2Vec2ForPreTraining
 
 from hetero_brain import DomainBatch
 from hetero_brain.data.datasets import GlobalBatches, Utterances
@@ -19,7 +20,7 @@ from hetero_brain.models.public import PretrainingHeads, PublicEncoder
 from hetero_brain.models.public_features import make_public_features
 from hetero_brain.objectives.contrasts import draw_contrasts
 from hetero_brain.objectives.wav2vec2 import Wav2Vec2Brain, quantize
-from tests.unit import tiny_public
+from tests.public_models import LARGER, NO_DROPOUT, QUICK, save_small
 
 TRAIN, VALID = sb.Stage.TRAIN, sb.Stage.VALID
 NEGATIVES = 10
@@ -38,7 +39,13 @@ HPARAMS = dict(
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return tiny_public.save(tmp_path_factory.mktemp("wav2vec2"))
+    return saved(tmp_path_factory.mktemp("wav2vec2"))
+
+
+def saved(folder, **changed):
+    """The folder of a small wav2vec 2.0 with the layers of its pre-training."""
+    changed = QUICK | NO_DROPOUT | {"num_codevectors_per_group": 20} | changed
+    return save_small("wav2vec2", folder, "ForPreTraining", **changed)
 
 
 def modules_of(source, freeze=True):
@@ -99,9 +106,7 @@ def test_loss_and_gradients_are_those_of_transformers(
     tmp_path, monkeypatch, norm, seconds, stage
 ):
     """With few codes, so that some negatives equal the positive."""
-    folder = tiny_public.save(
-        tmp_path, feat_extract_norm=norm, num_codevectors_per_group=4
-    )
+    folder = saved(tmp_path, feat_extract_norm=norm, num_codevectors_per_group=4)
     brain = make_brain(folder, freeze=False)
     batch = batch_of(a=seconds[0], b=seconds[1])
     loss, figures = outputs_of(brain, batch, stage)
@@ -115,7 +120,7 @@ def test_loss_and_gradients_are_those_of_transformers(
         return chosen + (soft - soft.detach())
 
     monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", gumbel_softmax)
-    theirs = tiny_public.Wav2Vec2ForPreTraining.from_pretrained(folder)
+    theirs = Wav2Vec2ForPreTraining.from_pretrained(folder)
     theirs.train(stage == TRAIN)
     x, lengths = brain.modules.features(*batch.sig)
     inside = torch.arange(x.shape[1]) < (batch.sig[1] * x.shape[1])[:, None]
@@ -163,6 +168,9 @@ def test_loss_is_that_of_speechbrain(source, tmp_path, monkeypatch):
     prepared = brain.prepared(batch, VALID)
     negatives, _ = of_all_frames(prepared)
     theirs = wav2vec2.Wav2Vec2Pretrain(source, str(tmp_path), normalize_wav=False)
+    # It takes the configuration only, and random weights.
+    weights = Wav2Vec2ForPreTraining.from_pretrained(source).state_dict()
+    theirs.model.load_state_dict(weights)
     theirs.eval()
     monkeypatch.setattr(
         wav2vec2, "_compute_mask_indices", lambda *_, **__: prepared[2].numpy()
@@ -306,7 +314,7 @@ def test_what_is_frozen_costs_no_phi_and_no_optimizer_state(source):
     brain.fit_batch([DomainBatch("en", (batch_of(a=1),))])
     frozen = {*brain.modules.encoder.model.feature_extractor.parameters()}
     trained = [p for p in brain.modules.parameters() if p not in frozen]
-    assert len(frozen) > 5
+    assert len(frozen) >= 5
     assert [*map(id, brain.local_solver.params)] == [*map(id, trained)]
     assert sum(block.numel() for block in brain.local_solver.blocks) <= sum(
         p.numel() + 63 for p in trained
@@ -360,7 +368,9 @@ def test_a_collapse_is_logged_and_told_once(source, caplog, local_steps):
     figures = brain.interval_stats()
     assert figures["perplexity/fr"] > 10 and figures["same_negatives/fr"] < 0.3
     assert figures["contrastive_loss/fr"] == pytest.approx(math.log(11), abs=1.5)
-    assert 0 <= figures["accuracy/fr"] < 0.9 and not caplog.records
+    assert 0 <= figures["accuracy/fr"] < 0.9
+    assert not brain.told
+    caplog.clear()
     collapse(brain)
     for _ in range(2):
         brain.fit_batch([ill])
@@ -401,7 +411,7 @@ def speech(sample):
 
 
 def test_it_learns(speech, tmp_path):
-    source = tiny_public.save(tmp_path, **tiny_public.LARGER)
+    source = saved(tmp_path, **LARGER)
     changed = dict(mask_prob=0.12, mask_span=3, gumbel_max=0.5, local_steps=1)
     brain = make_brain(source, lr=1e-3, **changed)
     found = []
