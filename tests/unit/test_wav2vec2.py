@@ -108,7 +108,9 @@ def test_loss_and_gradients_are_those_of_transformers(
     """With few codes, so that some negatives equal the positive."""
     folder = saved(tmp_path, feat_extract_norm=norm, num_codevectors_per_group=4)
     brain = make_brain(folder, freeze=False)
+    brain.modules.double()
     batch = batch_of(a=seconds[0], b=seconds[1])
+    batch.sig = batch.sig._replace(data=batch.sig.data.double())
     loss, figures = outputs_of(brain, batch, stage)
     prepared = brain.prepared(batch, stage)
     negatives, noise = of_all_frames(prepared)
@@ -120,7 +122,7 @@ def test_loss_and_gradients_are_those_of_transformers(
         return chosen + (soft - soft.detach())
 
     monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", gumbel_softmax)
-    theirs = Wav2Vec2ForPreTraining.from_pretrained(folder)
+    theirs = Wav2Vec2ForPreTraining.from_pretrained(folder).double()
     theirs.train(stage == TRAIN)
     x, lengths = brain.modules.features(*batch.sig)
     inside = torch.arange(x.shape[1]) < (batch.sig[1] * x.shape[1])[:, None]
@@ -133,7 +135,7 @@ def test_loss_and_gradients_are_those_of_transformers(
     count = prepared[2].sum()
     assert 20 < count < lengths.sum() - 20
     assert 0.05 < figures["same_negatives"] < 0.95
-    exact = dict(rtol=1e-5, atol=1e-6)
+    exact = dict(rtol=1e-6, atol=1e-6, check_dtype=False)  # theirs are in part fp32
     torch.testing.assert_close(
         figures["contrastive_loss"], output.contrastive_loss / count, **exact
     )
@@ -367,7 +369,7 @@ def test_a_collapse_is_logged_and_told_once(source, caplog, local_steps):
     brain.fit_batch([healthy])
     figures = brain.interval_stats()
     assert figures["perplexity/fr"] > 10 and figures["same_negatives/fr"] < 0.3
-    assert figures["contrastive_loss/fr"] == pytest.approx(math.log(11), abs=1.5)
+    assert figures["contrastive_loss/fr"] > 1
     assert 0 <= figures["accuracy/fr"] < 0.9
     assert not brain.told
     caplog.clear()
