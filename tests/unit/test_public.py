@@ -1,6 +1,7 @@
 """Public checkpoints: whole, as their authors run them, and trained as other encoders."""
 
 import json
+import math
 import shutil
 from functools import partial
 
@@ -19,6 +20,9 @@ from hetero_brain.models import public_source
 from hetero_brain.models.public import PretrainingHeads, PublicEncoder
 from hetero_brain.models.public_features import make_public_features
 from hetero_brain.models.public_source import published
+from hetero_brain.models.readouts import weighted_layers
+from hetero_brain.models.transfer import load_encoder
+from hetero_brain.pipelines.finetuning import finetune
 from tests.public_models import (
     KINDS,
     change_tensors,
@@ -535,3 +539,83 @@ def test_random_weights_are_new_and_all_trained(folders):
             assert not torch.equal(param, before[name]), name
     assert [*before] == [name for name, _ in encoder.named_parameters()]
     assert not encoder.front_end_is_frozen
+
+
+# ------------------------------------------------------------------------- fine-tuning
+
+
+def fine_tuning(folder, run_folder, **changed):
+    """As a recipe's ``public.yaml``, tiny."""
+    encoder = PublicEncoder(folder)
+    return {
+        "output_folder": str(run_folder),
+        "unit": "char",
+        "vocab_size": 1000,
+        "modules": {
+            "features": make_public_features(folder),
+            "encoder": encoder,
+            "readout": weighted_layers(encoder),
+        },
+        "beam_size": None,
+        "epochs": 1,
+        "opt_class": partial(torch.optim.AdamW, lr=1e-3),
+        "sample_rate": 16000,
+        "seed": 1,
+        "loader": {},
+        "eval_batch_seconds": 30,
+        "eval_splits": ["dev"],
+        "plan": {"global_batch_seconds": 6},
+        "freeze_encoder_iterations": math.inf,
+        "augment": None,
+        **changed,
+    }
+
+
+@pytest.fixture(scope="module")
+def three(sample):
+    """The three shortest transcribed Spanish prompts of the sample."""
+    train = sample("train", ["es"])
+    order = sorted(range(len(train)), key=lambda i: train.duration[i])
+    return train.subset([i for i in order if " " in train[i]["wrd"]][:3])
+
+
+@pytest.mark.parametrize("kind", ["hubert", "w2v_bert"])
+@pytest.mark.parametrize("is_probe", [True, False])
+def test_a_public_model_is_probed_and_fine_tuned(
+    kind, is_probe, three, folders, tmp_path
+):
+    frozen = {"freeze_encoder_iterations": math.inf if is_probe else 0}
+    hparams = fine_tuning(folders(kind), tmp_path, pretrained="public", **frozen)
+    run_opts = {"device": "cpu", "noprogressbar": True}
+    rates = finetune(hparams, run_opts, {"train": three, "dev": three})
+    assert rates["dev"]["CER"] > 0
+    wanted = make_model(kind).state_dict()
+    state = hparams["modules"]["encoder"].model.state_dict()
+    changed = {name for name in state if not torch.equal(state[name], wanted[name])}
+    assert (changed == set()) == is_probe
+    assert not [name for name in changed if "feature_extractor" in name]
+    assert len(hparams["modules"]["readout"].weights) == 3
+
+
+def test_what_fine_tuning_starts_from(folders, tmp_path):
+    encoder = PublicEncoder(folders("hubert"))
+    start = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    load_encoder(encoder, "public", ["ctc"])
+    assert all(torch.equal(encoder.state_dict()[name], start[name]) for name in start)
+    phase = PublicEncoder(folders("hubert"))
+    with torch.no_grad():
+        for param in phase.parameters():
+            param.add_(0.1)
+    (tmp_path / "save/CKPT+1").mkdir(parents=True)
+    torch.save(phase.state_dict(), tmp_path / "save/CKPT+1/encoder.ckpt")
+    load_encoder(encoder, tmp_path / "save/CKPT+1", ["ctc"])
+    wanted = phase.state_dict()
+    assert all(torch.equal(t, wanted[name]) for name, t in encoder.state_dict().items())
+    load_encoder(encoder, None, ["ctc"])
+    weight = "model.encoder.layers.0.feed_forward.output_dense.weight"
+    new = encoder.state_dict()[weight]
+    assert not torch.equal(new, start[weight]) and not torch.equal(new, wanted[weight])
+    with pytest.raises(
+        InputError, match="pretrained: public is for YAMLs with a source"
+    ):
+        load_encoder(torch.nn.Linear(2, 2), "public", ["ctc"])
