@@ -220,8 +220,7 @@ def quantize(quantizer, latents, inside, noise, temperature):
     soft = ((logits + noise.to(logits.dtype)) / temperature).softmax(-1)
     codes = soft.argmax(-1)
     hard = torch.zeros_like(soft).scatter(-1, codes.unsqueeze(-1), 1.0)
-    # The codes, with the gradient of the softmax. In this order the sum is exact: frames
-    # of the same code have the same vector.
+    # The codes, with the gradient of the softmax.
     chosen = hard + (soft - soft.detach())
     vectors = quantizer.codevectors.view(*noise.shape[2:], -1)
     quantized = torch.einsum("bmgv,gvd->bmgd", chosen, vectors.to(chosen.dtype))

@@ -264,7 +264,7 @@ def test_temperature_falls_to_its_minimum(source):
     assert found == [2.0, 1.0, 0.5, 0.5]
 
 
-def test_codes_have_no_rounding_and_the_gradient_of_the_softmax(source):
+def test_codes_have_the_gradient_of_the_softmax(source):
     quantizer = PretrainingHeads(source).quantizer
     torch.nn.init.normal_(quantizer.weight_proj.weight, std=0.3)
     x = torch.randn(1, 40, 16, generator=torch.Generator().manual_seed(0))
