@@ -7,7 +7,8 @@ between PyTorch's operators and those of ``cpu``.
 What was trained is found by ``run_folder``, and loaded by ``transfer``. ``recorded``
 modules know how they were made, ``model_yaml`` writes that down, and a ``model_folder``
 has it beside the weights (``model_writing``). ``speech_encoder`` is what its user gets:
-``load_encoder``.
+``load_encoder``. ``public`` and ``public_features`` make the same of a public checkpoint,
+which ``public_source`` reads.
 """
 
 __all__ = [
@@ -22,6 +23,9 @@ __all__ = [
     "model_yaml",
     "operators",
     "precision",
+    "public",
+    "public_features",
+    "public_source",
     "readouts",
     "recorded",
     "run_folder",

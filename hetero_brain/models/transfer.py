@@ -108,3 +108,34 @@ def fit_state(module, name, path):
     module.load_state_dict(theirs)
     n = sum(p.numel() for p in module.parameters())
     logger.info(f"{name}: loaded {len(ours)} tensors ({n} parameters) from {path}")
+
+
+PUBLIC = "public"  # in place of a folder: the weights that others have published
+
+
+def without_a_folder(encoder, pretrained):
+    """Have an encoder start from random weights, or from those that were published.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        A public one gets random weights, too.
+    pretrained : str or None
+        None for random weights, or :data:`PUBLIC`.
+
+    Raises
+    ------
+    InputError
+        :data:`PUBLIC`, of an encoder that is not.
+    """
+    if pretrained is None:
+        if hasattr(encoder, "randomize"):
+            encoder.randomize()
+        logger.info("from scratch: all weights are random")
+    elif not hasattr(encoder, "checkpoint"):
+        raise InputError(
+            f"pretrained: {PUBLIC} is for YAMLs with a source; give the folder of a "
+            "phase, or null for random weights"
+        )
+    else:
+        logger.info(f"encoder as in {encoder.checkpoint.source}; other modules are new")

@@ -1,15 +1,23 @@
 """Self-supervised objectives, each a small subclass of HeteroBrain.
 
-``bestrq`` predicts the labels that one of the ``quantizers`` gives to the frames that
-``masking`` chose, with the loss of ``cross_entropy``. ``cpc`` tells the next frames of an
-utterance from others. Both draw what is random of a batch once, by ``prepared``.
+``masked_prediction`` predicts the labels that one of the ``quantizers`` gives, of the
+features or of other ``targets``, to the frames that ``masking`` chose, with the loss of
+``cross_entropy``; ``bestrq`` does so with a new encoder. ``cpc`` tells the next frames of
+an utterance from others, and ``wav2vec2`` its masked ones, by ``contrasts``. All draw
+what is random of a batch once, by ``prepared``; ``public_passes`` has what the passes on
+a public model share besides.
 """
 
 __all__ = [
     "bestrq",
+    "contrasts",
     "cpc",
     "cross_entropy",
+    "masked_prediction",
     "masking",
     "prepared",
+    "public_passes",
     "quantizers",
+    "targets",
+    "wav2vec2",
 ]

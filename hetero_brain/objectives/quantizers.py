@@ -1,6 +1,7 @@
-"""Frozen quantizers: stacked features → the labels of masked prediction."""
+"""Frozen quantizers: what is labelled → the labels of masked prediction."""
 
 import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ class RandomProjectionQuantizer(nn.Module):
 
 
 class KMeansQuantizer(nn.Module):
-    """Nearest of k-means centroids of the features after PCA (as HuBERT's first labels).
+    """Nearest of k-means centroids after PCA (as HuBERT's labels).
 
     For a few hours of speech its labels teach more than a random codebook's. It has to
     be fitted once, before training; its state then travels in the checkpoints.
@@ -91,7 +92,7 @@ class KMeansQuantizer(nn.Module):
     Arguments
     ---------
     input_size : int
-        Dimension of the stacked features.
+        Dimension of what is labelled.
     codebook_size : int
         Clusters.
     n_components : int
@@ -160,9 +161,9 @@ def make_quantizer(labels, input_size, codebook_size, n_codebooks=1, seed=0):
     Arguments
     ---------
     labels : str
-        ``random_projection`` or ``kmeans``.
+        ``random_projection`` or ``kmeans``; or ``teacher``, which is k-means without PCA.
     input_size : int
-        Dimension of the stacked features.
+        Dimension of what is labelled.
     codebook_size, n_codebooks : int
         Codes in a codebook, and codebooks (k-means has one).
     seed : int
@@ -177,15 +178,24 @@ def make_quantizer(labels, input_size, codebook_size, n_codebooks=1, seed=0):
         return RandomProjectionQuantizer(
             input_size, codebook_size=codebook_size, n_codebooks=n_codebooks, seed=seed
         )
-    if labels != "kmeans" or n_codebooks != 1:
+    if labels not in ("kmeans", "teacher") or n_codebooks != 1:
         raise ValueError(
             f"labels: {labels}, n_codebooks: {n_codebooks}; there are random_projection, "
-            "and kmeans with one codebook"
+            "and kmeans and teacher with one codebook"
         )
-    return KMeansQuantizer(input_size, codebook_size, seed=seed)
+    n_components = input_size if labels == "teacher" else 64
+    return KMeansQuantizer(input_size, codebook_size, n_components, seed)
 
 
-def fit_quantizer(quantizer, features, utterances, path, max_frames=100_000):
+def fit_quantizer(
+    quantizer,
+    features,
+    utterances,
+    path,
+    max_frames=100_000,
+    balanced=False,
+    device="cpu",
+):
     """Fit a quantizer that needs it on training audio, once a run.
 
     Arguments
@@ -193,13 +203,18 @@ def fit_quantizer(quantizer, features, utterances, path, max_frames=100_000):
     quantizer : torch.nn.Module
         Left as it is if it has no ``fit``.
     features : torch.nn.Module
-        (waveforms, relative lengths) → (stacked features, lengths).
+        (waveforms, relative lengths) → (what is labelled, lengths).
     utterances : Utterances
-        Training audio; drawn at random until there are ``max_frames`` stacked frames.
+        Training audio; drawn at random until there are ``max_frames`` frames.
     path : str or Path
         The fitted state is kept here, and taken from here when it exists.
     max_frames : int
         Frames to fit on.
+    balanced : bool
+        As many frames of each domain, as far as it has them; otherwise domains have the
+        shares that they have of the utterances.
+    device : str
+        Where the features are computed.
     """
     path = Path(path)
     if not hasattr(quantizer, "fit"):
@@ -208,14 +223,20 @@ def fit_quantizer(quantizer, features, utterances, path, max_frames=100_000):
     def fit():
         if path.exists():
             return
-        frames, order = [], generator(utterances.seed, "fit").permutation
-        for row in order(len(utterances)):
-            batch, _ = utterances.batch([row], step=0)
+        order = generator(utterances.seed, "fit").permutation(len(utterances))
+        domain = utterances.manifest.domain if balanced else np.zeros(len(order))
+        waiting = {d: order[domain[order] == d][::-1].tolist() for d in {*domain}}
+        count, frames = Counter(), []
+        features.to(device)
+        while waiting and count.total() < max_frames:
+            least = min(waiting, key=lambda d: (count[d], d))
+            batch, _ = utterances.batch([waiting[least].pop()], step=0)
             if batch is not None:
-                x, lengths = features(*batch.sig)
-                frames.append(x[0, : lengths[0]])
-            if sum(map(len, frames)) >= max_frames:
-                break
+                x, lengths = features(*batch.to(device).sig)
+                frames.append(x[0, : lengths[0]].cpu())
+                count[least] += len(frames[-1])
+            if not waiting[least]:
+                del waiting[least]
         quantizer.fit(torch.cat(frames))
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(quantizer.state_dict(), state := io.BytesIO())

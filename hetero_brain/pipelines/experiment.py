@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 
 from ..errors import InputError
+from ..models.transfer import PUBLIC
 from ..training import preemption
 from .pretrained import architecture_of, refuse
 from .recipe import load_recipe, read_recipe
@@ -145,7 +146,9 @@ def finetuning_commands(spec, recipe, folder, options=()):
                     {
                         "output_folder": str(out),
                         "finetune_domains": [domain],
-                        "pretrained": None if model == "scratch" else phase,
+                        "pretrained": {"scratch": None, PUBLIC: PUBLIC}.get(
+                            model, phase
+                        ),
                         "eval_splits": spec["eval_splits"],
                         "seed": seed,
                         **(scratch if model == "scratch" else {}),

@@ -10,6 +10,7 @@ from speechbrain.utils.logger import get_logger
 from ..data.datasets import Utterances
 from ..data.loaders import dev_loader, make_plan, train_loader
 from ..models.conformer import make_head
+from ..models.transfer import PUBLIC, without_a_folder
 from ..recognition.ctc import CTCBrain
 from ..recognition.joint import N_MARKS, JointBrain, joint_search
 from ..recognition.search import check_search, ctc_search
@@ -157,8 +158,8 @@ def recogniser(hparams, tokenizer):
         given = {key: hparams[key] for key in LM_KEYS if key in hparams}
         searches[sb.Stage.TEST] = ctc_search(tokenizer, hparams["beam_size"], **given)
     modules |= new
-    if hparams["pretrained"] is None:
-        logger.info("from scratch: all weights are random")
+    if hparams["pretrained"] in (None, PUBLIC):
+        without_a_folder(encoder, hparams["pretrained"])
     else:
         rate, names = hparams["sample_rate"], ("features", "encoder")
         load_pretrained(modules, hparams["pretrained"], rate, names)

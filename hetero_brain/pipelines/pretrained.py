@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..models.model_folder import OwnCode, Undescribed, find_model, open_model
 from ..models.model_yaml import write_description
 from ..models.recorded import Ref
-from ..models.transfer import find_checkpoint, fit_state
+from ..models.transfer import PUBLIC, find_checkpoint, fit_state
 from .yaml_files import Text, round_trip
 
 logger = get_logger(__name__)
@@ -38,7 +38,7 @@ def adopt(tree, given):
     folder = tree.get("pretrained")
     if getattr(getattr(folder, "tag", None), "value", None) == "!ref":
         folder = recursive_resolve(folder.value, [], tree)
-    if folder is None:
+    if folder in (None, PUBLIC):
         return
     try:
         model = find_model(folder)

@@ -16,7 +16,8 @@ def pretrain(hparams, run_opts, train, dev):
     hparams : dict
         As in a recipe's ``pretrain/hparams``: ``brain_class`` (the objective), ``plan``,
         ``loader``, ``sample_rate``, and what :func:`rounds.run_phases` reads. A module
-        ``quantizer`` that has to be fitted is fitted first.
+        ``quantizer`` that has to be fitted is fitted first, if there are ``targets``
+        on a sample that is balanced over the domains.
     run_opts : RunOptions or dict
         SpeechBrain's run options.
     train, dev : Manifest
@@ -28,11 +29,14 @@ def pretrain(hparams, run_opts, train, dev):
         rows and Utterances(rows, hparams["sample_rate"], None, seconds, seed)
         for rows in (train, dev)
     )
+    modules = hparams["modules"]
     fit_quantizer(
-        hparams["modules"].get("quantizer"),
-        hparams["modules"]["features"],
+        modules.get("quantizer"),
+        modules.get("targets", modules["features"]),
         train,
         Path(hparams["output_folder"]) / "quantizer.ckpt",
+        balanced="targets" in modules,
+        device=run_opts["device"],
     )
     fixed = hparams["local_optimizer_state"] == "per_domain"
     plan = make_plan(train.manifest, seed, **hparams["plan"])

@@ -6,12 +6,14 @@ before it. The same command continues an
 interrupted run: finished phases have no epochs left.
 """
 
+import copy
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
 
@@ -111,20 +113,49 @@ def alternation(n_rounds, cssl, ptloc, control=None, init=None):
         phases.append(Phase(f"CSSL.{i}", init, **cssl))
         phases.append(Phase(f"PTLOC.{i}", f"CSSL.{i}", **ptloc))
         if i == 1 and control is not None:
-            first_ptloc = phases[-1]
-            factor = first_ptloc.passes_per_epoch
-            phases.append(
-                Phase(
-                    "CSSL-continued.1",
-                    "CSSL.1",
-                    epochs=first_ptloc.epochs * factor,
-                    hold_epochs=first_ptloc.hold_epochs * factor,
-                    lr_decay=first_ptloc.lr_decay ** (1 / factor),
-                    **control,
-                )
-            )
+            phases.append(control_of(phases[-1], **control))
         init = f"PTLOC.{i}"
     return phases
+
+
+def continued(ptloc, control, init=None):
+    """The phases that go on from a public checkpoint, which others have trained by CSSL:
+    PTLOC.1, and CSSL-continued.1 as its control, both from that.
+
+    Arguments
+    ---------
+    ptloc, control : dict
+        As for :func:`alternation`.
+    init : str
+        Folder of a phase to start both from; None for the public checkpoint.
+
+    Returns
+    -------
+    list of Phase
+
+    Example
+    -------
+    >>> ptloc = {"epochs": 4, "lr": 1e-5, "local_lr": 1e-3, "local_steps": 1}
+    >>> phases = continued(ptloc, control={"lr": 1e-5})
+    >>> [(phase.name, phase.init, phase.epochs) for phase in phases]
+    [('PTLOC.1', None, 4), ('CSSL-continued.1', None, 8)]
+    """
+    first = Phase("PTLOC.1", init, **ptloc)
+    return [first, control_of(first, **control)]
+
+
+def control_of(ptloc, **settings):
+    """CSSL from where a PTLOC phase starts, for as many forward-backward passes: K + 1
+    times its epochs, with its schedule stretched by the same factor."""
+    factor = ptloc.passes_per_epoch
+    return Phase(
+        "CSSL-continued.1",
+        ptloc.init,
+        epochs=ptloc.epochs * factor,
+        hold_epochs=ptloc.hold_epochs * factor,
+        lr_decay=ptloc.lr_decay ** (1 / factor),
+        **settings,
+    )
 
 
 def chains(phases):
@@ -172,13 +203,25 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
         raise ValueError(
             f"only_phases: no phase {sorted(unknown)}; choose from {names}"
         )
+    initial = {}  # which several phases start from, and each would change for the next
+    if [phase.init for phase in hparams["phases"]].count(None) > 1:
+        initial = copy.deepcopy(states(hparams["modules"]))
     for phase in hparams["phases"]:
         if phase.name in wanted:
+            if phase.init is None:
+                for key, state in initial.items():
+                    hparams["modules"][key].load_state_dict(state)
             torch.manual_seed(derive_seed(hparams["seed"], phase.name))
             init = folder / phase.init if phase.init in names else phase.init
             run_phase(
                 phase, init, hparams, run_opts, brain_class, train_loader, dev_loader
             )
+
+
+def states(modules):
+    """Name → state of the modules that have one."""
+    found = {key: module.state_dict() for key, module in modules.items()}
+    return {key: state for key, state in found.items() if state}
 
 
 def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loader):
@@ -231,6 +274,9 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
     if hparams.get("find_local_lr") and phase.name == first_ptloc and is_new:
         find_local_lr(brain, train_loader, folder)
     brain.fit(counter, train_loader, dev_loader)
+    for module in hparams["modules"].values():
+        if hasattr(module, "save_pretrained"):
+            run_on_main(module.save_pretrained, args=[folder / "huggingface"])
     export_at_end(folder)
 
 

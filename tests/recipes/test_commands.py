@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import python
+from tests.public_models import save_small
 from tests.recipes.common_voice_fixture import common_voice_tree
 from tests.recipes.corpora_fixtures import english_tree
 
@@ -48,6 +49,15 @@ def data(tmp_path_factory):
         return made[dataset]
 
     return of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def public(tmp_path_factory):
+    """The folder of a small public model, which commands know as ``$PUBLIC``."""
+    folder = save_small("wav2vec2", tmp_path_factory.mktemp("hub"), "ForPreTraining")
+    os.environ["PUBLIC"] = folder
+    yield folder
+    del os.environ["PUBLIC"]
 
 
 def run(words, folder, data_folder=SAMPLE, real=False):
@@ -166,7 +176,7 @@ def test_debug_mode_deletes_nothing_that_it_has_not_made(tmp_path):
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_readme_commands_run_in_their_order(readme, tmp_path, data):
+def test_readme_commands_run_in_their_order(readme, tmp_path, data, public):
     run("git init --quiet .", tmp_path)
     rows = {row["Hparam_file"]: row for row in ROWS}
     in_recipe = readme.is_relative_to(ROOT / "recipes")
@@ -181,7 +191,8 @@ def test_readme_commands_run_in_their_order(readme, tmp_path, data):
         if row is None:
             run(words, tmp_path, folder)
             continue
-        flags = shlex.split(row["test_debug_flags"].replace("$DATA", str(folder)))
+        flags = row["test_debug_flags"].replace("$DATA", str(folder))
+        flags = shlex.split(flags.replace("$PUBLIC", public))
         pairs = zip(flags[::2], flags[1::2])
         extra = [word for pair in pairs if pair[0] not in command for word in pair]
         before = files_in(tmp_path / "results")

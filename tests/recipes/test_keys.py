@@ -17,6 +17,9 @@ OTHER = ("domains.yaml",)  # describes corpora, and is no recipe's hparams
 
 # Kind and key, or keys that belong together → the only YAMLs where it applies, and why.
 MDE, CV = "MultiDomainEnglish/", "CommonVoice/"
+MELS = "bestrq|base|paper|tiny"  # pre-training of a Conformer on log-mels
+OWN = f"{MELS}|cpc"  # of a Conformer at all; what follows continues a public model
+FITTED = "ctc|attention|probe"  # fine-tuning of a Conformer
 EXCEPTIONS = {
     ("pretrain", "domains_file"): (MDE, "other recipes know their domains"),
     ("finetune", "domains_file"): (MDE, "other recipes know their domains"),
@@ -34,23 +37,44 @@ EXCEPTIONS = {
         CV,
         "in domains.yaml; VoicePrompts has 1 each",
     ),
-    ("pretrain", "n_mels deltas"): ("bestrq|Multi", "CPC takes raw audio"),
-    ("pretrain", "mask_prob mask_span noise_std labels codebook_size n_codebooks"): (
-        "bestrq|Multi",
-        "CPC masks nothing and has no labels",
+    ("pretrain", "n_rounds cssl cssl_epochs cssl_hold_epochs cssl_lr"): (
+        OWN,
+        "a public checkpoint is what CSSL.1 would give",
     ),
-    ("pretrain", "quantizer output"): ("bestrq|Multi", "CPC has no labels"),
-    ("pretrain", "n_positives n_negatives predictor"): (
-        "cpc",
-        "of CPC",
+    ("pretrain", "front_end stack size"): (OWN, "a public model has its own"),
+    ("finetune", "front_end stack size n_mels deltas input_size"): (
+        FITTED,
+        "a public model has its own",
     ),
+    ("pretrain", "input_size"): (f"{OWN}|hubert", "wav2vec 2.0 has its own"),
+    ("pretrain", "source freeze_front_end"): ("wav2vec2|hubert", "of public models"),
+    ("finetune", "source freeze_front_end"): ("public", "of public models"),
+    ("pretrain", "n_mels deltas"): (MELS, "others take raw audio"),
+    ("pretrain", "noise_std"): (MELS, "public models have a mask embedding"),
+    ("pretrain", "mask_prob mask_span"): (
+        f"{MELS}|wav2vec2|hubert",
+        "CPC masks nothing",
+    ),
+    ("pretrain", "labels codebook_size n_codebooks quantizer output"): (
+        f"{MELS}|hubert",
+        "contrastive losses have no labels",
+    ),
+    ("pretrain", "targets teacher_layer"): ("hubert", "labels of a public model"),
+    ("pretrain", "n_negatives"): ("cpc|wav2vec2", "of contrastive losses"),
+    ("pretrain", "n_positives predictor"): ("cpc", "of CPC"),
+    ("pretrain", "diversity_weight feature_penalty heads"): ("wav2vec2", "its own"),
+    ("pretrain", "gumbel_max gumbel_min gumbel_decay"): ("wav2vec2", "its own"),
     ("pretrain", "causal"): ("cpc", "only CPC needs a causal encoder"),
-    ("finetune", "causal"): (CV, "only CPC needs a causal encoder"),
-    ("finetune", "band_drops"): (CV, "others always have mel filters"),
+    ("finetune", "causal"): (f"{CV}.*({FITTED})", "only CPC needs a causal encoder"),
+    ("finetune", "band_drops"): (
+        f"{CV}.*({FITTED})",
+        "others always have mel filters",
+    ),
+    ("finetune", "drop_time drop_bands"): (FITTED, "waveforms have no feature frames"),
     ("finetune", "ctc_weight label_smoothing decoder"): ("attention", "the decoder's"),
     ("finetune", "max_decode_ratio search_ctc_weight"): ("attention", "the decoder's"),
-    ("finetune", "lm lm_alpha lm_beta"): ("ctc|probe", "of CTC's beam search"),
-    ("finetune", "alphabet"): (f"{MDE}.*ctc", "the paper's 42 units"),
+    ("finetune", "lm lm_alpha lm_beta"): ("ctc|probe|public", "of CTC's beam search"),
+    ("finetune", "alphabet"): (f"{MDE}.*(ctc|public)", "the paper's 42 units"),
 }
 ONLY = {
     (kind, key): where

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.data.loaders import EpochSampler
 from hetero_brain.models.transfer import find_checkpoint
-from hetero_brain.pipelines.rounds import Phase, alternation, run_phases
+from hetero_brain.pipelines.rounds import Phase, alternation, continued, run_phases
 from hetero_brain.training.loggers import JsonLinesLogger
 
 N_STEPS = 3
@@ -147,6 +147,47 @@ def test_alternation_without_control():
     ]
     assert phases[0].hold_epochs == math.inf
     assert [p.passes_per_epoch for p in phases] == [1, 2]
+
+
+def test_both_phases_continue_from_where_they_are(tmp_path):
+    """Not the control from PTLOC.1; also when a finished run is started again."""
+    phases = continued(PTLOC, control={"lr": 0.02})
+    assert phases == [
+        Phase("PTLOC.1", None, **PTLOC),
+        Phase(
+            "CSSL-continued.1",
+            None,
+            4,
+            0.02,
+            hold_epochs=2,
+            lr_decay=(2**-0.5) ** (1 / 2),
+        ),
+    ]
+    whole = run(make_hparams(tmp_path / "whole", phases=phases))
+    start = weights(make_hparams(tmp_path)["modules"]["model"])
+    assert list(whole.first) == ["PTLOC.1", "CSSL-continued.1"]
+    assert all(torch.equal(first, start) for first in whole.first.values())
+    assert not torch.equal(whole.last["PTLOC.1"], start)
+    run(make_hparams(tmp_path / "two", phases=phases, only_phases=["PTLOC.1"]))
+    two = run(make_hparams(tmp_path / "two", phases=phases))
+    name = "CSSL-continued.1"
+    assert torch.equal(two.first[name], start) and whole.passes[name] > 0
+    assert torch.equal(two.last[name], whole.last[name])
+
+
+def test_a_model_that_others_read_is_written_for_them(tmp_path):
+    class Public(nn.Linear):
+        def save_pretrained(self, folder):
+            folder.mkdir()
+            torch.save(self.state_dict(), folder / "model")
+
+    hparams = make_hparams(tmp_path, phases=continued(PTLOC, control={"lr": 0.02}))
+    hparams["modules"] = {"model": Public(3, 1)}
+    done = run(hparams)
+    for name in ("PTLOC.1", "CSSL-continued.1"):
+        state = torch.load(tmp_path / name / "huggingface/model")
+        saved = torch.cat([tensor.flatten() for tensor in state.values()])
+        assert torch.equal(saved, done.last[name])
 
 
 @pytest.mark.parametrize("which", ["cssl", "ptloc", "control"])
