@@ -1,8 +1,10 @@
 """Public checkpoints: whole, as their authors run them, and trained as other encoders."""
 
+import importlib
 import json
 import math
 import shutil
+import sys
 from functools import partial
 
 import pytest
@@ -420,6 +422,12 @@ def test_another_kind_of_model_is_refused(tmp_path):
 def test_another_sampling_rate_is_refused(folders):
     with pytest.raises(InputError, match="sample_rate: 8000; .* takes 16000 Hz"):
         make_public_features(folders("hubert"), sample_rate=8000)
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ImportError, match=r"pip install 'hetero_brain\[public\]'"):
+        importlib.reload(public_source)
 
 
 def test_an_unknown_part_to_recompute_is_refused(folders):
