@@ -9,6 +9,21 @@ SIZE = dict(
 )
 CONVS = dict(conv_dim=[16] * 7, num_conv_pos_embedding_groups=2)
 SMALL = {**SIZE, **CONVS, "num_conv_pos_embeddings": 16}
+# Three convolutions, with the frame rate of the seven.
+QUICK = dict(
+    conv_dim=[16] * 3,
+    conv_kernel=[10, 8, 4],
+    conv_stride=[10, 8, 4],
+    num_feat_extract_layers=3,
+)
+# Enough to learn something.
+LARGER = dict(QUICK, conv_dim=[32] * 3, hidden_size=64, num_attention_heads=4)
+LARGER["intermediate_size"] = 128
+NO_DROPOUT = dict.fromkeys(
+    "hidden_dropout attention_dropout activation_dropout feat_proj_dropout "
+    "final_dropout layerdrop".split(),
+    0.0,
+)
 # Kind → prefix of its classes in Transformers, and its configuration.
 KINDS = {
     "wav2vec2": ("Wav2Vec2", SMALL),
@@ -46,7 +61,7 @@ def make_model(kind, saved_as="Model", **changed):
     if saved_as != "Model":
         settings = {**settings, "vocab_size": 7, "codevector_dim": 8}
         settings |= {"num_codevectors_per_group": 5, "proj_codevector_dim": 8}
-    config = getattr(transformers, f"{prefix}Config")(**settings, **changed)
+    config = getattr(transformers, f"{prefix}Config")(**{**settings, **changed})
     torch.manual_seed(0)
     model = getattr(transformers, f"{prefix}{saved_as}")(config)
     with torch.no_grad():

@@ -11,6 +11,7 @@ import pytest
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from transformers import Wav2Vec2ForPreTraining
 
 from hetero_brain import DomainBatch
 from hetero_brain.data.datasets import GlobalBatches, Utterances
@@ -19,7 +20,7 @@ from hetero_brain.models.public import PretrainingHeads, PublicEncoder
 from hetero_brain.models.public_features import make_public_features
 from hetero_brain.objectives.contrasts import draw_contrasts
 from hetero_brain.objectives.wav2vec2 import Wav2Vec2Brain, quantize
-from tests.unit import tiny_public
+from tests.public_models import LARGER, NO_DROPOUT, QUICK, save_small
 
 TRAIN, VALID = sb.Stage.TRAIN, sb.Stage.VALID
 NEGATIVES = 10
@@ -38,7 +39,13 @@ HPARAMS = dict(
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return tiny_public.save(tmp_path_factory.mktemp("wav2vec2"))
+    return saved(tmp_path_factory.mktemp("wav2vec2"))
+
+
+def saved(folder, **changed):
+    """The folder of a small wav2vec 2.0 with the layers of its pre-training."""
+    changed = QUICK | NO_DROPOUT | {"num_codevectors_per_group": 20} | changed
+    return save_small("wav2vec2", folder, "ForPreTraining", **changed)
 
 
 def modules_of(source, freeze=True):
@@ -99,11 +106,11 @@ def test_loss_and_gradients_are_those_of_transformers(
     tmp_path, monkeypatch, norm, seconds, stage
 ):
     """With few codes, so that some negatives equal the positive."""
-    folder = tiny_public.save(
-        tmp_path, feat_extract_norm=norm, num_codevectors_per_group=4
-    )
+    folder = saved(tmp_path, feat_extract_norm=norm, num_codevectors_per_group=4)
     brain = make_brain(folder, freeze=False)
+    brain.modules.double()
     batch = batch_of(a=seconds[0], b=seconds[1])
+    batch.sig = batch.sig._replace(data=batch.sig.data.double())
     loss, figures = outputs_of(brain, batch, stage)
     prepared = brain.prepared(batch, stage)
     negatives, noise = of_all_frames(prepared)
@@ -115,7 +122,7 @@ def test_loss_and_gradients_are_those_of_transformers(
         return chosen + (soft - soft.detach())
 
     monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", gumbel_softmax)
-    theirs = tiny_public.Wav2Vec2ForPreTraining.from_pretrained(folder)
+    theirs = Wav2Vec2ForPreTraining.from_pretrained(folder).double()
     theirs.train(stage == TRAIN)
     x, lengths = brain.modules.features(*batch.sig)
     inside = torch.arange(x.shape[1]) < (batch.sig[1] * x.shape[1])[:, None]
@@ -128,7 +135,7 @@ def test_loss_and_gradients_are_those_of_transformers(
     count = prepared[2].sum()
     assert 20 < count < lengths.sum() - 20
     assert 0.05 < figures["same_negatives"] < 0.95
-    exact = dict(rtol=1e-5, atol=1e-6)
+    exact = dict(rtol=1e-6, atol=1e-6, check_dtype=False)  # theirs are in part fp32
     torch.testing.assert_close(
         figures["contrastive_loss"], output.contrastive_loss / count, **exact
     )
@@ -140,10 +147,8 @@ def test_loss_and_gradients_are_those_of_transformers(
     if stage == TRAIN:
         loss.backward()
         (output.loss / count).backward()
-        ours = {
-            f"wav2vec2.{k}": p
-            for k, p in brain.modules.encoder.model.named_parameters()
-        }
+        encoder = brain.modules.encoder.model
+        ours = {f"wav2vec2.{name}": p for name, p in encoder.named_parameters()}
         ours |= dict(brain.modules.heads.named_parameters())
         seen = 0
         for name, param in theirs.named_parameters():
@@ -152,7 +157,7 @@ def test_loss_and_gradients_are_those_of_transformers(
                     ours[name].grad, param.grad, rtol=1e-3, atol=1e-6, msg=name
                 )
                 seen += bool(param.grad.abs().max() > 1e-5)
-        assert seen > 50
+        assert seen > 40
 
 
 def test_loss_is_that_of_speechbrain(source, tmp_path, monkeypatch):
@@ -164,7 +169,11 @@ def test_loss_is_that_of_speechbrain(source, tmp_path, monkeypatch):
     loss, _ = outputs_of(brain, batch, VALID)
     prepared = brain.prepared(batch, VALID)
     negatives, _ = of_all_frames(prepared)
-    theirs = wav2vec2.Wav2Vec2Pretrain(source, tmp_path, normalize_wav=False).eval()
+    theirs = wav2vec2.Wav2Vec2Pretrain(source, str(tmp_path), normalize_wav=False)
+    # It takes the configuration only, and random weights.
+    weights = Wav2Vec2ForPreTraining.from_pretrained(source).state_dict()
+    theirs.model.load_state_dict(weights)
+    theirs.eval()
     monkeypatch.setattr(
         wav2vec2, "_compute_mask_indices", lambda *_, **__: prepared[2].numpy()
     )
@@ -257,7 +266,7 @@ def test_temperature_falls_to_its_minimum(source):
 
 def test_codes_have_no_rounding_and_the_gradient_of_the_softmax(source):
     quantizer = PretrainingHeads(source).quantizer
-    torch.nn.init.normal_(quantizer.weight_proj.weight)
+    torch.nn.init.normal_(quantizer.weight_proj.weight, std=0.3)
     x = torch.randn(1, 40, 16, generator=torch.Generator().manual_seed(0))
     x = torch.cat([x, 1.01 * x], 1)
     noise, inside = torch.zeros(1, 80, 2, 20), torch.ones(1, 80, dtype=torch.bool)
@@ -275,12 +284,15 @@ def test_codes_have_no_rounding_and_the_gradient_of_the_softmax(source):
 
 
 @pytest.mark.parametrize("mask_prob", [0.0, 0.005])
-def test_utterances_without_two_masked_frames_have_nothing_to_learn(source, mask_prob):
+def test_utterances_without_two_masked_frames_have_nothing_to_learn(
+    source, mask_prob, caplog
+):
     brain = make_brain(source, mask_prob=mask_prob, mask_span=1, local_steps=1)
     short = DomainBatch("short", (batch_of(a=0.1, b=0.1),))
     brain.fit_batch([short, DomainBatch("long", (batch_of(c=15),))])
     figures = brain.interval_stats()
     assert figures["dropped/short"] == 1
+    assert "short is left out: no utterance has two masked frames" in caplog.text
     assert ("loss_at_phi/long" in figures) == bool(mask_prob)
 
 
@@ -307,7 +319,7 @@ def test_what_is_frozen_costs_no_phi_and_no_optimizer_state(source):
     brain.fit_batch([DomainBatch("en", (batch_of(a=1),))])
     frozen = {*brain.modules.encoder.model.feature_extractor.parameters()}
     trained = [p for p in brain.modules.parameters() if p not in frozen]
-    assert len(frozen) > 5
+    assert len(frozen) >= 5
     assert [*map(id, brain.local_solver.params)] == [*map(id, trained)]
     assert sum(block.numel() for block in brain.local_solver.blocks) <= sum(
         p.numel() + 63 for p in trained
@@ -350,7 +362,7 @@ def collapse(brain):
     with torch.no_grad():
         projection.weight.zero_()
         projection.bias.zero_()
-        projection.bias[::20] = 100.0
+        projection.bias[::20] = 200.0  # other probabilities are 0
 
 
 @pytest.mark.parametrize("local_steps", [0, 1])
@@ -359,9 +371,11 @@ def test_a_collapse_is_logged_and_told_once(source, caplog, local_steps):
     healthy, ill = (DomainBatch(name, (batch_of(a=1),)) for name in ("fr", "en"))
     brain.fit_batch([healthy])
     figures = brain.interval_stats()
-    assert figures["perplexity/fr"] > 30 and figures["same_negatives/fr"] < 0.3
-    assert figures["contrastive_loss/fr"] == pytest.approx(math.log(11), abs=1.5)
-    assert 0 <= figures["accuracy/fr"] < 0.9 and not caplog.records
+    assert figures["perplexity/fr"] > 10 and figures["same_negatives/fr"] < 0.3
+    assert figures["contrastive_loss/fr"] > 1
+    assert 0 <= figures["accuracy/fr"] < 0.9
+    assert not brain.told
+    caplog.clear()
     collapse(brain)
     for _ in range(2):
         brain.fit_batch([ill])
@@ -395,26 +409,26 @@ def test_a_collapsed_model_has_finite_gradients(source):
 def speech(sample):
     """Global batches of the shipped sample."""
     train = sample("train", ["en", "es"])
-    utterances = Utterances(train, 16000, max_utterance_seconds=3)
-    plan = make_plan(train, seed=1, global_batch_seconds=12, max_utterance_seconds=3)
+    utterances = Utterances(train, 16000, max_utterance_seconds=2)
+    plan = make_plan(train, seed=1, global_batch_seconds=6, max_utterance_seconds=2)
     batches = GlobalBatches(utterances, plan)
     return [batches[t][0] for t in range(4)]
 
 
-@pytest.mark.parametrize("local_steps", [0, 1])
-def test_it_learns(source, speech, local_steps):
-    brain = make_brain(source, lr=3e-3, local_steps=local_steps)
-    steps = 100
-    losses = []
-    for t in range(steps):
-        brain.fit_batch(speech[t % len(speech)])
-        if t in (0, steps - 1):
-            figures = brain.interval_stats()
-            found = [v for k, v in figures.items() if k.startswith("contrastive_loss/")]
-            losses.append(sum(found) / 2)
-    print(figures, losses)
-    assert losses[0] == pytest.approx(math.log(11), abs=1.0)
-    assert losses[1] < math.log(11) - 0.3
+def test_it_learns(speech, tmp_path):
+    source = saved(tmp_path, **LARGER)
+    changed = dict(mask_prob=0.12, mask_span=3, gumbel_max=0.5, local_steps=1)
+    brain = make_brain(source, lr=3e-3, **changed)
+    found = []
+    for _ in range(5):
+        for t in range(20):
+            brain.fit_batch(speech[t % 4])
+        found.append(brain.interval_stats())
+    for domain in ("en", "es"):
+        first, last = (at[f"contrastive_loss/{domain}"] for at in (found[0], found[-1]))
+        assert first == pytest.approx(math.log(1 + NEGATIVES), abs=0.3)
+        assert last < math.log(1 + NEGATIVES) - 0.05
+        assert found[-1][f"perplexity/{domain}"] > 10  # and not by a collapse
 
 
 def test_bf16(source):
