@@ -118,7 +118,7 @@ class StackedLogMels(nn.Module):
 
     Kaldi's, of 25 ms every 10 ms, each mel brought to mean 0 and variance 1 over an
     utterance's own frames; ``stack`` frames are one. They are computed on the device of
-    the waveforms, in fp64 as there: fp32 loses the quietest mels.
+    the waveforms, in fp64 as there, which neither autocast nor TF32 rounds.
 
     Arguments
     ---------
@@ -160,8 +160,7 @@ class StackedLogMels(nn.Module):
         wavs = F.pad(wavs, (0, max(0, FRAME - wavs.shape[1])))
         frames = wavs.unfold(1, FRAME, HOP)
         frames = frames - frames.mean(2, keepdim=True)
-        before = F.pad(frames[..., :-1], (1, 0))
-        before[..., 0] = frames[..., 0]
+        before = F.pad(frames[..., :-1], (1, 0))  # the window is 0 at the first sample
         spectrum = torch.fft.rfft((frames - 0.97 * before) * self.window, N_FFT)
         power = spectrum.real.square() + spectrum.imag.square()
         x = (power @ self.filters).clamp(min=FLOOR).log()

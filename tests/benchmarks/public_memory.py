@@ -5,8 +5,7 @@
 Models of the published sizes with random weights, on a CPU. What is kept for each
 parameter is the growth of the resident set over iterations on two domains with a second
 of audio each, with AdamW, each in a process of its own. What is kept for the backward
-pass is counted in bf16: all tensors that autograd saves, each memory once, and without
-the weights.
+pass is counted in bf16: all tensors that autograd saves, each memory once.
 """
 
 import subprocess
@@ -33,7 +32,6 @@ LARGE = dict(
     conv_bias=True,
 )
 SIZES = {"base": {}, "large": LARGE}
-SECONDS = 8
 
 
 class Square(HeteroBrain):
@@ -81,23 +79,26 @@ def bytes_of_iteration(size, local_steps, frozen):
     return resident("VmHWM") - before, sum(p.numel() for p in params), trained
 
 
-def kept_a_second(size, recomputed):
-    """Bytes for the backward pass of a second of audio, in bf16."""
+def kept(size, recomputed, seconds):
+    """Bytes for the backward pass of two utterances, in bf16."""
     features = make_public_features(source(size))
     encoder = PublicEncoder(source(size), recomputed=recomputed)
-    weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
-    kept = {}
+    found = {}
 
     def note(tensor):
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights and tensor.dim() != 2:  # casts of weights
-            kept[storage.data_ptr()] = storage.nbytes(), tensor  # alive: no reuse
+        found[storage.data_ptr()] = storage.nbytes(), tensor  # alive: no reuse
         return tensor
 
-    x, lengths = features(torch.randn(2, SECONDS * 8000), torch.ones(2))
+    x, lengths = features(torch.randn(2, seconds * 16000), torch.ones(2))
     with torch.autocast("cpu", torch.bfloat16), saved_tensors_hooks(note, lambda x: x):
         encoder(x, lengths)[0]
-    return sum(n for n, _ in kept.values()) / SECONDS
+    return sum(n for n, _ in found.values())
+
+
+def kept_a_second(size, recomputed):
+    """Bytes that a second of audio adds; weights are as many for any length."""
+    return (kept(size, recomputed, 2) - kept(size, recomputed, 1)) / 2
 
 
 def main(argv):

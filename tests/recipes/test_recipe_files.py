@@ -9,6 +9,7 @@ from hyperpyyaml import load_hyperpyyaml
 
 from hetero_brain.models.readouts import LastLayer
 from hetero_brain.pipelines.recipe import load_recipe
+from tests.public_models import save_small
 
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAIN = ROOT / "recipes/VoicePrompts/pretrain/hparams/bestrq.yaml"
@@ -107,8 +108,14 @@ def test_readout_of_the_paper_by_an_override(recipe, yaml, tmp_path):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/pretrain/hparams/*.yaml")))
 def test_blocks_are_recomputed_by_an_override(path, tmp_path):
-    argv = [str(path), "--data_folder", "a", "--output_folder", str(tmp_path)]
-    hparams, _ = load_recipe([*argv, "--recomputed", "blocks", "--size", "mini"])
+    argv = [str(path), "--data_folder", "a", "--output_folder", str(tmp_path / "out")]
+    argv += ["--recomputed", "blocks"]
+    if path.stem in ("wav2vec2", "hubert"):
+        argv += ["--source", save_small("wav2vec2", tmp_path, "ForPreTraining")]
+        argv += ["--teacher_layer", "1"] if path.stem == "hubert" else []
+    else:
+        argv += ["--size", "mini"]
+    hparams, _ = load_recipe(argv)
     blocks = hparams["modules"]["encoder"].blocks.layers
     assert all("forward" in vars(block) for block in blocks)
 
