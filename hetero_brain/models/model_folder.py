@@ -109,6 +109,8 @@ class Model:
         room, _, name = call.name.rpartition(".")
         try:
             arguments = {k: self._plain(v) for k, v in call.arguments.items()}
+            if isinstance(arguments.get("source"), str):  # it would be downloaded
+                raise ValueError("source: a name in place of the model's settings")
             made = getattr(importlib.import_module(room), name)(**arguments)
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.path}: {key}: {call.name}: {error}") from error

@@ -20,6 +20,8 @@ ALLOWED = {
     f"{MODELS}.conformer.make_encoder",
     f"{MODELS}.decoder.AttentionDecoder",
     f"{MODELS}.features.make_features",
+    f"{MODELS}.public.PublicEncoder",
+    f"{MODELS}.public_features.make_public_features",
     f"{MODELS}.readouts.LastLayer",
     f"{MODELS}.readouts.WeightedLayers",
     f"{MODELS}.speech_encoder.Embeddings",

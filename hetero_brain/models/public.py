@@ -13,6 +13,7 @@ from torch import nn
 
 from .layers import recompute
 from .public_source import load_heads, load_model, published
+from .recorded import Call
 
 
 class PublicEncoder(nn.Module):
@@ -69,6 +70,10 @@ class PublicEncoder(nn.Module):
         self.d_model = self.checkpoint.config.hidden_size
         self.front_end_is_frozen = freeze_front_end or self.checkpoint.is_w2v_bert
         self.use(load_model(self.checkpoint, dropout))
+        # A model folder has its settings, so that it needs neither hub nor source.
+        arguments = {"source": self.checkpoint.settings(), "dropout": dropout}
+        arguments |= {"freeze_front_end": freeze_front_end, "recomputed": recomputed}
+        self.made_by = Call("new", f"{__name__}.PublicEncoder", arguments)
 
     def use(self, model):
         """Take a model as the encoder, with what makes it one of here."""

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..errors import InputError
 from .public_source import published
+from .recorded import Call
 
 # In place of a sample that is exactly zero, so that zeros are what is behind the end.
 TINY = 1e-20
@@ -45,9 +46,13 @@ def make_public_features(source, sample_rate=16000):
             torch.as_tensor(values, dtype=torch.float64)
             for values in (extractor.mel_filters, extractor.window)
         )
-        return StackedLogMels(filters, window, extractor.stride)
-    convolutions = list(zip(config.conv_kernel, config.conv_stride))
-    return NormalizedWaveforms(convolutions, extractor.do_normalize)
+        features = StackedLogMels(filters, window, extractor.stride)
+    else:
+        convolutions = list(zip(config.conv_kernel, config.conv_stride))
+        features = NormalizedWaveforms(convolutions, extractor.do_normalize)
+    arguments = {"source": checkpoint.settings(), "sample_rate": sample_rate}
+    features.made_by = Call("apply", f"{__name__}.make_public_features", arguments)
+    return features
 
 
 class NormalizedWaveforms(nn.Module):

@@ -6,6 +6,7 @@ checkpoint lacks, and normalises waveforms over their padding.
 """
 
 import copy
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,11 @@ class Published:
     def settings(self):
         """Plain values from which :func:`published` makes this again, without a source:
         the same model with random weights."""
-        return {"config": self.config.to_dict(), "inputs": self.extractor.to_dict()}
+        texts = (self.config.to_json_string(False), self.extractor.to_json_string())
+        config, inputs = map(json.loads, texts)
+        for labels in ("id2label", "label2id"):  # of classifiers
+            config.pop(labels, None)
+        return {"config": config, "inputs": inputs}
 
 
 def published(source):
@@ -94,6 +99,7 @@ def published(source):
     """
     if isinstance(source, dict):
         settings = source["config"]
+        refuse_kind(settings["model_type"], "a model's settings")
         config = type(AutoConfig.for_model(settings["model_type"])).from_dict(settings)
         return Published(
             None, config, extractor_class(config).from_dict(source["inputs"])
@@ -101,11 +107,7 @@ def published(source):
     source = str(source)
     with explained(source):
         config = main_first(source, AutoConfig.from_pretrained)
-    if config.model_type not in KINDS:
-        kinds = ", ".join(f"{kind} ({what})" for kind, what in KINDS.items())
-        raise InputError(
-            f"source: {source}: a model of type {config.model_type}; there are {kinds}"
-        )
+    refuse_kind(config.model_type, source)
     if getattr(config, "add_adapter", False):
         raise InputError(
             f"source: {source}: add_adapter is true in its configuration: its "
@@ -114,6 +116,15 @@ def published(source):
     with explained(source):
         extractor = main_first(source, extractor_class(config).from_pretrained)
     return Published(source, config, extractor)
+
+
+def refuse_kind(model_type, source):
+    """Raise an InputError for a type of model that is not in :data:`KINDS`."""
+    if model_type not in KINDS:
+        kinds = ", ".join(f"{kind} ({what})" for kind, what in KINDS.items())
+        raise InputError(
+            f"source: {source}: a model of type {model_type}; there are {kinds}"
+        )
 
 
 def extractor_class(config):

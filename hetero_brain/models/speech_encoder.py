@@ -1,11 +1,14 @@
 """A trained encoder as a module that takes waveforms."""
 
+from pathlib import Path
+
 import torch
 import torchaudio
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
-from .model_folder import open_model
+from .model_folder import DESCRIPTION, open_model
+from .run_folder import RUN_MODEL
 
 
 def load_encoder(folder, sample_rate=None, freeze=False):
@@ -18,7 +21,8 @@ def load_encoder(folder, sample_rate=None, freeze=False):
     Arguments
     ---------
     folder : str or Path
-        A model folder, or the folder of a phase or of a fine-tuning run.
+        A model folder, or the folder of a phase or of a fine-tuning run; or a public
+        checkpoint, as a name on the Hugging Face Hub or a local folder in its layout.
     sample_rate : int
         Of the waveforms that the module will be given, in Hz; they are resampled if it is
         not the model's. Default: the model's.
@@ -35,9 +39,27 @@ def load_encoder(folder, sample_rate=None, freeze=False):
     InputError
         See :func:`~hetero_brain.models.model_folder.open_model`.
     """
+    if is_public(Path(folder)):
+        from .public import PublicEncoder  # needs transformers
+        from .public_features import make_public_features
+        from .public_source import published
+
+        rate = published(folder).extractor.sampling_rate
+        features, encoder = make_public_features(folder, rate), PublicEncoder(folder)
+        given = {"sample_rate": rate, "input_rate": sample_rate}
+        return SpeechEncoder(features, encoder, **given, freeze=freeze)
     model = open_model(folder)
     modules = model.build("features", "encoder")
     return SpeechEncoder(**modules, **rates(model, sample_rate), freeze=freeze)
+
+
+def is_public(path):
+    """Whether a path is a name on the Hugging Face Hub, ``owner/name``, and no folder, or
+    a folder in the layout of its models."""
+    if path.is_dir():
+        ours = any((path / name).exists() for name in (DESCRIPTION, RUN_MODEL))
+        return (path / "config.json").exists() and not ours
+    return not path.is_absolute() and len(path.parts) == 2 and not path.parent.exists()
 
 
 def rates(model, sample_rate):

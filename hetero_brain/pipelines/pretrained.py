@@ -16,7 +16,7 @@ logger = get_logger(__name__)
 
 # Arguments of features and encoder that a run may choose anew: they do not change what
 # is computed, up to dropout.
-FREE = ("dropout", "recomputed")
+FREE = ("dropout", "freeze_front_end", "recomputed")
 MODULES = ("features", "encoder")
 
 
@@ -46,6 +46,8 @@ def adopt(tree, given):
         return
     theirs = architecture(model.values, model.sample_rate)
     refuse(theirs, {key: tree[key] for key in given if key in theirs}, folder)
+    if "source" in given:
+        refuse_source(tree["source"], model["encoder"].arguments.get("source"), folder)
     if chosen := [key for key in (*MODULES, "input_size") if key in given]:
         raise InputError(f"{', '.join(chosen)}: taken from {folder}; leave them out")
     for key in theirs.keys() & tree.keys():
@@ -80,7 +82,8 @@ def architecture(calls, sample_rate):
     if not all(calls.get(name) for name in MODULES):
         return {}
     values = {**calls["features"].arguments, **calls["encoder"].arguments}
-    values = {k: v for k, v in values.items() if k not in (*FREE, "input_size")}
+    derived = ("input_size", "source")  # source: see refuse_source
+    values = {k: v for k, v in values.items() if k not in (*FREE, *derived)}
     return {**values, "sample_rate": sample_rate}
 
 
@@ -109,6 +112,30 @@ def refuse(theirs, ours, folder):
         raise InputError(
             "features and encoder are taken from the pre-trained model; leave out what "
             "contradicts it:\n  " + "\n  ".join(faults)
+        )
+
+
+def refuse_source(ours, theirs, folder):
+    """Raise an InputError if a phase went on from another public checkpoint.
+
+    Arguments
+    ---------
+    ours : str
+        Hub name or local folder.
+    theirs : dict
+        Settings of the encoder in ``folder``; None if it is not a public one.
+    folder : str or Path
+        Of the phase.
+    """
+    from ..models.public_source import published  # needs transformers
+
+    def shape(settings):
+        left_out = ("_name_or_path", "architectures", "dtype", "transformers_version")
+        return {k: v for k, v in settings["config"].items() if k not in left_out}
+
+    if theirs is None or shape(published(ours).settings()) != shape(theirs):
+        raise InputError(
+            f"source: {ours} is not what {folder} went on from; leave it out"
         )
 
 

@@ -79,11 +79,10 @@ class UpdateGeometry:
         self.brain = brain
         self.angles = []  # of the iterations to be judged
         self.last = math.nan  # the last angle of all domains together
-        self._begin(None)
+        self._clear()
 
-    def _begin(self, iteration):
-        """Forget what an iteration left that ended without an update."""
-        self.iteration, self.at_theta, self.mean = iteration, None, None
+    def _clear(self):
+        self.at_theta, self.mean = None, None
         self.solves = []  # (domain, angle, distance) of this iteration
 
     def is_due(self):
@@ -111,8 +110,6 @@ class UpdateGeometry:
             brain.monitor.keep_gradient(domain, grads, solver.params)
         if not self.is_due():
             return
-        if self.iteration != brain.iteration:
-            self._begin(brain.iteration)
         if k == 0:
             self.at_theta = [None if g is None else g.clone() for g in grads]
         if last:
@@ -148,7 +145,7 @@ class UpdateGeometry:
         self._record(*figures)
         if math.isfinite(self.last):
             self._judge(iteration)
-        self._begin(None)
+        self._clear()
 
     def _record(self, of_all, length, *of_solves):
         angles, distances = of_solves[::2], of_solves[1::2]
@@ -156,8 +153,9 @@ class UpdateGeometry:
         ratios = [d / length if length else math.nan for d in distances]
         self._add(None, update_angle=of_all)
         for (domain, *_), degrees, ratio in zip(self.solves, angles, ratios):
-            self._add(domain, update_angle=degrees, step_ratio=ratio)
-            self._add(None, step_ratio=ratio)
+            if math.isfinite(degrees):  # otherwise the domain has dropped out
+                self._add(domain, update_angle=degrees, step_ratio=ratio)
+                self._add(None, step_ratio=ratio)
         self.last = of_all
 
     def _add(self, domain, **figures):

@@ -1,0 +1,148 @@
+"""Public checkpoints in model folders: no hub and no source is needed to use them."""
+
+import pytest
+import torch
+
+from hetero_brain import load_encoder
+from hetero_brain.errors import InputError
+from hetero_brain.models.model_folder import find_model
+from hetero_brain.models.model_writing import write_model
+from hetero_brain.models.public import PublicEncoder
+from hetero_brain.models.public_features import make_public_features
+from hetero_brain.pipelines.description import describe
+from hetero_brain.pipelines.pretrained import adopt, load_pretrained, refuse_source
+from hetero_brain.pipelines.yaml_files import read_tree
+from tests.public_models import KINDS, save_small
+
+RATE = 16000
+
+
+def made(source):
+    """Features and encoder of a checkpoint, changed a little as by pre-training."""
+    modules = {
+        "features": make_public_features(source, RATE),
+        "encoder": PublicEncoder(source),
+    }
+    with torch.no_grad():
+        for param in modules["encoder"].parameters():
+            param.mul_(1.01)
+    return modules
+
+
+def written(modules, folder):
+    """The model folder of some modules."""
+    weights = folder.with_name("weights")
+    weights.mkdir(exist_ok=True)
+    torch.save(modules["encoder"].state_dict(), weights / "encoder.ckpt")
+    names = ["encoder.ckpt"]
+    files = {name: weights / name for name in names}
+    write_model(folder, describe(modules, RATE), files, "card")
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_round_trip(kind, tmp_path):
+    source = save_small(kind, tmp_path / "source")
+    modules = made(str(source))
+    folder = written(modules, tmp_path / "model")
+    (tmp_path / "source").rename(tmp_path / "moved")  # it is not needed
+    wavs = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0)) / 10
+    lengths = torch.tensor([1.0, 0.7])
+    modules["encoder"].eval()
+    x, frames = modules["features"](wavs, lengths)
+    expected, layers = modules["encoder"](x, frames)
+    encoder = load_encoder(folder).eval()
+    encoded, found, of_layers = encoder(wavs, lengths)
+    assert torch.equal(found, frames)
+    assert torch.equal(encoded[0], expected[0])
+    assert len(of_layers) == len(layers)
+
+
+def test_a_checkpoint_is_an_encoder_as_it_is(tmp_path):
+    source = save_small("hubert", tmp_path / "source")
+    encoder = load_encoder(str(source), freeze=True)
+    wavs = torch.randn(1, 4000) / 10
+    features = make_public_features(str(source), RATE)
+    x, frames = features(wavs, torch.ones(1))
+    expected, _ = PublicEncoder(str(source)).eval()(x, frames)
+    assert torch.equal(encoder(wavs)[0], expected)
+    assert encoder.sample_rate == RATE
+    half = load_encoder(str(source), sample_rate=8000)
+    assert half(torch.randn(1, 2000) / 10)[0].shape[1] == expected.shape[1]
+
+
+def test_a_name_that_is_no_folder_is_asked_of_the_hub(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InputError, match="nobody/nothing-like-this"):
+        load_encoder("nobody/nothing-like-this")
+    with pytest.raises(InputError, match="there is no such folder"):
+        load_encoder("results/1/nowhere")
+
+
+def test_a_folder_of_a_stranger_downloads_nothing(tmp_path):
+    source = save_small("hubert", tmp_path / "source")
+    folder = written(made(str(source)), tmp_path / "model")
+    path = folder / "hyperparams.yaml"
+    text = path.read_text("utf-8")
+    calls = ("apply:hetero_brain.models.public_features.make_public_features",)
+    calls += ("new:hetero_brain.models.public.PublicEncoder",)
+    for call in calls:
+        start = text.index(call) + len(call)
+        end = text.index("\n", text.index("\n    source:", start) + 1)
+        while text[end + 1 : end + 9].isspace():
+            end = text.index("\n", end + 1)
+        text = f"{text[:start]}\n    source: facebook/wav2vec2-base{text[end:]}"
+    path.write_text(text, "utf-8")
+    (folder / "files.json").unlink(missing_ok=True)
+    with pytest.raises(InputError, match="a name in place of the model's settings"):
+        load_encoder(folder)
+
+
+def test_another_type_of_model_is_refused():
+    with pytest.raises(InputError, match="a model of type bert"):
+        PublicEncoder({"config": {"model_type": "bert"}, "inputs": {}})
+
+
+YAML = """
+pretrained: {folder}
+source: {source}
+freeze_front_end: False
+sample_rate: 16000
+dropout: 0.25
+features: !apply:hetero_brain.models.public_features.make_public_features
+    source: !ref <source>
+    sample_rate: !ref <sample_rate>
+encoder: !new:hetero_brain.models.public.PublicEncoder
+    source: !ref <source>
+    freeze_front_end: !ref <freeze_front_end>
+    dropout: !ref <dropout>
+"""
+
+
+def test_fine_tuning_takes_the_model_and_its_own_dropout(tmp_path):
+    source = save_small("wav2vec2", tmp_path / "source")
+    modules = made(str(source))
+    folder = written(modules, tmp_path / "model")
+    path = tmp_path / "x.yaml"
+    path.write_text(YAML.format(folder=folder, source="gone/from-the-hub"))
+    tree = read_tree(path)
+    adopt(tree, [])
+    from hetero_brain.pipelines.yaml_files import load_tree
+
+    hparams, _ = load_tree(path, tree)
+    encoder = hparams["encoder"]
+    assert (encoder.dropout, encoder.front_end_is_frozen) == (0.25, False)
+    load_pretrained({"encoder": encoder}, folder, RATE)
+    state = modules["encoder"].state_dict()
+    assert all(torch.equal(t, state[name]) for name, t in encoder.state_dict().items())
+
+
+def test_another_source_is_an_error(tmp_path):
+    source = save_small("wav2vec2", tmp_path / "source")
+    folder = written(made(str(source)), tmp_path / "model")
+    theirs = find_model(folder)["encoder"].arguments["source"]
+    refuse_source(str(source), theirs, folder)
+    other = save_small("hubert", tmp_path / "other")
+    for wrong in ((str(other), theirs), (str(source), None)):
+        with pytest.raises(InputError, match="is not what .* went on from"):
+            refuse_source(*wrong, folder)
