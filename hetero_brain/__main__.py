@@ -19,6 +19,7 @@ COMMANDS = {
         "pre-train and fine-tune models as a YAML says, and tabulate",
     ),
     "report": ("pipelines.report", "tables and plot of an experiment, finished or not"),
+    "export": ("pipelines.export", "a model folder from any checkpoint of a run"),
     "compare": (
         "pipelines.comparison",
         "error rates of fine-tuned models on the same speech",

@@ -437,6 +437,16 @@ def test_export_of_the_last_the_best_and_the_mean(runs, tmp_path):
     assert "the mean of CKPT+" in card and "were not evaluated" in card
 
 
+def test_export_from_the_command_line(bestrq, tmp_path, capsys):
+    from hetero_brain.__main__ import main
+
+    folder = tmp_path / "mine"
+    words = [str(bestrq[0]), str(folder), "--checkpoint", "average", "-n", "1"]
+    assert main(["export", *words]) in (None, 0)
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert load_encoder(folder).output_size == load_encoder(bestrq[0]).output_size
+
+
 def test_export_that_cannot_be_is_refused(runs, bestrq, tmp_path):
     run, _ = runs("ctc")
     (tmp_path / "mine").mkdir()
