@@ -6,7 +6,8 @@
 similar length. ``audio`` and ``containers`` read audio files, ``datasets`` collates
 padded batches, and ``loaders`` delivers them. ``audited_loader`` counts the recordings
 that cannot be used, ``workers`` manages the processes that read them, and ``packed`` is
-how these send batches.
+how these send batches. A trained model takes ``recordings`` of any length, by
+``streaming``, with ``progress``.
 """
 
 __all__ = [
@@ -22,6 +23,9 @@ __all__ = [
     "packed",
     "plan",
     "plan_checks",
+    "progress",
+    "recordings",
     "splits",
+    "streaming",
     "workers",
 ]
