@@ -101,18 +101,17 @@ def resampled(blocks, before, after):
     step, made = (rate // math.gcd(before, after) for rate in (before, after))
     width = CROSSINGS * step / (min(step, made) * ROLLOFF)
     margin = math.ceil(math.ceil(width) / step) * step
+    resample = torchaudio.transforms.Resample(before, after, dtype=torch.float32)
     held, done = torch.zeros(0), 0  # samples at hand, of which so many are resampled
     for block in blocks:
         held = torch.cat([held, block])
         ready = (len(held) - margin) // step * step
         if ready <= max(done, margin):
             continue
-        out = torchaudio.functional.resample(held, before, after)
-        yield out[done * made // step : ready * made // step]
+        yield resample(held)[done * made // step : ready * made // step]
         held, done = held[ready - margin :], margin
     if len(held):
-        out = torchaudio.functional.resample(held, before, after)
-        yield out[done * made // step :]
+        yield resample(held)[done * made // step :]
 
 
 @dataclass(frozen=True)

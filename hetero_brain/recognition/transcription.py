@@ -45,6 +45,7 @@ def main(argv):
                 errors += utterance_errors([row["ID"]], *texts, args.character_domains)
     progress.close()
     if errors:
+        errors.sort(key=lambda utterance: utterance["id"])  # as in an evaluation
         print(describe(errors), file=sys.stderr)
     return 1 if progress.failed else 0
 
@@ -110,6 +111,7 @@ def transcribe(recogniser, rows, window_seconds=30, batch_seconds=120, progress=
     fine-tuning. Of a longer one, CTC's log-probabilities are computed in windows that
     overlap by a third, and joined at the centres of the overlaps; a beam search is made
     anew behind pauses. For an attention model, longer recordings are cut at pauses.
+    SpeechBrain's search limits its output by the longest window of a batch.
 
     Arguments
     ---------
