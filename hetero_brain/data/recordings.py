@@ -40,7 +40,7 @@ def add_arguments(parser):
         "--manifest",
         metavar="CSV",
         help="recordings or parts of them, with the columns "
-        f"{','.join(manifest.COLUMNS)}; wrd may be empty",
+        f"{','.join(manifest.COLUMNS)}; wrd may be empty, and times count from start",
     )
     parser.add_argument(
         "--data_root",

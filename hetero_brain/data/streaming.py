@@ -220,7 +220,7 @@ class Windows:
             Together, the frames kept of all windows are those of the recording.
         """
         first = self.context // self.frame if window.start else 0
-        if window.last or self.at_pauses:
+        if window.last:
             return first, frames
         return first, (self.size - self.context) // self.frame
 

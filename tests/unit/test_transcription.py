@@ -589,13 +589,47 @@ def test_an_output_file_is_replaced_when_it_is_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
 
 
-def test_beam_size_and_greedy_can_be_asked_for(runs, ten, capsys):
-    run, path = runs("ctc, beam")[0], ten[5]["wav"]
-    for size in (0, 1, 4):
-        _, found, _ = command(capsys, run, path, "--beam_size", size)
-        wavs = read_audio(ten[5], RATE)[None]
-        expected = load_recogniser(run, beam_size=size or None).transcribe(wavs)[0]
-        assert found[path]["text"] == normal(expected)
+def test_a_terminal_sees_how_fast_it_is(runs, talk, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    code, _, told = command(capsys, runs("ctc")[0], talk, "--window_seconds", 3)
+    assert code == 0
+    assert re.search(r"100 % \|█+\| 00:0\d<00:00, [\d.]+ × real time", told)
+    assert told.splitlines()[-1].startswith("1 recordings, 0.00 h, ")
+
+
+@pytest.mark.parametrize(
+    "words, search",
+    [
+        ("", {}),
+        ("--beam_size 0", {"beam_size": None}),
+        (
+            "--beam_size 9 --lm a.arpa --lm_alpha 2",
+            {"beam_size": 9, "lm": "a.arpa", "lm_alpha": 2, "lm_beta": 1.5},
+        ),
+    ],
+)
+def test_a_search_can_be_asked_for(words, search, runs, ten, monkeypatch):
+    asked = []
+
+    def load(folder, device, **search):
+        asked.append(search)
+        raise InputError("enough")
+
+    monkeypatch.setattr(transcription, "load_recogniser", load)
+    with pytest.raises(SystemExit, match="enough"):
+        main(["transcribe", "model", ten[0]["wav"], *words.split()])
+    assert asked == [search]
+
+
+def test_greedy_search_and_beams(runs, ten):
+    """The keys of a search reach it."""
+    run, wavs = runs("ctc, beam")[0], read_audio(ten[5], RATE)[None]
+    greedy, beam = (load_recogniser(run, beam_size=size) for size in (None, 7))
+    assert greedy.search is None and beam.search.beam_size == 7
+    rows = Recordings([row_of(ten[5]["wav"])])
+    for one in (greedy, beam):
+        ((_, found),) = transcribe(one, rows)
+        assert found["text"] == normal(one.transcribe(wavs)[0])
 
 
 def test_another_search_of_an_encoder_decoder(runs):
