@@ -24,6 +24,14 @@ COMMANDS = {
         "pipelines.comparison",
         "error rates of fine-tuned models on the same speech",
     ),
+    "transcribe": (
+        "recognition.transcription",
+        "what is said in recordings, with a fine-tuned model",
+    ),
+    "features": (
+        "pipelines.extraction",
+        "what an encoder makes of recordings, layer by layer",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ that cannot be used. ``domain_loader`` makes global batches of SpeechBrain's own
 by the domain of each row (``domain_rows``); ``loading_brain`` has ``fit`` call it.
 ``worker_loader`` is below all loaders, ``workers`` manages the processes that read, and
 ``packed`` is how these send batches.
+A trained model takes ``recordings`` of any length, by ``streaming``, with ``progress``.
 """
 
 __all__ = [
@@ -27,7 +28,10 @@ __all__ = [
     "packed",
     "plan",
     "plan_checks",
+    "progress",
+    "recordings",
     "splits",
+    "streaming",
     "worker_loader",
     "workers",
 ]

@@ -234,27 +234,61 @@ def read_audio(row, sample_rate, max_seconds=None, rng=None):
 
 def _read_row(file, row, max_seconds, rng):
     """The samples of a row, or a window of them: float32, shape (samples, channels)."""
+    start, available = extent(file, row)
+    longest = int(max_seconds * file.samplerate) if max_seconds else available
+    if available > longest:
+        start += int(rng.integers(available - longest + 1))
+        available = longest
+    audio = file.segment(start, available)
+    check_length(row, len(audio), available)
+    return audio
+
+
+def extent(file, row):
+    """Where the audio of a manifest row lies in its file.
+
+    Arguments
+    ---------
+    file : AudioFile
+        The file of the row, open.
+    row : dict
+        As for :func:`read_audio`. Without ``stop`` and ``duration``, it goes to the end
+        of the file.
+
+    Returns
+    -------
+    start, available : int
+        The first sample, and how many there are by the header of the file.
+
+    Raises
+    ------
+    BadAudio
+        As for :func:`read_audio`.
+    """
     start, stop, channel = row["start"] or 0, row["stop"], row.get("channel")
     if channel is not None and channel >= file.channels:
         raise BadAudio(
             f"{row['wav']}: no channel {channel}, there are {file.channels}, "
             "counted from 0"
         )
-    if stop is None:
+    if stop is not None:
+        expected = stop - start
+    elif row["duration"] is not None:
         expected = round(row["duration"] * file.samplerate)
     else:
-        expected = stop - start
+        expected = max(1, file.frames - start)
     available = min(expected, file.frames - start)
     if available < 0.9 * expected or available < 1:
         raise BadAudio(
             f"{row['wav']}: {max(0, available)} samples where the manifest "
             f"has {expected}"
+            if row["duration"] is not None
+            else f"{row['wav']}: no samples"
         )
-    longest = int(max_seconds * file.samplerate) if max_seconds else available
-    if available > longest:
-        start += int(rng.integers(available - longest + 1))
-        available = longest
-    audio = file.segment(start, available)
-    if len(audio) < 0.9 * available:
-        raise BadAudio(f"{row['wav']}: cut short, {len(audio)} of {available} samples")
-    return audio
+    return start, available
+
+
+def check_length(row, read, available):
+    """Raise BadAudio if less than 90 % of the samples of a row could be read."""
+    if read < 0.9 * available:
+        raise BadAudio(f"{row['wav']}: cut short, {read} of {available} samples")

@@ -112,6 +112,11 @@ class StackedFbank(nn.Module):
         x = x.reshape(len(x), -1, self.output_size)
         return x, self.frames(samples)
 
+    @property
+    def frame_samples(self):
+        """Samples from one stacked frame to the next."""
+        return self.hop * self.stack
+
     def frames(self, samples):
         """Stacked frames of utterances of so many samples."""
         return samples // self.hop // self.stack + 1
@@ -207,6 +212,11 @@ class RawFrames(nn.Module):
         x = F.pad(x, (0, -x.shape[1] % self.output_size))
         x = x.unflatten(1, (-1, self.output_size))
         return x, self.frames(samples)
+
+    @property
+    def frame_samples(self):
+        """Samples from one stacked frame to the next."""
+        return self.output_size
 
     def frames(self, samples):
         """Stacked frames of utterances of so many samples."""

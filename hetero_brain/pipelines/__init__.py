@@ -6,7 +6,8 @@ a description of the ``environment``; ``usage`` answers ``--help``. ``pretrainin
 checkpoints and the response to signals to their Brains. ``experiment`` runs both for many
 models, ``report`` makes the tables, and ``comparison`` those of any fine-tuned models.
 ``export`` writes model folders, with a ``description`` and a ``model_card``, from what a
-``run_record`` notes; ``pretrained`` has a recipe take its architecture from one.
+``run_record`` notes; ``pretrained`` has a recipe take its architecture from one, and
+``extraction`` writes what it makes of recordings.
 """
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "environment",
     "experiment",
     "export",
+    "extraction",
     "finetuning",
     "model_card",
     "overrides",

@@ -20,7 +20,9 @@ license: unknown
 {results}
 ## Use
 
-With `hetero_brain` installed, in Python:
+With `hetero_brain` installed, on the command line (`--help` says more) and in Python:
+
+    {command}
 
 ```python
 {python}
@@ -43,6 +45,8 @@ lengths, layers):
 To fine-tune it: `--pretrained {name}` for any `finetune/train.py` of hetero_brain's
 recipes. To publish it: `hf upload USER/NAME {name}`.
 """
+TRANSCRIBE = "python -m hetero_brain transcribe {name} speech.wav"
+FEATURES = "python -m hetero_brain features {name} speech.wav --output features"
 OWN = """import hetero_brain
 encoder = hetero_brain.load_encoder("{name}")  # takes {rate} Hz
 encoded, lengths, layers = encoder(wavs, wav_lens)"""
@@ -94,6 +98,7 @@ def model_card(facts, source, results, name):
         source=source,
         facts="\n".join(history(facts)),
         results=error_rates(results) if recognises else "",
+        command=(TRANSCRIBE if recognises else FEATURES).format(name=name),
         python=own.format(name=name, rate=facts["sample_rate"]),
         speechbrain=THEIRS.format(
             module=module, interface=interface, name=name, call=call

@@ -3,7 +3,8 @@
 ``tokenizer`` defines the output units, ``spelling`` finds utterances with fewer frames
 than CTC needs, ``search`` is the beam search of CTC with or without a language model,
 ``error_rates`` computes CER and WER, and ``alignments`` shows each error. A
-``recogniser`` is what fine-tuning leaves, and ``interfaces`` let SpeechBrain use it.
+``recogniser`` is what fine-tuning leaves, and ``interfaces`` let SpeechBrain use it;
+``transcription`` is the command that does, with ``timing`` and ``writers``.
 """
 
 __all__ = [
@@ -15,5 +16,8 @@ __all__ = [
     "recogniser",
     "search",
     "spelling",
+    "timing",
     "tokenizer",
+    "transcription",
+    "writers",
 ]

@@ -9,14 +9,13 @@ from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.decoders.ctc import ctc_greedy_decode
 from speechbrain.nnet.losses import ctc_loss
 from speechbrain.utils.distributed import if_main_process
-from speechbrain.utils.edit_distance import wer_details_for_batch
 from speechbrain.utils.logger import get_logger
 
 from ..brain import HeteroBrain
 from ..domain_batch import NothingToLearn
 from ..training.parallel import gathered
 from .alignments import write_alignments
-from .error_rates import describe, error_rates, tokens
+from .error_rates import describe, error_rates, utterance_errors
 from .spelling import frames_to_spell
 
 logger = get_logger(__name__)
@@ -124,37 +123,14 @@ class CTCBrain(HeteroBrain):
         return self.hparams.tokenizer.decode([i for i in ids if i < self.blank])
 
     def note_errors(self, batch, hypotheses):
-        """Word and character errors of each utterance; repeated spaces count as one."""
-        references, hypotheses = (
-            [" ".join(text.split()) for text in texts]
-            for texts in (batch.wrd, hypotheses)
+        """Word and character errors of each utterance of a batch."""
+        self.utterances += utterance_errors(
+            batch.id,
+            batch.domain,
+            batch.wrd,
+            hypotheses,
+            self.hparams.character_domains,
         )
-        counts = {}
-        for unit in ("word", "char"):
-            split = [
-                [
-                    tokens(text, unit, domain, self.hparams.character_domains)
-                    for text, domain in zip(texts, batch.domain)
-                ]
-                for texts in (references, hypotheses)
-            ]
-            details = wer_details_for_batch(batch.id, *split)
-            counts[unit] = [(d["num_edits"], d["num_ref_tokens"]) for d in details]
-        for i, key in enumerate(batch.id):
-            word_errors, words = counts["word"][i]
-            char_errors, chars = counts["char"][i]
-            self.utterances.append(
-                {
-                    "id": key,
-                    "domain": batch.domain[i],
-                    "reference": references[i],
-                    "hypothesis": hypotheses[i],
-                    "word_errors": word_errors,
-                    "words": words,
-                    "char_errors": char_errors,
-                    "chars": chars,
-                }
-            )
 
     def on_stage_start(self, stage, epoch=None):
         """Clear the list of errors."""

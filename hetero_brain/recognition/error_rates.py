@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from speechbrain.utils.edit_distance import wer_details_for_batch
 
 from ..training.rng import generator
 
@@ -18,14 +19,53 @@ def tokens(text, unit, domain, character_domains=()):
     return list(text)
 
 
+def utterance_errors(ids, domains, references, hypotheses, character_domains=()):
+    """Word and character errors of each utterance; repeated spaces count as one.
+
+    Arguments
+    ---------
+    ids, domains, references, hypotheses : list of str
+        Of the utterances.
+    character_domains : sequence of str
+        As for :func:`tokens`.
+
+    Returns
+    -------
+    list of dict
+        ``id``, ``domain``, ``reference``, ``hypothesis``; the number of errors,
+        ``word_errors`` and ``char_errors``, and of what is in the reference, ``words``
+        and ``chars``.
+    """
+    references, hypotheses = (
+        [" ".join(text.split()) for text in texts] for texts in (references, hypotheses)
+    )
+    found = [
+        {"id": key, "domain": domain, "reference": reference, "hypothesis": hypothesis}
+        for key, domain, reference, hypothesis in zip(
+            ids, domains, references, hypotheses
+        )
+    ]
+    for unit in UNITS.values():
+        split = [
+            [
+                tokens(text, unit, domain, character_domains)
+                for text, domain in zip(texts, domains)
+            ]
+            for texts in (references, hypotheses)
+        ]
+        for utterance, details in zip(found, wer_details_for_batch(ids, *split)):
+            utterance[f"{unit}_errors"] = details["num_edits"]
+            utterance[f"{unit}s"] = details["num_ref_tokens"]
+    return found
+
+
 def error_rates(utterances):
     """CER and WER in percent, overall and per domain; NaN without references.
 
     Arguments
     ---------
     utterances : list of dict
-        From :meth:`CTCBrain.note_errors`: ``domain``, and for words and characters the
-        number of errors and the length of the reference.
+        From :func:`utterance_errors`.
 
     Returns
     -------

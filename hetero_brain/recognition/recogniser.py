@@ -37,7 +37,7 @@ def load_recogniser(folder, device="cpu", **search):
     ------
     InputError
         See :func:`~hetero_brain.models.model_folder.open_model`; or the model does not
-        recognise speech.
+        recognise speech, or not by such a search.
     """
     model = open_model(folder)
     if model.kind == "encoder":
@@ -46,6 +46,10 @@ def load_recogniser(folder, device="cpu", **search):
     decoder = model.build("decoder") if model.kind == "attention" else {}
     tokenizer = model.tokenizer()
     settings = {key: model.values.get(key) for key in SEARCH} | search
+    if decoder and not settings["beam_size"]:
+        raise InputError(f"{folder}: an attention model needs a beam_size from 1 on")
+    if decoder and "lm" in search:
+        raise InputError(f"{folder}: an attention model takes no language model (lm)")
     recogniser = Recogniser(
         Posteriors(**modules, blank_id=len(tokenizer), sample_rate=model.sample_rate),
         tokenizer,

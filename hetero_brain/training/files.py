@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 UNFINISHED = "unfinished."  # prefix of the name of what is being written
@@ -72,3 +73,26 @@ def disk_is_full(error, folder):
     finally:
         probe.unlink(missing_ok=True)
     return False
+
+
+@contextmanager
+def replacing(path):
+    """Write a text file piece by piece; it replaces the old one when all is written.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+
+    Yields
+    ------
+    file
+        Open for writing; named ``unfinished.<name>`` until the end, and if it fails.
+    """
+    path = Path(path)
+    draft = path.with_name(f"{UNFINISHED}{path.name}")
+    with open(draft, "w", encoding="utf-8") as file:
+        yield file
+    sync(draft)
+    os.replace(draft, path)
+    sync(path.parent)

@@ -1,0 +1,59 @@
+"""How much audio a command has read, how fast, and which recordings it could not."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar on the terminal while recordings are read, and a line at the end.
+
+    Arguments
+    ---------
+    recordings : Recordings
+        What is read.
+
+    Attributes
+    ----------
+    failed : int
+        Recordings that could not be read.
+    """
+
+    def __init__(self, recordings):
+        self.done, self.failed, self.seconds = 0, 0, 0.0
+        self.began = time.monotonic()
+        shown = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=(shown and recordings.seconds()) or None,
+            disable=not shown,
+            bar_format="{percentage:3.0f} % |{bar}| {elapsed}<{remaining}{postfix}",
+        )
+
+    def advance(self, seconds):
+        """Count audio that has been processed."""
+        self.seconds += seconds
+        self.bar.set_postfix_str(self.speed(), refresh=False)
+        self.bar.update(seconds)
+
+    def finish(self, error=None):
+        """Count a recording, and print why it could not be read, if so."""
+        if error is None:
+            self.done += 1
+            return
+        self.failed += 1
+        tqdm.write(error, file=sys.stderr)
+
+    def speed(self):
+        """Audio processed in the time it took, as text."""
+        return f"{self.seconds / (time.monotonic() - self.began):.1f} × real time"
+
+    def close(self):
+        """Print the sum to stderr."""
+        self.bar.close()
+        failed = f"; {self.failed} could not be read" if self.failed else ""
+        print(
+            f"{self.done} recordings, {self.seconds / 3600:.2f} h, "
+            f"{self.speed()}{failed}",
+            file=sys.stderr,
+        )

@@ -1,0 +1,206 @@
+"""Recordings that a command line names: files, folders, patterns, lists, manifests."""
+
+import glob
+import os
+import sys
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import soundfile
+
+from ..errors import InputError
+from . import manifest
+from .audio import AudioFile, BadAudio
+
+# Of the files in a folder that are taken for audio; a file named by itself may have any.
+SUFFIXES = (
+    ".aac .aif .aifc .aiff .au .caf .flac .m4a .mp3 .mp4 .oga .ogg .opus .rf64 .snd .sph"
+    " .w64 .wav .webm"
+).split()
+CHANNELS = ("mean", "each")
+
+
+def add_arguments(parser):
+    """Add the options that say which recordings a command reads, and how.
+
+    Arguments
+    ---------
+    parser : argparse.ArgumentParser
+        Its results are taken by :func:`recordings`.
+    """
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="audio file in any format that libsndfile reads, folder of such files, "
+        "pattern with *, ? or **, or - for a list of these, one a line, on stdin",
+    )
+    parser.add_argument(
+        "--manifest",
+        metavar="CSV",
+        help="recordings or parts of them, with the columns "
+        f"{','.join(manifest.COLUMNS)}; wrd may be empty, and times count from start",
+    )
+    parser.add_argument(
+        "--data_root",
+        default="",
+        metavar="FOLDER",
+        help="what {data_root} in a manifest stands for",
+    )
+    parser.add_argument(
+        "--channels",
+        choices=CHANNELS,
+        default="mean",
+        help="average the channels of a file, or take each for a recording",
+    )
+    parser.add_argument("--device", default="cpu", help="such as cuda:0; %(default)s")
+    parser.add_argument(
+        "--batch_seconds",
+        type=positive,
+        default=120,
+        help="audio in a batch; more is faster on a GPU, and takes memory; %(default)s",
+    )
+    parser.add_argument(
+        "--window_seconds",
+        type=positive,
+        default=30,
+        help="longer recordings are read in parts of this length; %(default)s",
+    )
+
+
+def positive(text):
+    """A positive number, for argparse."""
+    if not 0 < float(text) < float("inf"):
+        raise ValueError
+    return float(text)
+
+
+class Recordings:
+    """Rows of recordings, in the order in which a command line names them.
+
+    Arguments
+    ---------
+    files : list of dict
+        Whole files.
+    manifest : Manifest
+        Or None.
+    each_channel : bool
+        A file with several channels is several recordings, unless its row names one.
+    """
+
+    def __init__(self, files, manifest=None, each_channel=False):
+        self.files, self.manifest, self.each = files, manifest, each_channel
+
+    def __len__(self):
+        return len(self.files) + len(self.manifest or ())
+
+    def __iter__(self):
+        for row in chain(self.files, self.manifest or ()):
+            yield from of_channels(row) if self.each else [row]
+
+    def seconds(self):
+        """Their duration as their headers and manifest state it, for a progress bar."""
+        total = 0 if self.manifest is None else float(self.manifest.duration.sum())
+        for row in self.files:
+            try:
+                total += soundfile.info(row["wav"]).duration
+            except (OSError, RuntimeError):  # of libsndfile; reading will report it
+                continue
+        return total
+
+
+def recordings(args):
+    """The recordings of a command line.
+
+    Arguments
+    ---------
+    args : argparse.Namespace
+        With the options of :func:`add_arguments`.
+
+    Returns
+    -------
+    Recordings
+        Rows as of a manifest. ``ID`` of a file is its path, and ``wrd`` is empty.
+
+    Raises
+    ------
+    InputError
+        A pattern or a folder has no files, or the manifest is wrong. Single files are
+        looked at when they are read.
+    """
+    words = []
+    for word in args.files:
+        words += filter(None, map(str.strip, sys.stdin)) if word == "-" else [word]
+    files = [row_of(path) for word in words for path in paths(word)]
+    if not files and not args.manifest:
+        raise InputError("no recordings: give files, folders, patterns or --manifest")
+    rows = args.manifest and manifest.read(
+        args.manifest, args.data_root, check_files=False
+    )
+    return Recordings(files, rows or None, args.channels == "each")
+
+
+def paths(word):
+    """Paths that a word of the command line means; see :func:`recordings`."""
+    if os.path.isdir(word):
+        found = sorted(p for p in Path(word).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise InputError(f"{word}: no audio files in it; they end in {SUFFIXES}")
+        return [str(path) for path in found]
+    if os.path.exists(word) or not glob.has_magic(word):
+        return [word]
+    found = sorted(p for p in glob.glob(word, recursive=True) if os.path.isfile(p))
+    if not found:
+        raise InputError(f"{word}: no such files")
+    return found
+
+
+def row_of(path):
+    """The row of a whole file."""
+    empty = dict.fromkeys(("duration", "start", "stop"))
+    return {"ID": path, "wav": path, **empty, "domain": "", "spk_id": "", "wrd": ""}
+
+
+def of_channels(row):
+    """A row for each channel, ``ID:channel``; the row itself if there is only one."""
+    try:
+        with AudioFile(row["wav"]) as file:
+            n_channels = file.channels
+    except (OSError, BadAudio):
+        n_channels = 1  # reading will report it
+    if n_channels == 1 or row.get("channel") is not None:
+        return [row]
+    return [
+        {**row, "ID": f"{row['ID']}:{channel}", "channel": channel}
+        for channel in range(n_channels)
+    ]
+
+
+def file_name(key, suffix):
+    """A name for what is written about the recording ``key``.
+
+    Example
+    -------
+    >>> file_name("talks/monday.wav", ".srt"), file_name("it/vm-hello", ".npy")
+    ('talks_monday.srt', 'it_vm-hello.npy')
+    """
+    path, colon, channel = key.rpartition(":")
+    path, channel = (path, f".{channel}") if channel.isdecimal() else (key, "")
+    stem, ending = os.path.splitext(path)
+    stem = stem if ending.lower() in SUFFIXES else path
+    return stem.strip("/").replace("/", "_") + channel + suffix
+
+
+def check_names(rows, suffix):
+    """Raise an InputError if two recordings would be written to the same file.
+
+    Arguments
+    ---------
+    rows : Recordings
+    suffix : str
+        As for :func:`file_name`.
+    """
+    names = Counter(file_name(row["ID"], suffix) for row in rows)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(f"{twice[0]} would be written twice; rename a recording")

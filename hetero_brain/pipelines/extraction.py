@@ -1,0 +1,240 @@
+"""Writes what an encoder makes of recordings, of any of its layers.
+
+> python -m hetero_brain features results/1/PTLOC.1/model speech/ --output features.h5
+"""
+
+import io
+from argparse import ArgumentParser
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data.progress import Progress
+from ..data.recordings import add_arguments, check_names, file_name, recordings
+from ..data.streaming import Windows, batches, padded
+from ..errors import InputError
+from ..models.speech_encoder import load_encoder
+from ..training.devices import usable_device
+from ..training.files import UNFINISHED, sync, write_atomically
+
+HDF5 = (".h5", ".hdf5")
+
+
+def main(argv):
+    """Extract what the command line names.
+
+    Returns
+    -------
+    int
+        1 if a recording could not be read, else 0.
+
+    Raises
+    ------
+    InputError
+        Before anything is encoded: a word of the command line is wrong.
+    """
+    args = parsed(argv)
+    rows, device = recordings(args), usable_device(args.device)
+    check_output(args.output, args.format, rows)
+    encoder = load_encoder(args.folder, freeze=True).to(device)
+    layers = chosen(args.layers, encoder)
+    progress = Progress(rows)
+    with writing(args.output, args.format) as write:
+        options = args.window_seconds, args.batch_seconds, progress
+        for row, encoded in features(encoder, rows, layers, *options):
+            write(row["ID"], encoded.half() if args.float16 else encoded)
+    progress.close()
+    return 1 if progress.failed else 0
+
+
+def parsed(argv):
+    """The command line."""
+    parser = ArgumentParser(
+        "python -m hetero_brain features",
+        description="Writes what an encoder makes of recordings: arrays (frames, "
+        "dimensions) or, of several layers, (layers, frames, dimensions).",
+    )
+    parser.add_argument(
+        "folder", help="model folder, or that of a phase or fine-tuning"
+    )
+    add_arguments(parser)
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="PATH",
+        help=".pt (a dict) or .h5: one file, by ID; otherwise a folder, a file each",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("npy", "pt"),
+        default="npy",
+        help="of the files in a folder",
+    )
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="N",
+        help="0: input of the first block, N: output of the Nth, -1: of the last, or "
+        "all; default: the encoder's normalised output",
+    )
+    parser.add_argument(
+        "--float16", action="store_true", help="write half precision, not single"
+    )
+    return parser.parse_intermixed_args(argv)
+
+
+def chosen(words, encoder):
+    """The numbers of layers that the command line names, or None for the output."""
+    if words is None:
+        return None
+    probe = torch.zeros(1, encoder.sample_rate, device=device_of(encoder))
+    n_layers = len(encoder(probe)[2])
+    if words == ["all"]:
+        return [*range(n_layers)]
+    try:
+        layers = [int(word) for word in words]
+        return [range(n_layers)[layer] for layer in layers]
+    except (ValueError, IndexError):
+        raise InputError(
+            f"--layers {' '.join(words)}: this encoder has 0 to {n_layers - 1}, or all"
+        ) from None
+
+
+def device_of(module):
+    """Where the parameters of a module are."""
+    return next(module.parameters()).device
+
+
+@torch.no_grad()
+def features(
+    encoder, rows, layers=None, window_seconds=30, batch_seconds=120, progress=None
+):
+    """What an encoder makes of recordings of any length.
+
+    A recording of up to ``window_seconds`` is encoded as a whole. A longer one is encoded
+    in windows that overlap by a third, and joined at the centres of the overlaps.
+
+    Arguments
+    ---------
+    encoder : SpeechEncoder
+        From :func:`~hetero_brain.models.speech_encoder.load_encoder`.
+    rows : Recordings
+        Rows as of a manifest.
+    layers : list of int
+        Which of its layers; None: its output.
+    window_seconds, batch_seconds : float
+        Longest window, and audio in a batch.
+    progress : Progress
+        Counts audio, and recordings that could not be read, which are left out.
+
+    Yields
+    ------
+    row : dict
+        The recording.
+    encoded : torch.Tensor
+        (frames, ``output_size``) or (layers, frames, ``output_size``), on the CPU.
+    """
+    progress, parts = progress or Progress(rows), []
+    rate, frame = encoder.sample_rate, encoder.features.frame_samples
+    cut = Windows(rate, frame, window_seconds)
+    for batch in batches(cut.of(rows), rate, batch_seconds):
+        outputs = iter(
+            encoded_windows(encoder, [w for w in batch if not w.error], layers)
+        )
+        for window in batch:
+            if window.error is None:
+                out = next(outputs)
+                first, last = cut.kept(window, out.shape[-2])
+                parts.append(out[..., first:last, :])
+                progress.advance(cut.new_samples(window) / rate)
+                if window.last:
+                    yield window.row, torch.cat(parts, dim=-2)
+            if window.last:
+                progress.finish(window.error)
+                parts = []
+
+
+def encoded_windows(encoder, windows, layers):
+    """Encodings of windows, without padding, on the CPU; see :func:`features`."""
+    if not windows:
+        return []
+    wavs, wav_lens = (tensor.to(device_of(encoder)) for tensor in padded(windows))
+    encoded, lengths, hidden = encoder(wavs, wav_lens)
+    if layers is not None:
+        encoded = torch.stack([hidden[layer] for layer in layers], dim=1)
+    encoded = encoded.float().cpu()
+    return [one[..., :n, :] for one, n in zip(encoded, lengths.tolist())]
+
+
+def check_output(path, kind, rows):
+    """Raise an InputError if features cannot be written to a path as it is asked."""
+    path = Path(path)
+    if path.suffix in HDF5:
+        hdf5()
+    elif path.suffix != ".pt":
+        check_names(rows, f".{kind}")
+        if path.exists() and not path.is_dir():
+            raise InputError(
+                f"--output: {path} is a file; it takes .pt, .h5 or a folder"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        raise InputError(f"--output: there is no folder {path.parent}")
+
+
+def hdf5():
+    """The package h5py, or an InputError that names its extra."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(
+            "--output: HDF5 needs h5py; install the extra hdf5: "
+            "pip install 'hetero_brain[hdf5]'"
+        ) from error
+    return h5py
+
+
+@contextmanager
+def writing(path, kind):
+    """A function that writes the encodings of a recording; files appear when they are
+    whole.
+
+    Arguments
+    ---------
+    path : str
+        Checked by :func:`check_output`.
+    kind : str
+        ``npy`` or ``pt``, of the files in a folder.
+
+    Yields
+    ------
+    callable
+        Takes the ID of a recording and a tensor.
+    """
+    path = Path(path)
+    if path.suffix == ".pt":
+        found = {}
+        yield found.__setitem__
+        write_atomically(path, as_bytes(found, "pt"))
+    elif path.suffix in HDF5:
+        draft = path.with_name(f"{UNFINISHED}{path.name}")
+        with hdf5().File(draft, "w") as file:
+            yield lambda key, encoded: file.create_dataset(key, data=encoded.numpy())
+        sync(draft)
+        draft.replace(path)
+    else:
+        yield lambda key, encoded: write_atomically(
+            path / file_name(key, f".{kind}"), as_bytes(encoded, kind)
+        )
+
+
+def as_bytes(value, kind):
+    """A tensor, or a dict of them, as the contents of a file."""
+    file = io.BytesIO()
+    if kind == "pt":
+        torch.save(value, file)
+    else:
+        np.save(file, value.numpy())
+    return file.getvalue()
