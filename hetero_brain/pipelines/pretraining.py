@@ -5,6 +5,7 @@ from pathlib import Path
 from ..data.datasets import Utterances
 from ..data.loaders import dev_loader, make_plan, train_loader
 from ..objectives.quantizers import fit_quantizer
+from .look_ahead import look_ahead
 from .rounds import run_phases
 
 
@@ -28,6 +29,10 @@ def pretrain(hparams, run_opts, train, dev):
         rows and Utterances(rows, hparams["sample_rate"], None, seconds, seed)
         for rows in (train, dev)
     )
+    plan = make_plan(train.manifest, seed, **hparams["plan"])
+    wanted = hparams["only_phases"]
+    phases = [p for p in hparams["phases"] if not wanted or p.name in wanted]
+    look_ahead(plan, train.manifest, hparams["sample_rate"], phases)
     fit_quantizer(
         hparams["modules"].get("quantizer"),
         hparams["modules"]["features"],
@@ -35,7 +40,6 @@ def pretrain(hparams, run_opts, train, dev):
         Path(hparams["output_folder"]) / "quantizer.ckpt",
     )
     fixed = hparams["local_optimizer_state"] == "per_domain"
-    plan = make_plan(train.manifest, seed, **hparams["plan"])
     run_phases(
         hparams,
         run_opts,
