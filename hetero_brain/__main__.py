@@ -23,6 +23,7 @@ COMMANDS = {
         "pipelines.comparison",
         "error rates of fine-tuned models on the same speech",
     ),
+    "recipe": ("pipelines.new_recipe", "make a recipe for a corpus of your own"),
 }
 
 

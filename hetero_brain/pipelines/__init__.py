@@ -20,6 +20,7 @@ __all__ = [
     "finetuning",
     "look_ahead",
     "model_card",
+    "new_recipe",
     "overrides",
     "pretrained",
     "pretraining",

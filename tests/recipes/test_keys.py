@@ -15,8 +15,14 @@ KINDS = {
 NAMES = sorted(path.parent.name for path in RECIPES.glob("*/pretrain"))
 OTHER = ("domains.yaml",)  # describes corpora, and is no recipe's hparams
 
+# Recipes with CPC, and YAMLs of pre-training without.
+WITH_CPC = "|".join(
+    f"^{p.parts[-4]}/" for p in RECIPES.glob("*/pretrain/hparams/cpc.yaml")
+)
+NOT_CPC = r"(?<!/cpc)\.yaml"
+
 # Kind and key, or keys that belong together → the only YAMLs where it applies, and why.
-MDE, CV = "MultiDomainEnglish/", "CommonVoice/"
+MDE, CV = "^MultiDomainEnglish/", "^CommonVoice/"
 EXCEPTIONS = {
     ("pretrain", "domains_file"): (MDE, "other recipes know their domains"),
     ("finetune", "domains_file"): (MDE, "other recipes know their domains"),
@@ -34,19 +40,19 @@ EXCEPTIONS = {
         CV,
         "in domains.yaml; VoicePrompts has 1 each",
     ),
-    ("pretrain", "n_mels deltas"): ("bestrq|Multi", "CPC takes raw audio"),
+    ("pretrain", "n_mels deltas"): (NOT_CPC, "CPC takes raw audio"),
     ("pretrain", "mask_prob mask_span noise_std labels codebook_size n_codebooks"): (
-        "bestrq|Multi",
+        NOT_CPC,
         "CPC masks nothing and has no labels",
     ),
-    ("pretrain", "quantizer output"): ("bestrq|Multi", "CPC has no labels"),
+    ("pretrain", "quantizer output"): (NOT_CPC, "CPC has no labels"),
     ("pretrain", "n_positives n_negatives predictor"): (
-        "cpc",
+        r"/cpc\.yaml",
         "of CPC",
     ),
-    ("pretrain", "causal"): ("cpc", "only CPC needs a causal encoder"),
-    ("finetune", "causal"): (CV, "only CPC needs a causal encoder"),
-    ("finetune", "band_drops"): (CV, "others always have mel filters"),
+    ("pretrain", "causal"): (r"/cpc\.yaml", "only CPC needs a causal encoder"),
+    ("finetune", "causal"): (WITH_CPC, "only CPC needs a causal encoder"),
+    ("finetune", "band_drops"): (WITH_CPC, "others always have mel filters"),
     ("finetune", "ctc_weight label_smoothing decoder"): ("attention", "the decoder's"),
     ("finetune", "max_decode_ratio search_ctc_weight"): ("attention", "the decoder's"),
     ("finetune", "lm lm_alpha lm_beta"): ("ctc|probe", "of CTC's beam search"),
