@@ -55,12 +55,12 @@ def look_ahead(plan, manifest, sample_rate, phases):
     hours = sum(figures["hours"] for figures in summary.values())
     padded = sum(f["hours"] / (1 - f["padding"]) for f in summary.values())
     logger.info(
-        f"{manifest.path}: {hours:.3g} h; {iterations(steps)} an epoch, "
-        f"{1 - hours / padded:.0%} padding"
+        f"{manifest.path}: {count(steps, 'iteration')} an epoch, over {hours:.3g} h "
+        f"with {1 - hours / padded:.0%} padding"
     )
     for names, epochs, warmup in equally_long(phases):
         logger.info(
-            f"{names}: {epochs} epochs, {iterations(epochs * steps)}, "
+            f"{names}: {count(epochs, 'epoch')}, {count(epochs * steps, 'iteration')}, "
             f"{warmup} of them of warm-up"
         )
     for line in resampling(sampled_rates(manifest), sample_rate):
@@ -69,9 +69,9 @@ def look_ahead(plan, manifest, sample_rate, phases):
         logger.warning(line)
 
 
-def iterations(count):
-    """``1 iteration``, ``2 iterations``."""
-    return f"{count} iteration{'s' if count != 1 else ''}"
+def count(number, noun):
+    """``1 epoch``, ``2 epochs``."""
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def equally_long(phases):
@@ -120,7 +120,7 @@ def doubts(summary, steps, phases):
             reached = "more than half of" if warmup <= length else "longer than all of"
             yield (
                 f"{names}: warmup_iterations is {warmup}, {reached} the "
-                f"{iterations(length)} of {epochs} epochs: lower it, "
+                f"{count(length, 'iteration')} of {count(epochs, 'epoch')}: lower it, "
                 f"to {length // 10} for a tenth of them, or train for more epochs"
             )
 
@@ -215,7 +215,7 @@ class Pace:
             each = (time.monotonic() - self.begin) / (PACED - FIRST)
             left = self.total - iteration
             logger.info(
-                f"about {in_words(left * each)} for {self.name}: {iterations(left)} "
+                f"about {in_words(left * each)} for {self.name}: {count(left, 'iteration')} "
                 f"more, of {each:.2g} s each; validations come on top"
             )
 

@@ -129,7 +129,7 @@ def test_what_is_logged(rows, caplog):
     look_ahead(plan, rows, 16000, [Length("CSSL.1", 3, 1), Length("PTLOC.1", 2, 1)])
     levels = {record.getMessage(): record.levelname for record in caplog.records}
     text = "\n".join(levels)
-    assert "train.csv: 2.5 h; 1 iteration an epoch, 0% padding" in text
+    assert "train.csv: 1 iteration an epoch, over 2.5 h with 0% padding" in text
     assert "CSSL.1: 3 epochs, 3 iterations, 1 of them of warm-up" in text
     assert "a: hours 1.5" in text and "padding 0" in text
     assert "sampled above" in text and "sampled below" in text
