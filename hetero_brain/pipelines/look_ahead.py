@@ -215,8 +215,9 @@ class Pace:
             each = (time.monotonic() - self.begin) / (PACED - FIRST)
             left = self.total - iteration
             logger.info(
-                f"about {in_words(left * each)} for {self.name}: {count(left, 'iteration')} "
-                f"more, of {each:.2g} s each; validations come on top"
+                f"about {in_words(left * each)} for {self.name}: "
+                f"{count(left, 'iteration')} more, of {each:.2g} s each; "
+                "validations come on top"
             )
 
 
