@@ -32,6 +32,7 @@ COMMANDS = {
         "pipelines.extraction",
         "what an encoder makes of recordings, layer by layer",
     ),
+    "recipe": ("pipelines.new_recipe", "make a recipe for a corpus of your own"),
 }
 
 

@@ -1,15 +1,12 @@
 """The loaders of a run: plans and utterances in, global batches and dev batches out."""
 
 import torch
-from speechbrain.utils.logger import get_logger
 from torch.utils.data import Sampler
 
 from ..training.parallel import rank_and_size
 from .audited_loader import AuditedLoader, SinglePartLoader
 from .datasets import DevBatches, GlobalBatches
 from .plan import Plan
-
-logger = get_logger(__name__)
 
 
 class EpochSampler(Sampler):
@@ -44,7 +41,7 @@ class EpochSampler(Sampler):
 
 
 def make_plan(manifest, seed, max_utterance_seconds=None, **settings):
-    """Plan the global batches of a manifest, and log the summary of its first epoch.
+    """Plan the global batches of a manifest.
 
     Arguments
     ---------
@@ -57,7 +54,7 @@ def make_plan(manifest, seed, max_utterance_seconds=None, **settings):
     -------
     Plan
     """
-    plan = Plan(
+    return Plan(
         manifest.duration,
         manifest.domain,
         manifest.domains,
@@ -65,10 +62,6 @@ def make_plan(manifest, seed, max_utterance_seconds=None, **settings):
         max_utterance_seconds=max_utterance_seconds,
         **settings,
     )
-    for domain, figures in plan.summary().items():
-        figures = ", ".join(f"{key} {value:.3g}" for key, value in figures.items())
-        logger.info(f"{manifest.path}, {domain}: {figures}")
-    return plan
 
 
 def train_loader(

@@ -70,8 +70,8 @@ def finetuning_splits(
         ``test.csv``.
     data_root : str or Path
         As for :func:`manifest.read`.
-    domains : sequence of str
-        The domains to fine-tune on.
+    domains : sequence of str or None
+        The domains to fine-tune on. None: all with a transcript in ``train``.
     eval_splits : sequence of str
         The splits to evaluate on, from :data:`SPLITS`.
     seed, max_finetune_hours
@@ -87,13 +87,18 @@ def finetuning_splits(
     Raises
     ------
     InputError
-        If a split is unknown, if no domain has dev rows, or as for :func:`labelled` and
-        :func:`manifest.read`.
+        If a split is unknown, if no domain has transcripts or dev rows, or as for
+        :func:`labelled` and :func:`manifest.read`.
     """
     if unknown := sorted(set(eval_splits) - set(SPLITS)):
         raise InputError(f"eval_splits: {unknown} unknown; known: {list(SPLITS)}")
     folder = Path(folder)
-    train = manifest.read(folder / "train.csv", data_root, domains)
+    train_csv = folder / "train.csv"
+    if domains is None:
+        domains = transcribed_domains(train_csv, data_root)
+        if not domains:
+            raise InputError(f"{train_csv}: no row has words (wrd) to fine-tune on")
+    train = manifest.read(train_csv, data_root, domains)
     splits = {"train": labelled(train, seed, max_finetune_hours)}
     for split in dict.fromkeys(("dev", *eval_splits)):
         if split in splits:
@@ -135,10 +140,10 @@ def held_out(path, data_root, domains, consequence, transcribed=False):
     """
     present = set()
     if path.is_file():
-        rows = manifest.read(path, data_root, check_files=False)
-        present = set(rows.domains)
         if transcribed:
-            present = {row["domain"] for row in rows if row["wrd"]}
+            present = set(transcribed_domains(path, data_root))
+        else:
+            present = {*manifest.read(path, data_root, check_files=False).domains}
     # {name in the manifest: requested domain that it belongs to}
     found = {name: name if name in domains else name.split("/")[0] for name in present}
     found = {name: domain for name, domain in found.items() if domain in domains}
@@ -146,6 +151,12 @@ def held_out(path, data_root, domains, consequence, transcribed=False):
         rows = "transcribed rows" if transcribed else "rows"
         logger.warning(f"{path}: no {rows} of {', '.join(absent)}: {consequence}")
     return manifest.read(path, data_root, sorted(found)) if found else None
+
+
+def transcribed_domains(path, data_root):
+    """The domains of a manifest that have a transcript, sorted."""
+    rows = manifest.read(path, data_root, check_files=False)
+    return sorted({row["domain"] for row in rows if row["wrd"]})
 
 
 def labelled(rows, seed, max_finetune_hours=None):

@@ -1,13 +1,15 @@
 """What a recipe's ``train.py`` calls: pre-training in rounds, fine-tuning, experiments.
 
-``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``), and saves
-a description of the ``environment``; ``usage`` answers ``--help``. ``pretraining``, in
-``rounds``, and ``finetuning`` run what the YAML describes. ``recipe_run`` adds logs,
-checkpoints and the response to signals to their Brains. ``experiment`` runs both for many
-models, ``report`` makes the tables, and ``comparison`` those of any fine-tuned models.
-``export`` writes model folders, with a ``description`` and a ``model_card``, from what a
-``run_record`` notes; ``pretrained`` has a recipe take its architecture from one, and
-``extraction`` writes what it makes of recordings.
+``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``), and
+saves a description of the ``environment``; ``usage`` answers ``--help``.
+``pretraining``, in ``rounds``, and ``finetuning`` run what the YAML describes, after a
+``look_ahead`` at what that means for the data. ``recipe_run`` adds logs, checkpoints
+and the response to signals to their Brains. ``new_recipe`` makes a recipe for another
+corpus. ``experiment`` runs both for many models, ``report`` makes the tables, and
+``comparison`` those of any fine-tuned models. ``export`` writes model folders, with a
+``description`` and a ``model_card``, from what a ``run_record`` notes; ``pretrained``
+has a recipe take its architecture from one, and ``extraction`` writes what it makes of
+recordings.
 """
 
 __all__ = [
@@ -18,7 +20,9 @@ __all__ = [
     "export",
     "extraction",
     "finetuning",
+    "look_ahead",
     "model_card",
+    "new_recipe",
     "overrides",
     "pretrained",
     "pretraining",

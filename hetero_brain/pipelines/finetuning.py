@@ -20,6 +20,7 @@ from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import digest_of, fingerprint
 from ..training.loggers import JsonLinesLogger, TextLogger
 from .export import export_at_end
+from .look_ahead import Length, look_ahead
 from .pretrained import load_pretrained
 from .recipe_run import recipe_brain
 from .run_record import record_finetuning
@@ -99,6 +100,8 @@ def finetune(hparams, run_opts, splits):
         for split in utterances.keys() - {"train"}
     }
     plan = make_plan(train, seed, **hparams["plan"])
+    warmup = hparams.get("warmup_iterations", 0)
+    look_ahead(plan, train, rate, [Length("fine-tuning", hparams["epochs"], warmup)])
     loader = train_loader(utterances["train"], plan, **options)
     checkpointer.add_recoverable("audit", loader)
     checkpointer.fingerprint = fingerprint(

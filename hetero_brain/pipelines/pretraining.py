@@ -5,6 +5,7 @@ from pathlib import Path
 from ..data.datasets import Utterances
 from ..data.loaders import dev_loader, make_plan, train_loader
 from ..objectives.quantizers import fit_quantizer
+from .look_ahead import look_ahead
 from .rounds import run_phases
 
 
@@ -30,6 +31,10 @@ def pretrain(hparams, run_opts, train, dev):
         for rows in (train, dev)
     )
     modules = hparams["modules"]
+    plan = make_plan(train.manifest, seed, **hparams["plan"])
+    wanted = hparams["only_phases"]
+    phases = [p for p in hparams["phases"] if not wanted or p.name in wanted]
+    look_ahead(plan, train.manifest, hparams["sample_rate"], phases)
     fit_quantizer(
         modules.get("quantizer"),
         modules.get("targets", modules["features"]),
@@ -39,7 +44,6 @@ def pretrain(hparams, run_opts, train, dev):
         device=run_opts["device"],
     )
     fixed = hparams["local_optimizer_state"] == "per_domain"
-    plan = make_plan(train.manifest, seed, **hparams["plan"])
     run_phases(
         hparams,
         run_opts,

@@ -12,6 +12,7 @@ from ..training import preemption
 from ..training.gradients import gradients
 from ..training.parallel import gathered
 from ..training.settings import BRAIN_SETTINGS, RUN_SETTINGS, check_settings
+from .look_ahead import Pace
 
 logger = get_logger(__name__)
 
@@ -63,6 +64,7 @@ class RecipeRun:
         if self.solve_seed is None:
             self.solve_seed = self.seed
         self.first_dev_loss, self.is_warned = None, False
+        self.pace = None  # estimates how long a fit takes
         factor = self.grad_accumulation_factor
         if factor != 1:  # the plan counts global batches, not steps
             raise ValueError(
@@ -74,6 +76,9 @@ class RecipeRun:
         """As SpeechBrain's, but stops early on a preemption signal."""
         self.last_epoch = getattr(epoch_counter, "limit", None)
         saves = self.checkpointer is not None
+        if saves and self.last_epoch and not self.debug:
+            name = self.checkpointer.checkpoints_dir.parent.name
+            self.pace = Pace(name, self.last_epoch * len(train_set))
         with preemption.deferred(self.remaining_work) if saves else nullcontext():
             super().fit(epoch_counter, train_set, valid_set, **kwargs)
             if any(gathered(preemption.requested())):
@@ -189,6 +194,8 @@ class RecipeRun:
     def end_iteration(self, loss):
         """Write the log entries that are due after an iteration."""
         super().end_iteration(loss)
+        if self.pace is not None:
+            self.pace.tick(self.iteration)
         if self.is_due(self.cosine_interval, done=True):
             self.log(train_stats=self.monitor.cosines())
         if self.is_due(self.log_interval, done=True):

@@ -15,8 +15,14 @@ KINDS = {
 NAMES = sorted(path.parent.name for path in RECIPES.glob("*/pretrain"))
 OTHER = ("domains.yaml",)  # describes corpora, and is no recipe's hparams
 
+# Recipes with CPC.
+WITH_CPC = "|".join(
+    f"^{p.parts[-4]}/" for p in RECIPES.glob("*/pretrain/hparams/cpc.yaml")
+)
+
+
 # Kind and key, or keys that belong together → the only YAMLs where it applies, and why.
-MDE, CV = "MultiDomainEnglish/", "CommonVoice/"
+MDE, CV = "^MultiDomainEnglish/", "^CommonVoice/"
 MELS = "bestrq|base|paper|tiny"  # pre-training of a Conformer on log-mels
 OWN = f"{MELS}|cpc"  # of a Conformer at all; what follows continues a public model
 FITTED = "ctc|attention|probe"  # fine-tuning of a Conformer
@@ -65,9 +71,12 @@ EXCEPTIONS = {
     ("pretrain", "diversity_weight feature_penalty heads"): ("wav2vec2", "its own"),
     ("pretrain", "gumbel_max gumbel_min gumbel_decay"): ("wav2vec2", "its own"),
     ("pretrain", "causal"): ("cpc", "only CPC needs a causal encoder"),
-    ("finetune", "causal"): (f"{CV}.*({FITTED})", "only CPC needs a causal encoder"),
+    ("finetune", "causal"): (
+        f"({WITH_CPC}).*({FITTED})",
+        "only CPC needs a causal encoder",
+    ),
     ("finetune", "band_drops"): (
-        f"{CV}.*({FITTED})",
+        f"({WITH_CPC}).*({FITTED})",
         "others always have mel filters",
     ),
     ("finetune", "drop_time drop_bands"): (FITTED, "waveforms have no feature frames"),

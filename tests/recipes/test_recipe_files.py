@@ -14,6 +14,7 @@ from tests.public_models import save_small
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAIN = ROOT / "recipes/VoicePrompts/pretrain/hparams/bestrq.yaml"
 FINETUNE = ROOT / "recipes/VoicePrompts/finetune/hparams"
+RECIPES = sorted(path.parent.name for path in ROOT.glob("recipes/*/finetune"))
 MODEL_KEYS = ("sample_rate", "n_mels", "deltas", "stack", "size", "front_end")
 
 
@@ -90,9 +91,7 @@ def test_an_override_given_twice_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("yaml", ["ctc.yaml", "attention.yaml"])
-@pytest.mark.parametrize(
-    "recipe", ["VoicePrompts", "MultiDomainEnglish", "CommonVoice"]
-)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_readout_of_the_paper_by_an_override(recipe, yaml, tmp_path):
     path = ROOT / "recipes" / recipe / "finetune/hparams" / yaml
     argv = [str(path), "--data_folder", "a", "--output_folder", str(tmp_path)]

@@ -1,0 +1,71 @@
+"""Prepares MyCorpus: checks the manifests of its data folder, or makes them.
+
+A manifest is a CSV with a row for each utterance; ``hetero_brain.data.manifest`` explains
+its columns. Pre-training reads the audio of train, fine-tuning those of its rows that
+have words; both validate on dev.
+
+To run it:
+> python my_corpus_prepare.py DATA_FOLDER SAVE_FOLDER
+"""
+
+import logging
+from pathlib import Path
+
+from hetero_brain.data import manifest
+from hetero_brain.data.corpora import command_line
+from hetero_brain.data.corpora.summary import Summary
+from hetero_brain.errors import MissingData
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = (*manifest.COLUMNS, *manifest.OPTIONAL_COLUMNS)
+
+
+def utterances(data_folder, split):
+    """The rows of a split (train, dev or test), as dicts; none if there is no such split.
+
+    As it stands, this reads ``SPLIT.csv`` in the data folder.
+    """
+    # FILL IN, unless you have these files: yield one dict for each utterance, such as
+    #     {"ID": "en/7", "duration": 3.2, "wav": f"{data_folder}/en/7.flac",
+    #      "domain": "en", "spk_id": "anna", "wrd": "good morning"}
+    # with seconds, and with "" for a speaker or words that are not known.
+    path = data_folder / f"{split}.csv"
+    if path.is_file():
+        yield from manifest.read(path, data_folder)
+    elif split == "train":
+        raise MissingData(
+            f"{path}: no such file; give a data_folder with train.csv, dev.csv and, if "
+            f"there is one, test.csv, or make their rows in {__file__}, at FILL IN"
+        )
+
+
+def prepare_my_corpus(data_folder, save_folder):
+    """Writes ``train.csv``, and ``dev.csv`` and ``test.csv`` if there are rows for them.
+
+    Arguments
+    ---------
+    data_folder, save_folder : str or Path
+        The folders of the data and for the manifests.
+
+    Raises
+    ------
+    MissingData, ManifestError
+        There is no such data, or rows are wrong; the message names all of them.
+    """
+    summary = Summary()
+
+    def counted(split):
+        for row in utterances(Path(data_folder), split):
+            summary.add_row(split, row)
+            yield {key: row[key] for key in COLUMNS if key in row}
+
+    for split in ("train", "dev", "test"):
+        write = manifest.write if split == "train" else manifest.write_if_any
+        write(Path(save_folder) / f"{split}.csv", counted(split), COLUMNS)
+    logger.info("MyCorpus in %s\n%s", save_folder, summary.table())
+
+
+if __name__ == "__main__":
+    parser = command_line.argument_parser(__doc__, "data_folder", "save_folder")
+    command_line.run(prepare_my_corpus, parser)
