@@ -228,6 +228,7 @@ def test_python_blocks_of_readmes_run_as_they_are(readme, block, tmp_path):
 def test_commands_on_models_are_run_by_the_readme_of_a_recipe():
     text = (ROOT / "README.md").read_text("utf-8")
     quoted = re.findall(r"^    (python -m hetero_brain .+)$", text, re.MULTILINE)
+    quoted = [line for line in quoted if line.split()[3] != "recipe"]
     assert [line.split()[3] for line in quoted] == ["transcribe", "features"]
     assert {*quoted} <= {*commands(ROOT / "recipes/VoicePrompts/README.md")}
 

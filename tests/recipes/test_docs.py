@@ -31,7 +31,7 @@ def test_messages_of_the_faq_exist():
     strings = texts()
     assert len(quoted) > 8
     for message in quoted:
-        for part in re.split(r"…|\b[Nnm]\b|\d+|\[.*", message):
+        for part in re.split(r"…,?|\b[Nnm]\b|\d+|\[.*", message):
             part = part.strip()
             if len(part) > 3:
                 assert any(part in text for text in strings), (message, part)

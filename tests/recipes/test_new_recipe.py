@@ -161,7 +161,8 @@ def test_the_readme_makes_a_recipe_and_tries_it(tmp_path, data):
     )
     make, attempt = re.findall(r"^    (.+)$", section.split("\n#")[0], re.M)
     assert "recipes/MyCorpus is ready" in run(make, folder)
-    pretrain, ctc, *_ = rows_of(folder, "MyCorpus")
+    rows = {Path(r["Hparam_file"]).name: r for r in rows_of(folder, "MyCorpus")}
+    pretrain, ctc = rows["bestrq.yaml"], rows["ctc.yaml"]
     out = f"--output_folder {tmp_path}/out --device cpu"
     said = run(f"{attempt} {pretrain['test_debug_flags']} {out}", folder, data)
     check(pretrain, files_in(tmp_path / "out/debug"))
