@@ -194,7 +194,8 @@ def _words(spec, settings):
 
 
 def check(spec):
-    """Raise an InputError that names every missing key of the experiment's steps."""
+    """Raise an InputError that names every key of the experiment's steps that is missing,
+    or lists no domains."""
     keys = {"pretrain": ("hparams", "options")}
     steps = {"pretrain": spec["pretrain"]}
     for name, judge in spec["judges"].items():
@@ -205,6 +206,11 @@ def check(spec):
         for step, needed in keys.items()
         for key in needed
         if key not in (steps[step] or {})
+    ]
+    problems += [
+        f"  judges: {name}: finetune_domains is empty: list those to fine-tune on"
+        for name, judge in spec["judges"].items()
+        if judge and judge.get("finetune_domains", True) in ([], None)
     ]
     if problems:
         raise InputError("\n".join([f"{spec.path}:", *problems]))

@@ -13,6 +13,7 @@ from hetero_brain.__main__ import main
 from hetero_brain.data import manifest
 from hetero_brain.data.splits import finetuning_splits
 from hetero_brain.errors import InputError
+from hetero_brain.pipelines.experiment import check as check_experiment
 from hetero_brain.pipelines.new_recipe import MODELS, make_recipe, snake
 from hetero_brain.pipelines.recipe import read_recipe
 from tests.recipes.manifests_fixture import sample_manifests
@@ -183,8 +184,10 @@ def test_the_readme_makes_a_recipe_and_tries_it(tmp_path, data):
 def test_an_experiment_asks_for_its_domains_before_it_trains(clone, tmp_path):
     path = clone / "recipes/FieldTalks/experiment.yaml"
     argv = [str(path), "--data_folder", "x", "--output_folder", str(tmp_path / "out")]
-    with pytest.raises(SystemExit, match="finetune_domains"):
-        read_recipe(argv)
+    with pytest.raises(InputError) as error:
+        check_experiment(read_recipe(argv)[0])
+    for judge in ("probe", "full"):
+        assert f"judges: {judge}: finetune_domains is empty" in str(error.value)
 
 
 @pytest.fixture
