@@ -197,6 +197,8 @@ def fitted(make_brain, alpha, n, caplog, interval=5, warmup=0, brain=None):
         lr_schedule=HoldThenDecay(math.inf, warmup_iterations=warmup),
         run_opts={"noprogressbar": True},
     )
+    brain.warned = []  # after each iteration
+    brain.end_iteration = lambda loss: brain.warned.append(len(warnings(caplog)))
     brain.fit([1], [batch(*"ab")] * n)
     return len(warnings(caplog)), brain
 
@@ -204,6 +206,7 @@ def fitted(make_brain, alpha, n, caplog, interval=5, warmup=0, brain=None):
 def test_ptloc_that_is_cssl_is_warned_of_once(make_brain, caplog):
     count, brain = fitted(make_brain, 1e-3, 250, caplog)
     assert count == 1
+    assert brain.warned[90] == 0 and brain.warned[110] == 1  # not only at the end
     assert "local_lr" in warnings(caplog)[0] and "rate of 0.001" in warnings(caplog)[0]
     assert brain.geometry.angles == []
     assert fitted(make_brain, 0.3, 250, caplog)[0] == 0

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -70,7 +71,11 @@ def test_figures_in_closed_form(make_brain, tmp_path):
     "settings",
     [
         {"local_steps": 1},
-        {"local_steps": 2, "local_optimizer_state": "per_domain"},
+        {
+            "local_steps": 2,
+            "local_optimizer_state": "per_domain",
+            "local_optimizer": partial(torch.optim.AdamW, lr=0.1),
+        },
         {"local_steps": 0},
         {"local_steps": 1, "solve_seed": 4, "cosine_interval": 1},
     ],
@@ -81,10 +86,9 @@ def test_a_run_goes_on_as_if_nothing_had_been_measured(make_run, settings):
         brain = make_run(
             Net(),
             net_loss,
-            local_lr=0.1,
             log_interval=2,
             run_opts={"noprogressbar": True},
-            **settings,
+            **{"local_optimizer": partial(torch.optim.SGD, lr=0.1), **settings},
         )
         brain.logged = []
         brain.log = lambda brain=brain, **stats: brain.logged.append(
