@@ -5,11 +5,11 @@ saves a description of the ``environment``; ``usage`` answers ``--help``.
 ``pretraining``, in ``rounds``, and ``finetuning`` run what the YAML describes, after a
 ``look_ahead`` at what that means for the data. ``recipe_run`` adds logs, checkpoints
 and the response to signals to their Brains. ``new_recipe`` makes a recipe for another
-corpus. ``experiment`` runs both for many models, ``report`` makes the tables, and
-``comparison`` those of any fine-tuned models. ``export`` writes model folders, with a
-``description`` and a ``model_card``, from what a ``run_record`` notes; ``pretrained``
-has a recipe take its architecture from one, and ``extraction`` writes what it makes of
-recordings.
+corpus. ``experiment`` runs both for many models, shows where they are (``live``) and
+what one of them hears (``listening``); ``report`` makes the tables, and ``comparison``
+those of any fine-tuned models. ``export`` writes model folders, with a ``description``
+and a ``model_card``, from what a ``run_record`` notes; ``pretrained`` has a recipe take
+its architecture from one, and ``extraction`` writes what it makes of recordings.
 """
 
 __all__ = [
@@ -20,6 +20,8 @@ __all__ = [
     "export",
     "extraction",
     "finetuning",
+    "listening",
+    "live",
     "look_ahead",
     "model_card",
     "new_recipe",

@@ -15,13 +15,15 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
 from ..errors import InputError
 from ..models.transfer import PUBLIC
 from ..training import preemption
+from .listening import listen
+from .live import watch
 from .pretrained import architecture_of, refuse
 from .recipe import load_recipe, read_recipe
 from .report import plot_phases, write_tables
@@ -238,23 +240,25 @@ def main(argv):
     write_tables(spec, folder)
     plot = folder / "phases.png"
     plot_phases(folder / "pretrain" / str(spec["seeds"][0]), plot)
+    if spec.get("listen"):
+        run_folder = folder / "finetune" / spec["listen"]
+        print(
+            listen(run_folder, spec["eval_splits"][0], spec["data_folder"]), end="\n\n"
+        )
     print(spec["closing"].format(folder=folder, plot=plot, recipe=recipe))
 
 
 def run_all(commands, parallel):
-    """Run commands (folder → command), ``parallel`` at a time, and print the progress."""
+    """Run commands (folder → command), ``parallel`` at a time, and show the progress."""
     parallel = min(parallel, len(commands))
     threads = max(1, len(os.sched_getaffinity(0)) // parallel)
     names = ", ".join(dict.fromkeys(folder.parts[-1] for folder in commands))
     with ThreadPoolExecutor(parallel) as pool:
-        futures = [
-            pool.submit(run, command, folder, threads)
+        futures = {
+            pool.submit(run, command, folder, threads): folder
             for folder, command in commands.items()
-        ]
+        }
         try:
-            for i, future in enumerate(as_completed(futures), start=1):
-                future.result()
-                print(f"\r{names}: {i} of {len(futures)}", end="", flush=True)
+            watch(futures, names)
         finally:  # after a failure or a signal, do not start the remaining commands
             pool.shutdown(wait=False, cancel_futures=True)
-    print()

@@ -1,0 +1,103 @@
+"""What the commands of an experiment are doing, in a line."""
+
+import json
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, wait
+
+from ..models.run_folder import RUN_MODEL
+
+TERMINAL_SECONDS, LOG_SECONDS = 1, 30  # between two lines
+
+
+def watch(futures, title):
+    """Wait for commands, and show where they are until all are done.
+
+    In a terminal the line is renewed; elsewhere a new one is printed now and then, if
+    anything has changed.
+
+    Arguments
+    ---------
+    futures : dict
+        Future → output folder of its command.
+    title : str
+        What the commands are, as ``pretrain``.
+
+    Raises
+    ------
+    Exception
+        Of the first command that fails.
+    """
+    begun, pending, shown, width = time.monotonic(), {*futures}, None, 0
+    in_terminal = sys.stdout.isatty()
+    while pending:
+        seconds = TERMINAL_SECONDS if in_terminal else LOG_SECONDS
+        done, pending = wait(pending, seconds, FIRST_COMPLETED)
+        for future in done:
+            future.result()
+        parts = [f"{title}: {len(futures) - len(pending)} of {len(futures)} done"]
+        parts += [status(futures[f]) for f in futures if f in pending and f.running()]
+        line = "; ".join(part for part in parts if part)
+        if in_terminal:
+            minutes, rest = divmod(round(time.monotonic() - begun), 60)
+            line += f" [{minutes}:{rest:02d}]"
+            print(f"\r{line:{width}}", end="", flush=True)
+            width = len(line)
+        elif line != shown:
+            print(line, flush=True)
+        shown = line
+    if in_terminal:
+        print()
+
+
+def status(folder):
+    """Where a command is, from the newest log in its output folder.
+
+    Returns
+    -------
+    str
+        Such as ``CSSL.1, epoch 3 of 6, loss 4.1, 1:40 left``; empty before the first
+        entry.
+    """
+    logs = sorted(folder.glob("**/log.jsonl"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return ""
+    run, found = logs[-1].parent, last_loss(logs[-1])
+    record = run / RUN_MODEL
+    if found is None or not record.exists():
+        return ""
+    (epoch, loss), epochs = found, json.loads(record.read_text("utf-8"))["epochs"]
+    name = run.name if run != folder else "/".join(folder.parts[-3:])
+    left = time_left(record, epoch, epochs)
+    return f"{name}, epoch {epoch} of {epochs}, loss {loss:.3g}{left}"
+
+
+def last_loss(log):
+    """Epoch and loss of the newest entry of a log that has a loss; None if none has."""
+    for line in reversed(log.read_text("utf-8").splitlines()):
+        try:
+            entry = json.loads(line)
+        except ValueError:  # half written
+            continue
+        figures = entry.get("train", {}).items()
+        losses = [v for k, v in figures if k.split("/")[0] in ("loss", "loss_at_phi")]
+        if losses:
+            return entry["epoch"], sum(losses) / len(losses)
+    return None
+
+
+def time_left(record, epoch, epochs):
+    """The time that a run needs for its other epochs, in words; empty in the first.
+
+    Arguments
+    ---------
+    record : Path
+        A file that was written when the run began.
+    epoch, epochs : int
+        The epoch that is running, of how many.
+    """
+    if epoch <= 1:
+        return ""
+    seconds = time.time() - record.stat().st_mtime
+    minutes, seconds = divmod(round(seconds / (epoch - 1) * (epochs - epoch + 1)), 60)
+    return f", about {minutes}:{seconds:02d} left"

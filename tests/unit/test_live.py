@@ -1,0 +1,82 @@
+"""Where the commands of an experiment are, in a line."""
+
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+import pytest
+
+from hetero_brain.pipelines import live
+
+
+def write(folder, epochs, *entries, age=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.json").write_text(json.dumps({"epochs": epochs}))
+    begun = time.time() - age
+    os.utime(folder / "model.json", (begun, begun))
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    (folder / "log.jsonl").write_text(text)
+
+
+def entry(epoch, **train):
+    return {"epoch": epoch, "iteration": 1, "train": train}
+
+
+def test_the_newest_phase_is_shown(tmp_path):
+    assert live.status(tmp_path) == ""
+    write(tmp_path / "CSSL.1", 6, entry(6, loss=3.0))
+    os.utime(tmp_path / "CSSL.1/log.jsonl", (1, 1))
+    figures = {"loss_at_theta/en": 9.0, "loss_at_phi/en": 4.0, "loss_at_phi/fr": 5.0}
+    write(tmp_path / "PTLOC.1", 2, entry(1, **figures), {"epoch": 1, "valid": {}})
+    assert live.status(tmp_path) == "PTLOC.1, epoch 1 of 2, loss 4.5"
+
+
+def test_time_left_is_that_of_the_epochs_so_far(tmp_path):
+    run = tmp_path / "finetune/full/CSSL.1/1/es"
+    write(run, 15, entry(4, loss=70.0), age=60)  # 20 s an epoch, twelve to go
+    assert live.status(run) == "CSSL.1/1/es, epoch 4 of 15, loss 70, about 4:00 left"
+
+
+def test_half_an_entry_and_entries_without_a_loss_are_passed_over(tmp_path):
+    write(tmp_path / "CSSL.1", 6, entry(1, loss=3.0), entry(2, **{"cosine/a~b": 0.1}))
+    with open(tmp_path / "CSSL.1/log.jsonl", "a") as log:
+        log.write('{"epoch": 2, "tr')
+    assert live.status(tmp_path) == "CSSL.1, epoch 1 of 6, loss 3"
+    write(tmp_path / "CSSL.1", 6, entry(2, **{"cosine/a~b": 0.1}))
+    assert live.status(tmp_path) == ""
+
+
+def test_lines_are_printed_when_something_has_changed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(live, "LOG_SECONDS", 0.01)
+    write(tmp_path / "one", 6, entry(1, loss=3.0))
+    end, begun = Event(), Event()
+
+    def command():
+        begun.set()
+        end.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(command)
+        second = pool.submit(time.sleep, 0)
+        begun.wait()
+        printed = []
+        monkeypatch.setattr(
+            "builtins.print",
+            lambda line, **_: (printed.append(line), end.set()),
+        )
+        live.watch({first: tmp_path / "one", second: tmp_path / "two"}, "probe")
+    name = "/".join((tmp_path / "one").parts[-3:])
+    assert printed[0] == f"probe: 0 of 2 done; {name}, epoch 1 of 6, loss 3"
+    assert printed[-1] == "probe: 2 of 2 done" and len({*printed}) == len(printed)
+
+
+def test_a_command_that_fails_ends_the_wait(tmp_path):
+    def fail():
+        raise OSError("no space")
+
+    with ThreadPoolExecutor(1) as pool:
+        futures = {pool.submit(fail): tmp_path}
+        with pytest.raises(OSError, match="no space"):
+            live.watch(futures, "probe")
