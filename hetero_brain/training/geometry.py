@@ -78,7 +78,7 @@ class UpdateGeometry:
     def __init__(self, brain):
         self.brain = brain
         self.angles = []  # of the iterations to be judged
-        self.last = math.nan  # the last angle of all domains together
+        self.last, self.ratio = math.nan, math.nan  # of the last measured iteration
         self._clear()
 
     def _clear(self):
@@ -157,6 +157,7 @@ class UpdateGeometry:
                 self._add(domain, update_angle=degrees, step_ratio=ratio)
                 self._add(None, step_ratio=ratio)
         self.last = of_all
+        self.ratio = sum(ratios) / len(ratios) if ratios else math.nan
 
     def _add(self, domain, **figures):
         finite = {name: x for name, x in figures.items() if math.isfinite(x)}

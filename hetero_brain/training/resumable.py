@@ -107,6 +107,7 @@ class ResumableBrain(SavedBrain):
             figures = {"loss": f"{loss:.4f}"}
             if self.local_steps:
                 figures["angle"] = f"{self.geometry.last:.1f}°"
+                figures["ratio"] = f"{self.geometry.ratio:.1f}"  # step_ratio
             self.progress.set_postfix(figures)
 
     def leave_out(self, domain, reason):
