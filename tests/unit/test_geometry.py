@@ -3,6 +3,7 @@
 import copy
 import logging
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -232,3 +233,23 @@ def test_angles_to_be_judged_are_part_of_a_checkpoint(make_brain, caplog):
     brain.geometry.angles = []
     brain.restore_run(state)
     assert brain.geometry.angles == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_the_progress_bar_shows_both_in_ptloc(make_brain, steps):
+    brain = make_brain(
+        Vector(), bowl, local_lr=0.3, local_steps=steps, angle_interval=1
+    )
+    shown = []
+    brain.progress = SimpleNamespace(set_postfix=shown.append)
+    before = brain.modules.model.theta.detach().clone()
+    brain.fit_batch(batch("a"))
+    gradient, hypergradient, distance = solved(before, "a", 0.3, 1)
+    step = (brain.modules.model.theta.detach() - before).norm().item()
+    (figures,) = shown
+    assert "gain" not in figures
+    if steps:
+        assert figures["angle"] == f"{degrees(gradient, hypergradient):.1f}°"
+        assert figures["ratio"] == f"{distance / step:.1f}"
+    else:
+        assert figures.keys() == {"loss"}
