@@ -15,7 +15,8 @@ class DomainBatch:
         One batch, used at both levels (the paper), or K+1 fresh ones: local step k
         takes ``batches[k % len(batches)]``, the hypergradient ``batches[-1]``.
     replica : int
-        Number of this local solve among those of its domain in the iteration, from 0.
+        Number of this local solve among those of its domain in the iteration, from 0; in
+        a validation, of this batch among those of its domain.
     """
 
     domain: str

@@ -4,6 +4,8 @@ Global batch t is ``GlobalBatches(...)[t]``. It depends on t alone, so that a ru
 start at any iteration without reading what came before.
 """
 
+from collections import Counter
+
 import numpy as np
 import torch
 from speechbrain.dataio.batch import PaddedBatch
@@ -199,7 +201,12 @@ class DevBatches(Dataset):
             rows.append(row)
         if rows:
             self.batches.append(rows)
-        self.batches = self.batches[rank::size]
+        numbers, counts = [], Counter()  # of each batch among those of its domain
+        for rows in self.batches:
+            domain = manifest.domain[rows[0]]
+            numbers.append(counts[domain])
+            counts[domain] += 1
+        self.batches, self.numbers = self.batches[rank::size], numbers[rank::size]
 
     def __len__(self):
         return len(self.batches)
@@ -208,5 +215,6 @@ class DevBatches(Dataset):
         rows = self.batches[index]
         batch, problems = self.utterances.batch(rows, step=0)
         domain = self.utterances.manifest[int(rows[0])]["domain"]
-        domain_batches = [] if batch is None else [DomainBatch(domain, (batch,))]
-        return domain_batches, problems, len(rows)
+        found = batch is not None
+        parts = [DomainBatch(domain, (batch,), self.numbers[index])] if found else []
+        return parts, problems, len(rows)

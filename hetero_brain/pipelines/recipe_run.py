@@ -101,8 +101,7 @@ class RecipeRun:
         loss = super().evaluate_batch(batch, stage)
         adapts = self.local_steps and stage == sb.Stage.VALID
         if adapts and isinstance(batch, DomainBatch) and loss.isfinite():
-            n_batches = self.dev_monitor.counts["loss", batch.domain]
-            if n_batches % ADAPTED == 1:
+            if batch.replica % ADAPTED == 0:  # the same batches on any number of ranks
                 adapted = self.adapted_loss(batch.batches[-1])
                 self.dev_monitor.add(batch.domain, loss_at_phi=adapted)
         return loss

@@ -34,7 +34,8 @@ def angle(ones, others):
 
     Example
     -------
-    >>> angle([torch.tensor([1.0, 0.0]), None], [torch.tensor([2.0, 2.0]), None]).item()
+    >>> one, other = torch.tensor([1.0, 0.0]), torch.tensor([2.0, 2.0])
+    >>> round(angle([one, None], [other, None]).item(), 4)
     45.0
     """
     pairs = [(a, b) for a, b in zip(ones, others) if a is not None and b is not None]

@@ -43,7 +43,7 @@ def model(folder, rate=16000, front_end="linear", stack=4, causal=False, **featu
     return folder, modules
 
 
-@pytest.mark.parametrize("yaml", FINETUNE)
+@pytest.mark.parametrize("yaml", [y for y in FINETUNE if "public" not in str(y)])
 @pytest.mark.parametrize("kind", ["mel", "raw"])
 def test_no_architecture_key_is_needed(yaml, kind, tmp_path):
     settings = {"n_mels": 20, "deltas": True, "stack": 2, "rate": 11025}

@@ -27,7 +27,7 @@ def bowl(model, curvature):
 
 
 def dev(domain, *curvatures):
-    return [DomainBatch(domain, (curvature,)) for curvature in curvatures]
+    return [DomainBatch(domain, (c,), i) for i, c in enumerate(curvatures)]
 
 
 def unbatched(batches):
