@@ -23,6 +23,13 @@ class DomainBatch:
     batches: tuple
     replica: int = 0
 
+    def __post_init__(self):
+        if not isinstance(self.batches, (tuple, list)):
+            raise TypeError(
+                f"batches of domain {self.domain}: a tuple is wanted, not "
+                f"{type(self.batches).__name__}; write (batch,) for a single one"
+            )
+
     def pin_memory(self):
         """A copy in pinned memory, for ``DataLoader(pin_memory=True)``."""
         pinned = (

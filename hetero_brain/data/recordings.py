@@ -135,6 +135,12 @@ def recordings(args):
     files = [row_of(path) for word in words for path in paths(word)]
     if not files and not args.manifest:
         raise InputError("no recordings: give files, folders, patterns or --manifest")
+    if args.manifest and not args.data_root:
+        with open(args.manifest, encoding="utf-8") as file:
+            if any("{data_root}" in line for line in file):
+                raise InputError(
+                    f"{args.manifest}: give --data_root, which its paths begin with"
+                )
     rows = args.manifest and manifest.read(
         args.manifest, args.data_root, check_files=False
     )

@@ -195,7 +195,9 @@ def find_model(folder):
 def missing(folder):
     """Why a folder has no model, in words."""
     if not folder.is_dir():
-        return f"{folder}: there is no such folder"
+        debug = folder.parent / "debug" / folder.name
+        hint = f"; that of a run with --debug is {debug}" if debug.is_dir() else ""
+        return f"{folder}: there is no such folder{hint}"
     if any(folder.glob("CKPT+*")) or any(folder.glob("save/CKPT+*")):
         return (
             f"{folder}: its checkpoints are of a version that did not describe its "

@@ -105,6 +105,8 @@ def doubts(summary, steps, phases):
         f"lower global_batch_seconds to {seconds / ENOUGH_BATCHES:.2g} or less, for "
         f"{ENOUGH_BATCHES} or more batches an epoch"
     )
+    if len(summary) == 1 and any(getattr(p, "local_steps", 0) for p in phases):
+        yield "PTLOC on a single domain has nothing to balance: give several domains"
     if steps == 1:
         yield f"An epoch is a single iteration: {remedy}"
     for domain, figures in summary.items():

@@ -92,6 +92,9 @@ def override(tree, words, path):
             errors.append(f"--{key}: {_no_such_key(key, tree, path, '--')}")
         elif not " ".join(values):
             errors.append(f"--{key} has no value; for none write null")
+        elif forgotten := [word for word in values[1:] if word in tree]:
+            words = " ".join(f"--{word}" for word in forgotten)
+            errors.append(f"--{key} {' '.join(values)}: is {words} meant?")
         else:
             try:
                 value = _value(values, _kind(key, tree[key]))

@@ -18,6 +18,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.logger import get_logger
 
 from ..data.audited_loader import AuditedLoader
+from ..errors import InputError
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import fingerprint
 from ..training.local_lr import local_lr_finder
@@ -68,6 +69,10 @@ class Phase:
     warmup_iterations: int = 0
     local_steps: int = 0
     local_lr: float = 0.0
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise InputError(f"epochs of {self.name}: must be 1 or more: {self.epochs}")
 
     @property
     def passes_per_epoch(self):

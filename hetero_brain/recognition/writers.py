@@ -80,6 +80,9 @@ def check_output(path, kind, recordings):
         The folder of the file is missing, or several recordings would share a file of
         subtitles.
     """
+    several = kind == "srt" and sum(1 for _ in recordings) > 1
+    if several and path and not Path(path).suffix:
+        Path(path).mkdir(parents=True, exist_ok=True)
     if kind == "srt" and path and Path(path).is_dir():
         check_names(recordings, ".srt")
     elif kind == "srt" and sum(1 for _ in recordings) > 1:

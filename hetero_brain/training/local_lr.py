@@ -8,14 +8,11 @@ from pathlib import Path
 from unittest.mock import patch
 
 from speechbrain.utils.distributed import if_main_process
-from speechbrain.utils.logger import get_logger
 
 from .geometry import UpdateGeometry
 from .module_state import ModuleState
 from .monitor import DomainMonitor
 from .rng import RandomState
-
-logger = get_logger(__name__)
 
 N_RATES, PER_DECADE = 10, 3
 

@@ -105,7 +105,7 @@ class ResumableBrain(SavedBrain):
         """Called at the end of ``fit_batch``; shows the loss and the update angle."""
         if self.progress is not None:
             figures = {"loss": f"{loss:.4f}"}
-            if self.local_steps:
+            if math.isfinite(self.geometry.last):
                 figures["angle"] = f"{self.geometry.last:.1f}°"
                 figures["ratio"] = f"{self.geometry.ratio:.1f}"  # step_ratio
             self.progress.set_postfix(figures)

@@ -37,9 +37,8 @@ def check_settings(hparams, settings):
         for key, (_, test, wanted) in settings.items()
         if key in hparams and not test(hparams[key])
     ]
-    absent = [key for key in settings if key not in hparams]
     for key in hparams:
-        meant = difflib.get_close_matches(key, absent, n=1, cutoff=0.88)
+        meant = difflib.get_close_matches(key, settings, n=1, cutoff=0.88)
         if key not in settings and key != "lr_scheduler" and meant:  # SpeechBrain's key
             problems.append(f"{key}: no such setting; did you mean {meant[0]}?")
     if problems:
