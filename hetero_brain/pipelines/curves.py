@@ -37,10 +37,13 @@ def plot_phases(folder, path):
 
     Returns
     -------
-    matplotlib.figure.Figure
-        A column for each phase, in the order of their last entries.
+    matplotlib.figure.Figure or None
+        A column for each phase, in the order of their last entries; None, and no PNG, if
+        no phase has an entry yet.
     """
     logs = sorted(Path(folder).glob("*/log.jsonl"), key=lambda p: p.stat().st_mtime)
+    if not logs:
+        return None
     return plot(
         {log.parent.name: JsonLinesLogger.read(log) for log in logs}, PHASES, path
     )

@@ -60,6 +60,13 @@ def test_phases(tmp_path):
     assert all(axis.get_visible() for axis in axes[:, 1])
 
 
+def test_no_phase_has_an_entry(tmp_path):
+    """They were shorter than an interval, and not validated."""
+    (tmp_path / "CSSL.1").mkdir()
+    assert plot_phases(tmp_path, tmp_path / "phases.png") is None
+    assert not (tmp_path / "phases.png").exists()
+
+
 def test_finetuning(tmp_path):
     logger = JsonLinesLogger(tmp_path / "log.jsonl")
     logger.log_stats({"iteration": 5}, {"loss/it": 90.0, "unspellable/it": 0.0})
