@@ -103,7 +103,8 @@ def progress(folder):
     epochs = read_run(folder)["epochs"]
     for found in checkpoints(folder):
         epoch = int((found.path / "counter.ckpt").read_text())
-        return epoch, epochs, found.meta["end-of-epoch"] and epoch >= epochs
+        is_last = epoch >= epochs or found.meta.get("stopped", False)
+        return epoch, epochs, found.meta["end-of-epoch"] and is_last
     return 0, epochs, False
 
 

@@ -6,14 +6,16 @@ saves a description of the ``environment``; ``usage`` answers ``--help``.
 ``look_ahead`` at what that means for the data. ``recipe_run`` adds logs, checkpoints
 and the response to signals to their Brains. ``new_recipe`` makes a recipe for another
 corpus. ``experiment`` runs both for many models, shows where they are (``live``) and
-what one of them hears (``listening``); ``report`` makes the tables, and ``comparison``
-those of any fine-tuned models. ``export`` writes model folders, with a ``description``
-and a ``model_card``, from what a ``run_record`` notes; ``pretrained`` has a recipe take
-its architecture from one, and ``extraction`` writes what it makes of recordings.
+what one of them hears (``listening``); ``report`` makes the ``tables``, ``comparison``
+those of any fine-tuned models, and ``curves`` plots logs. ``export`` writes model
+folders, with a ``description`` and a ``model_card``, from what a ``run_record`` notes;
+``pretrained`` has a recipe take its architecture from one, and ``extraction`` writes what
+it makes of recordings.
 """
 
 __all__ = [
     "comparison",
+    "curves",
     "description",
     "environment",
     "experiment",
@@ -33,6 +35,7 @@ __all__ = [
     "report",
     "rounds",
     "run_record",
+    "tables",
     "usage",
     "yaml_files",
 ]

@@ -10,7 +10,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from ..errors import InputError
-from .report import rates, result_rows, table
+from .report import result_rows
+from .tables import MARKED, rates, table
 
 SPLITS = ("dev", "test")
 
@@ -70,15 +71,15 @@ def compare(folders, splits=None):
         splits = [s for s in SPLITS if all((f / f"{s}.json").exists() for f in folders)]
     splits = splits or SPLITS[-1:]  # so that the error names a run without results
     runs, tables = names(folders), []
-    baseline, *_ = runs
+    baseline, *others = runs
+    compared = [baseline] if others else []
     for split in splits:
         results = {name: read(path / f"{split}.json") for name, path in runs.items()}
         for name in runs:
             check_same(baseline, results[baseline], name, results[name], split)
         rows = result_rows(by_domain(results, split), split, [baseline])
-        compared = [baseline] if len(runs) > 1 else []
-        tables += [table(rows, split, rate) for rate in rates(compared)]
-    return "\n\n".join(tables)
+        tables += [table(rows, split, rate).markdown() for rate in rates(compared)]
+    return "\n\n".join([*tables, MARKED] if compared else tables)
 
 
 def names(folders):

@@ -22,11 +22,12 @@ from pathlib import Path
 from ..errors import InputError
 from ..models.transfer import PUBLIC
 from ..training import preemption
+from .curves import plot_phases
 from .listening import listen
 from .live import watch
 from .pretrained import architecture_of, refuse
 from .recipe import load_recipe, read_recipe
-from .report import plot_phases, write_tables
+from .report import write_tables
 from .rounds import chains
 from .usage import HELP, usage
 

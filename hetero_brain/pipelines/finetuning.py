@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import speechbrain as sb
-from speechbrain.utils.epoch_loop import EpochCounter
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
 from ..data.datasets import Utterances
@@ -18,7 +18,10 @@ from ..recognition.spelling import leave_out_unspellable
 from ..recognition.tokenizer import train_tokenizer, warn_of_unknown
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import digest_of, fingerprint
-from ..training.loggers import JsonLinesLogger, TextLogger
+from ..training.loggers import further_loggers, run_loggers
+from ..training.settings import PIPELINE_SETTINGS, check_settings
+from ..training.stopping import PatientCounter
+from .curves import plot_finetuning
 from .export import export_at_end
 from .look_ahead import Length, look_ahead
 from .pretrained import load_pretrained
@@ -34,16 +37,17 @@ def finetune(hparams, run_opts, splits):
     """Fine-tune with CTC, or CTC and attention, and evaluate the best epoch.
 
     Utterances that CTC cannot spell are logged; only a ``decoder`` trains on them. Writes
-    ``<output_folder>/<split>.json`` for every split in ``eval_splits`` that has rows, and
-    a model folder, ``<output_folder>/model``.
+    ``<output_folder>/<split>.json`` for every split in ``eval_splits`` that has rows,
+    losses and error rates as ``curves.png``, and a model folder, ``model``.
 
     Arguments
     ---------
     hparams : dict
         As in a recipe's ``ctc.yaml`` or, with a ``decoder``, ``attention.yaml``.
         Optional keys: ``alphabet`` (see :func:`train_tokenizer`), ``character_domains``
-        (see :class:`CTCBrain`), and ``lm``, ``lm_alpha`` and ``lm_beta`` (see
-        :func:`ctc_search`).
+        (see :class:`CTCBrain`), ``lm``, ``lm_alpha`` and ``lm_beta`` (see
+        :func:`ctc_search`), ``patience`` (epochs without a lower CER on dev after which
+        to stop) and ``train_logger`` (see :func:`further_loggers`).
     run_opts : RunOptions or dict
         SpeechBrain's run options.
     splits : dict
@@ -57,6 +61,7 @@ def finetune(hparams, run_opts, splits):
     """
     folder = Path(hparams["output_folder"])
     rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
+    settings = check_settings(hparams, PIPELINE_SETTINGS)
     check_search(hparams["beam_size"], hparams.get("lm"))
     tokenizer = train_tokenizer(
         (row["wrd"] for row in splits["train"]),
@@ -72,7 +77,7 @@ def finetune(hparams, run_opts, splits):
     train = splits["train"]
     kind, modules, searches = recogniser(hparams, tokenizer)
     stateful = {k: m for k, m in modules.items() if m.state_dict()}
-    counter = EpochCounter(hparams["epochs"])
+    counter = PatientCounter(hparams["epochs"], settings["patience"])
     checkpointer = AtomicCheckpointer(
         folder / "save",
         {**stateful, "counter": counter},
@@ -86,10 +91,7 @@ def finetune(hparams, run_opts, splits):
             "tokenizer": tokenizer,
             "searches": searches,
             "character_domains": hparams.get("character_domains", ()),
-            "loggers": [
-                TextLogger(folder / "train_log.txt"),
-                JsonLinesLogger(folder / "log.jsonl"),
-            ],
+            "loggers": run_loggers(folder) + further_loggers(settings["train_logger"]),
         },
         run_opts=run_opts,
         checkpointer=checkpointer,
@@ -120,6 +122,7 @@ def finetune(hparams, run_opts, splits):
         for split in hparams["eval_splits"]
         if split in dev
     }
+    run_on_main(plot_finetuning, args=[folder, folder / "curves.png"])
     export_at_end(folder)
     return rates
 

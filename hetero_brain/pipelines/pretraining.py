@@ -5,6 +5,7 @@ from pathlib import Path
 from ..data.datasets import Utterances
 from ..data.loaders import dev_loader, make_plan, train_loader
 from ..objectives.quantizers import fit_quantizer
+from ..training.settings import PIPELINE_SETTINGS, check_settings
 from .look_ahead import look_ahead
 from .rounds import run_phases
 
@@ -25,6 +26,7 @@ def pretrain(hparams, run_opts, train, dev):
         Trains on all domains of ``train``, validates on those of ``dev``, which may be
         None.
     """
+    check_settings(hparams, PIPELINE_SETTINGS)
     seed, seconds = hparams["seed"], hparams["plan"]["max_utterance_seconds"]
     train, dev = (
         rows and Utterances(rows, hparams["sample_rate"], None, seconds, seed)

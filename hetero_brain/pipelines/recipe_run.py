@@ -12,6 +12,7 @@ from ..training import preemption
 from ..training.gradients import gradients
 from ..training.parallel import gathered
 from ..training.settings import BRAIN_SETTINGS, RUN_SETTINGS, check_settings
+from ..training.stopping import PatientCounter
 from .look_ahead import Pace
 
 logger = get_logger(__name__)
@@ -64,6 +65,7 @@ class RecipeRun:
         if self.solve_seed is None:
             self.solve_seed = self.seed
         self.first_dev_loss, self.is_warned = None, False
+        self.patient = None  # the counter of epochs, if it stops early
         self.pace = None  # estimates how long a fit takes
         factor = self.grad_accumulation_factor
         if factor != 1:  # the plan counts global batches, not steps
@@ -73,7 +75,10 @@ class RecipeRun:
             )
 
     def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
-        """As SpeechBrain's, but stops early on a preemption signal."""
+        """As SpeechBrain's, but stops early on a preemption signal, or if the counter has
+        patience and has lost it: it is told the first of ``min_keys`` on dev."""
+        if isinstance(epoch_counter, PatientCounter):
+            self.patient = epoch_counter
         self.last_epoch = getattr(epoch_counter, "limit", None)
         saves = self.checkpointer is not None
         if saves and self.last_epoch and not self.debug:
@@ -154,10 +159,14 @@ class RecipeRun:
             return
         self.dev_stats = {}
         super()._fit_valid(valid_set, epoch, enable)
+        keys = getattr(self, "min_keys", ())  # the best by these is kept
+        if self.patient:
+            self.patient.update_metric(self.dev_stats[keys[0]])
         if self.checkpointer is not None:
-            keys = getattr(self, "min_keys", ())  # the best by these is kept
             scores = {key: self.dev_stats[key] for key in keys if key in self.dev_stats}
             meta = {"epoch": epoch, **scores}
+            if self.patient and self.patient.should_stop:
+                meta["stopped"] = True  # it has fewer epochs than it was to have
             self.checkpointer.save_and_keep_only(meta, min_keys=keys)
 
     # ----------------------------------------------------------------------- logs
@@ -176,19 +185,23 @@ class RecipeRun:
         """Called before the first iteration, once the last checkpoint is loaded."""
 
     def run_state(self):
-        """With the positions of the logs."""
+        """With the positions of the logs, and what patience there is."""
         logs = [
             train_logger.position() if hasattr(train_logger, "position") else None
             for train_logger in self.loggers
         ]
-        rise = self.first_dev_loss, self.is_warned
-        return {**super().run_state(), "logs": logs, "rise": rise}
+        own = {"logs": logs, "rise": (self.first_dev_loss, self.is_warned)}
+        if self.patient:
+            own["patience"] = self.patient.state()
+        return {**super().run_state(), **own}
 
     def restore_run(self, state):
-        """With the positions of the logs."""
+        """With the positions of the logs, and what patience there is."""
         super().restore_run(state)
         self.log_positions = state["logs"]
         self.first_dev_loss, self.is_warned = state.get("rise", (None, False))
+        if self.patient and "patience" in state:
+            self.patient.restore(state["patience"])
 
     def end_iteration(self, loss):
         """Write the log entries that are due after an iteration."""

@@ -1,8 +1,9 @@
-"""Tables and plots of the results of runs, and of a whole experiment.
+"""The results of runs, and the tables of a whole experiment.
 
 > python -m hetero_brain report results/demo
 """
 
+import csv
 import json
 from argparse import ArgumentParser
 from collections import defaultdict
@@ -13,12 +14,12 @@ from ..recognition.error_rates import (
     UNITS,
     bootstrap_interval,
     error_counts,
-    with_interval,
 )
-from ..training.loggers import JsonLinesLogger
+from .curves import plot_phases
+from .tables import LATEX, MARKED, RECORD, rates, table
 from .yaml_files import load_tree, read_tree
 
-MAX_COLUMNS = 8  # with more domains a table has them as rows, and models as columns
+BOOKTABS = r"% \usepackage{booktabs}"
 
 
 def gather(folder, split, baselines=()):
@@ -107,56 +108,9 @@ def _ids(seeds):
     return [[utterance["id"] for utterance in run] for run in seeds]
 
 
-def rates(baselines):
-    """What the tables of an experiment show: rates, and differences from baselines."""
-    changes = ("CER - {}", "WER relative to {}")
-    return ["CER", "WER"] + [c.format(b) for c in changes for b in baselines]
-
-
-def table(rows, judge, rate="CER", models=None):
-    """One judge's rates as a Markdown table, with models as rows and domains as columns,
-    or the other way round if there are many domains.
-
-    Arguments
-    ---------
-    rows : list of dict
-        From :func:`gather`.
-    judge : str
-        E.g. ``probe``.
-    rate : str
-        ``CER``, ``WER``, or a difference such as ``CER - scratch``.
-    models : list of str
-        Their order; that of ``rows`` by default. Models without the rate are left out.
-
-    Returns
-    -------
-    str
-    """
-    cells = {(r["model"], r["domain"]): r for r in rows if r["judge"] == judge}
-    cells = {key: row for key, row in cells.items() if rate in row}
-    models = models or list(dict.fromkeys(model for model, _ in cells))
-    models = [m for m in models if any(m == name for name, _ in cells)]
-    domains = list(dict.fromkeys(domain for _, domain in cells))
-    ends = ("", "_low", "_high")
-    texts = {
-        place: with_interval(*(row[rate + end] for end in ends))
-        for place, row in cells.items()
-    }
-    if len(domains) <= MAX_COLUMNS:
-        row_names, columns = models, domains
-    else:
-        row_names, columns = domains, models
-        texts = {(domain, model): text for (model, domain), text in texts.items()}
-    lines = [f"| {judge}, {rate} % | " + " | ".join(columns) + " |"]
-    lines.append("|---" * (len(columns) + 1) + "|")
-    for name in row_names:
-        found = [texts.get((name, column), "–") for column in columns]
-        lines.append(f"| {name} | " + " | ".join(found) + " |")
-    return "\n".join(lines)
-
-
 def write_tables(spec, folder):
-    """Print the tables of an experiment, and write them as Markdown and JSON.
+    """Print the tables of an experiment, and write them as Markdown, LaTeX and CSV, and
+    all their figures as JSON.
 
     Arguments
     ---------
@@ -164,80 +118,28 @@ def write_tables(spec, folder):
         The YAML of the experiment: its ``eval_splits``, ``judges``, ``models`` and
         ``baselines``.
     folder : Path
-        Its output folder; gets ``table.md`` and ``table.json``.
+        Its output folder; gets ``table.md``, ``table.tex``, ``table.csv`` and
+        ``table.json``.
     """
-    texts, rows = [], []
+    texts, latex, records, rows = [], [BOOKTABS, ""], [], []
     for split in spec["eval_splits"]:
         found = gather(folder / "finetune", split, spec["baselines"])
         rows += found
         for judge in spec["judges"]:
             for rate in rates(spec["baselines"]):
-                texts += [f"{split} split", ""]
-                texts += [table(found, judge, rate, spec["models"]), ""]
+                made = table(found, judge, rate, spec["models"])
+                texts += [f"{split} split", "", made.markdown(), ""]
+                latex += [made.latex(f"{split} split"), ""]
+                records += made.records(split)
+    if spec["baselines"]:
+        texts += [MARKED, ""]
+        latex += [MARKED.translate(LATEX), ""]
     (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
+    (folder / "table.tex").write_text("\n".join(latex), encoding="utf-8")
+    with open(folder / "table.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([RECORD, *records])
     (folder / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
     print("\n".join(texts))
-
-
-def plot_phases(folder, path):
-    """Plot the figures of every phase in a folder, per domain, as a PNG: losses, and in
-    PTLOC phases local gains, update angles and lengths of the local solves.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Output folder of pre-training, with ``<phase>/log.jsonl``.
-    path : str or Path
-        The PNG to write.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    logs = sorted(Path(folder).glob("*/log.jsonl"), key=lambda p: p.stat().st_mtime)
-    panels = {
-        "loss_at_theta": "loss at θ (nats)",
-        "local_gain": "local gain (nats)",
-        "update_angle": "update angle (degrees)",
-        "step_ratio": "‖φ − θ‖ / ‖Δθ‖",
-    }
-    size = 4 * len(logs), 2.8 * len(panels)
-    figure, axes = plt.subplots(len(panels), len(logs), figsize=size, squeeze=False)
-    for column, log in zip(axes.T, logs):
-        entries = [e for e in JsonLinesLogger.read(log) if "train" in e]
-        is_ptloc = any(
-            key.startswith("step_ratio") for e in entries for key in e["train"]
-        )
-        column[0].set_title(log.parent.name)
-        for axis, (name, label) in zip(column, panels.items()):
-            if name != "loss_at_theta" and not is_ptloc:
-                axis.set_visible(False)
-                continue
-            for domain, points in sorted(curves(entries, name).items()):
-                axis.plot(*zip(*points), label=domain)
-            axis.set_xlabel("iteration")
-            axis.set_ylabel(label)
-            axis.grid(alpha=0.3)
-    axes[0, 0].legend()
-    for row in axes:
-        limits = [axis.get_ylim() for axis in row if axis.get_visible()]
-        for axis in row:
-            if limits:
-                axis.set_ylim(min(limits)[0], max(high for _, high in limits))
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def curves(entries, name):
-    """Domain → its (iteration, value) pairs of a figure in the entries of a log."""
-    found = defaultdict(list)
-    for entry in entries:
-        for key, value in entry["train"].items():
-            if key.startswith(f"{name}/"):
-                found[key.split("/", 1)[1]].append((entry["iteration"], value))
-    return found
 
 
 def main(argv):
@@ -250,8 +152,9 @@ def main(argv):
     """
     parser = ArgumentParser(
         "python -m hetero_brain report",
-        description="Writes table.md, table.json and phases.png of an experiment from "
-        "what its runs have written so far, and prints the tables.",
+        description="Writes the tables of an experiment (table.md, table.tex, table.csv "
+        "and table.json) and phases.png from what its runs have written so far, and "
+        "prints the tables.",
     )
     parser.add_argument("folder", type=Path, help="output folder of an experiment")
     folder = parser.parse_args(argv).folder

@@ -2,8 +2,8 @@
 
 Every phase has a folder of its own with its checkpoints (``save``), its logs and, once it
 has ended, its model folder (``model``); it starts from the last checkpoint of the phase
-before it. The same command continues an
-interrupted run: finished phases have no epochs left.
+before it. The same command continues an interrupted run: finished phases have no epochs
+left.
 """
 
 import copy
@@ -22,9 +22,10 @@ from ..errors import InputError
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import fingerprint
 from ..training.local_lr import local_lr_finder
-from ..training.loggers import IterationTensorboardLogger, JsonLinesLogger, TextLogger
+from ..training.loggers import NamedLogger, further_loggers, run_loggers
 from ..training.rng import derive_seed
 from ..training.schedules import HoldThenDecay
+from .curves import plot_phases
 from .export import export_at_end
 from .pretrained import load_pretrained
 from .recipe_run import recipe_brain
@@ -183,15 +184,16 @@ def chains(phases):
 
 
 def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
-    """Run all phases of ``hparams["phases"]``, or only those in ``only_phases``.
+    """Run all phases of ``hparams["phases"]``, or only those in ``only_phases``, and plot
+    them as ``phases.png`` after each.
 
     Arguments
     ---------
     hparams : dict
         ``phases``, ``only_phases`` (empty for all), ``find_local_lr`` (whether to measure
         rates before the first phase of PTLOC), ``modules``, ``opt_class`` and
-        ``local_optimizer`` (without ``lr``), ``output_folder``, ``seed``, and the
-        settings of the Brain.
+        ``local_optimizer`` (without ``lr``), ``output_folder``, ``seed``,
+        ``train_logger`` (of all phases), and the settings of the Brain.
     run_opts : RunOptions or dict
         SpeechBrain's run options.
     brain_class : type
@@ -205,9 +207,8 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     names = [phase.name for phase in hparams["phases"]]
     wanted = hparams["only_phases"] or names
     if unknown := set(wanted) - set(names):
-        raise ValueError(
-            f"only_phases: no phase {sorted(unknown)}; choose from {names}"
-        )
+        raise ValueError(f"only_phases: no phase {sorted(unknown)} among {names}")
+    shared = further_loggers(hparams.get("train_logger"))
     initial = {}  # which several phases start from, and each would change for the next
     if [phase.init for phase in hparams["phases"]].count(None) > 1:
         initial = copy.deepcopy(states(hparams["modules"]))
@@ -218,9 +219,9 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
                     hparams["modules"][key].load_state_dict(state)
             torch.manual_seed(derive_seed(hparams["seed"], phase.name))
             init = folder / phase.init if phase.init in names else phase.init
-            run_phase(
-                phase, init, hparams, run_opts, brain_class, train_loader, dev_loader
-            )
+            loaders = train_loader, dev_loader
+            run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared)
+            run_on_main(plot_phases, args=[folder, folder / "phases.png"])
 
 
 def states(modules):
@@ -229,8 +230,10 @@ def states(modules):
     return {key: state for key, state in found.items() if state}
 
 
-def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loader):
-    """Run one phase in its own folder, from the checkpoint in ``init`` (or None)."""
+def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
+    """Run one phase in its own folder, from the checkpoint in ``init`` (or None).
+    ``loaders`` are those of train and dev, ``shared`` the loggers of all phases."""
+    train_loader, dev_loader = loaders
     folder = Path(hparams["output_folder"]) / phase.name
     folder.mkdir(parents=True, exist_ok=True)
     stateful = {k: m for k, m in hparams["modules"].items() if m.state_dict()}
@@ -257,11 +260,8 @@ def run_phase(phase, init, hparams, run_opts, brain_class, train_loader, dev_loa
             "local_steps": phase.local_steps,
             "local_optimizer": partial(hparams["local_optimizer"], lr=phase.local_lr),
             "lr_schedule": schedule,
-            "loggers": [
-                TextLogger(folder / "train_log.txt", precision=4),
-                JsonLinesLogger(folder / "log.jsonl"),
-                IterationTensorboardLogger(folder / "tensorboard"),
-            ],
+            "loggers": run_loggers(folder)
+            + [NamedLogger(x, phase.name) for x in shared],
         },
         run_opts=run_opts,
         checkpointer=checkpointer,

@@ -10,6 +10,7 @@ else passes change, ``solves`` are what the local solves of an iteration gave.
 has to meet. ``geometry`` measures how far PTLOC's update is from CSSL's, and ``local_lr``
 what other local learning rates would do. ``preemption`` handles signals. ``devices`` has
 copies that keep nobody waiting, and ``graphs`` replays passes.
+``stopping`` ends a run early.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
 
@@ -38,5 +39,6 @@ __all__ = [
     "schedules",
     "settings",
     "solves",
+    "stopping",
     "weights",
 ]

@@ -35,11 +35,13 @@ LEFT_OUT = {
     "milestone_interval",
     "modules",
     "num_workers",
+    "patience",
     "pretrained",
     "recomputed",
     "search_ctc_weight",
     "searches",
     "tokenizer",
+    "train_logger",
     "valid_interval",
 }
 PATH_ENDINGS = ("_folder", "_file", "_path", "_root")  # of keys that hold paths

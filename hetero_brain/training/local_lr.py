@@ -63,9 +63,7 @@ def local_lr_finder(brain, loader, rates=None, n_batches=3, folder=None):
             start(rate)
             rows.append(measured(brain, batches, rate))
     if if_main_process():
-        logger.info(
-            "\n".join(["Local learning rates, at these weights:", *table(rows)])
-        )
+        print("\n".join(["Local learning rates, at these weights:", *table(rows)]))
         if folder is not None:
             folder = Path(folder)
             folder.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,25 @@ def truncate(path, size):
 
 
 class TextLogger(ResumableFile, FileTrainLogger):
-    """SpeechBrain's ``FileTrainLogger``, resumable."""
+    """SpeechBrain's ``FileTrainLogger``, resumable, with numbers as one reads them:
+    0.002 and 135.2 instead of 2.00e-03 and 1.35e+02. ``precision`` counts the digits.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "train_log.txt"
+    >>> text = TextLogger(path)
+    >>> text.log_stats({"lr": 0.002}, train_stats={"loss": 135.16}, verbose=False)
+    >>> path.read_text()
+    'lr: 0.002 - train loss: 135.2\\n'
+    """
+
+    def __init__(self, save_file, precision=4):
+        super().__init__(save_file, precision)
+
+    def _item_to_string(self, key, value, dataset=None):
+        if isinstance(value, float):
+            value = f"{value:.{self.precision}g}"
+        return super()._item_to_string(key, value, dataset)
 
 
 class EntryLogger(TrainLogger):
@@ -104,8 +122,8 @@ class JsonLinesLogger(ResumableFile, EntryLogger):
 
     @staticmethod
     def read(path):
-        """The entries of a log, oldest first."""
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        """The entries of a log, oldest first, but for one that is being written."""
+        *lines, _ = Path(path).read_text(encoding="utf-8").split("\n")
         return [json.loads(line) for line in lines]
 
 
@@ -161,3 +179,48 @@ class IterationTensorboardLogger(EntryLogger, TensorboardLogger):
             else:
                 path.unlink()
         self.purge_step = iteration + 1
+
+
+class NamedLogger(EntryLogger):
+    """Passes a phase's entries on to a logger that several phases share.
+
+    Every figure has the phase's name in front, so that no phase continues the curves of
+    another, and no logger takes a phase's epochs, which begin at 1, for its own steps. It
+    is not resumable, since its logger also holds the entries of other phases.
+
+    Arguments
+    ---------
+    logger : TrainLogger
+        Of all phases.
+    name : str
+        Of the phase.
+    """
+
+    def __init__(self, logger, name):
+        self.logger, self.name = logger, name
+
+    def write(self, meta, stages):
+        """Pass an entry on."""
+        named = {f"{stage}_stats": self.named(stats) for stage, stats in stages.items()}
+        self.logger.log_stats(self.named(meta), **named)
+
+    def named(self, figures):
+        """Figures with the name of the phase in front."""
+        return {f"{self.name}/{key}": value for key, value in figures.items()}
+
+
+def run_loggers(folder):
+    """The loggers of every run: as text, as JSON lines and for TensorBoard."""
+    return [
+        TextLogger(folder / "train_log.txt"),
+        JsonLinesLogger(folder / "log.jsonl"),
+        IterationTensorboardLogger(folder / "tensorboard"),
+    ]
+
+
+def further_loggers(train_logger):
+    """The loggers of a recipe's ``train_logger``: none, one or several, each a train
+    logger, or a factory that makes one."""
+    if not isinstance(train_logger, (list, tuple)):
+        train_logger = [] if train_logger is None else [train_logger]
+    return [given() if callable(given) else given for given in train_logger]

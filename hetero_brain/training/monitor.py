@@ -37,15 +37,19 @@ class DomainMonitor:
             self.counts[name, domain] += 1
 
     def add_solve(self, domain, passes):
-        """Add a local solve: (loss, gradient norm) of each pass, from θ to φ_K."""
+        """Add a local solve: (loss, gradient norm) of each pass, from θ to φ_K. With
+        K = 0, where θ is all there is, its one pass has a loss and a gradient."""
         (first, _), (last, norm) = passes[0], passes[-1]
-        self.add(
-            domain,
-            loss_at_theta=first,
-            loss_at_phi=last,
-            local_gain=first - last,
-            hypergradient_norm=norm,
-        )
+        if len(passes) == 1:
+            self.add(domain, loss=last, gradient_norm=norm)
+        else:
+            self.add(
+                domain,
+                loss_at_theta=first,
+                loss_at_phi=last,
+                local_gain=first - last,
+                hypergradient_norm=norm,
+            )
 
     def drop(self, domain):
         """Count an iteration in which a domain was left out."""

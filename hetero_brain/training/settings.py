@@ -65,6 +65,12 @@ def one_of(*names):
     return names[0], lambda value: value in names, f"one of {', '.join(names)}"
 
 
+def are_loggers(value):
+    """Whether ``value`` is None, a train logger or its factory, or a list of those."""
+    given = value if isinstance(value, (list, tuple)) else [value]
+    return value is None or all(callable(v) or hasattr(v, "log_stats") for v in given)
+
+
 def optional(kind):
     """Default, test and description of an optional callable."""
     return None, lambda value: value is None or callable(value), kind
@@ -86,6 +92,19 @@ RUN_SETTINGS = {
     "loggers": ((), lambda v: isinstance(v, (list, tuple)), "a list of loggers"),
     "log_interval": (100, lambda v: is_count(v, 1), "an integer ≥ 1 (iterations)"),
     "valid_interval": (1, lambda v: is_count(v, 1), "an integer ≥ 1 (epochs)"),
+}
+PIPELINE_SETTINGS = {
+    "patience": (
+        None,
+        lambda v: v is None or is_count(v, 1),
+        "an integer ≥ 1 (epochs)",
+    ),
+    "train_logger": (
+        None,
+        are_loggers,
+        "a train logger, such as !name:speechbrain.utils.train_logger.WandBLogger, or a "
+        "list of them",
+    ),
 }
 
 

@@ -4,19 +4,23 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.image
 import pytest
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.decoders.ctc import CTCBeamSearcher
 from speechbrain.utils.checkpoints import Checkpointer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
 from hetero_brain import DomainBatch
 from hetero_brain.models.conformer import Conformer, make_head
 from hetero_brain.models.features import StackedFbank
 from hetero_brain.models.readouts import LastLayer, WeightedLayers
+from hetero_brain.models.run_folder import progress
 from hetero_brain.models.transfer import find_checkpoint, load_module
 from hetero_brain.pipelines.finetuning import finetune, recogniser
 from hetero_brain.recognition.alignments import write_alignments
@@ -78,7 +82,9 @@ def settings(folder, dropout=0.0, **changed):
 
 def test_ctc_fits_ten_utterances(ten, tmp_path):
     """Greedy on dev while training, by beam search in the final evaluation."""
-    hparams = settings(tmp_path, beam_size=8)
+    recorded = []
+    recorder = SimpleNamespace(log_stats=lambda meta, **stats: recorded.append(stats))
+    hparams = settings(tmp_path, beam_size=8, train_logger=recorder)
     rates = finetune(hparams, RUN_OPTS, {"train": ten, "dev": ten})
     assert rates["dev"] == {"CER": 0, "WER": 0, "CER/es": 0, "WER/es": 0}
     results = json.loads((tmp_path / "dev.json").read_text("utf-8"))
@@ -96,6 +102,52 @@ def test_ctc_fits_ten_utterances(ten, tmp_path):
     valid = [entry for entry in log if "valid" in entry]
     assert [entry["epoch"] for entry in valid] == [40, 60]
     assert valid[-1]["valid"]["CER"] == 0
+    assert [stats.get("valid_stats", {}).get("CER") for stats in recorded] == [
+        entry.get("valid", {}).get("CER") for entry in log
+    ]
+    assert matplotlib.image.imread(tmp_path / "curves.png").shape[2] == 4
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    cer = [(event.step, event.value) for event in board.Scalars("CER/es/valid")]
+    expected = [(entry["iteration"], entry["valid"]["CER/es"]) for entry in valid]
+    assert [step for step, _ in cer] == [step for step, _ in expected]
+    assert [x for _, x in cer] == pytest.approx([x for _, x in expected])
+
+
+@pytest.mark.parametrize("patience, epochs", [(2, 4), (None, 6)])
+def test_patience_ends_a_run_that_learns_nothing(ten, tmp_path, patience, epochs):
+    """The first of its validations, in every second epoch, stays the best."""
+    hparams = settings(tmp_path, epochs=6, valid_interval=2, patience=patience)
+    hparams["opt_class"] = partial(torch.optim.SGD, lr=0.0)
+
+    def validated():
+        finetune(hparams, RUN_OPTS, {"train": ten, "dev": ten})
+        log = JsonLinesLogger.read(tmp_path / "log.jsonl")
+        return [entry["epoch"] for entry in log if "valid" in entry]
+
+    for _ in range(2):  # the second time it has ended, and does not go on
+        assert validated() == [*range(2, epochs + 1, 2)]
+        assert progress(tmp_path) == (epochs, 6, True)
+    hparams |= {"epochs": 8, "patience": 4}  # a run that has stopped, too, goes on
+    assert validated() == ([2, 4, 6] if patience else [2, 4, 6, 8])
+    assert progress(tmp_path)[2]
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"patience": 0}, "patience: 0 is not an integer ≥ 1"),
+        (
+            {"train_logger": "tensorboard"},
+            "train_logger: 'tensorboard' is not a train l",
+        ),
+        ({"train_logger": [None]}, "train_logger: .* or a list of them"),
+    ],
+)
+def test_wrong_settings_are_named_before_anything_is_written(tmp_path, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        finetune(settings(tmp_path, **wrong), RUN_OPTS, {})
+    assert not list(tmp_path.iterdir())
 
 
 # --------------------------------------------------------------------------- decoding

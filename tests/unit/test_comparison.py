@@ -7,6 +7,7 @@ import pytest
 from hetero_brain.errors import InputError
 from hetero_brain.pipelines.comparison import compare, main, names
 from hetero_brain.pipelines.report import main as report
+from hetero_brain.pipelines.tables import MARKED
 from tests.unit.test_report import utterance
 
 
@@ -35,7 +36,7 @@ def write(tmp_path):
 def cells(text):
     """Header → model → domain → the cell of a table, without its interval."""
     found = {}
-    for part in text.split("\n\n"):
+    for part in text.removesuffix(f"\n\n{MARKED}").split("\n\n"):
         header, _, *rows = [
             [cell.strip() for cell in line.strip("|").split("|")]
             for line in part.splitlines()
@@ -63,14 +64,16 @@ def test_rates_and_paired_differences(write):
         "attention": {"en": "20.0", "fr": "60.0", "all": "33.3"},
     }
     # Each English utterance has two fewer characters wrong of 50: no width.
-    assert "| attention | -4.0 [-4.0, -4.0] | 0.0 [0.0, 0.0] |" in text
+    assert "| attention | **-4.0 [-4.0, -4.0]** | 0.0 [0.0, 0.0] |" in text
+    assert text.endswith(MARKED)
     relative = tables["test, WER relative to ctc %"]
-    assert relative == {"attention": {"en": "-33.3", "fr": "0.0", "all": "-16.7"}}
+    assert relative == {"attention": {"en": "**-33.3", "fr": "0.0", "all": "-16.7"}}
 
 
 def test_one_run_alone_and_the_splits_that_all_have(write, capsys):
     a = write("a", results(1, 2))
     write("a", results(0, 0), "dev")
+    assert MARKED not in compare([a])
     assert [*cells(compare([a]))] == [
         "dev, CER %",
         "dev, WER %",

@@ -1,17 +1,15 @@
-"""Reports: intervals equal to SciPy's, tables and plots of synthetic runs."""
+"""Reports: intervals equal to SciPy's, and tables of synthetic runs."""
 
+import csv
 import json
-import os
 
-import matplotlib.image
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scipy.stats
 
-from hetero_brain.pipelines.report import gather, plot_phases, table
+from hetero_brain.pipelines.report import gather, write_tables
+from hetero_brain.pipelines.tables import MARKED, table
 from hetero_brain.recognition.error_rates import bootstrap_interval, describe
-from hetero_brain.training.loggers import JsonLinesLogger
 
 
 @pytest.mark.parametrize("n", [40, 400])
@@ -132,11 +130,11 @@ def test_many_domains_stand_in_rows():
         for m in ("a", "b")
         for i in range(100)
     ]
-    lines = table(rows, "ctc", "WER").splitlines()
+    lines = table(rows, "ctc", "WER").markdown().splitlines()
     assert lines[0] == "| ctc, WER % | a | b |"
     assert len(lines) == 102 and lines[-1].startswith("| d99 | 99.0 [0.0, 9.0] | 99.0")
     few = table([r for r in rows if r["domain"] in ("d1", "d2")], "ctc", "WER")
-    assert few.splitlines()[0] == "| ctc, WER % | d1 | d2 |"
+    assert few.markdown().splitlines()[0] == "| ctc, WER % | d1 | d2 |"
 
 
 def test_relative_changes_are_of_the_baselines_errors(runs):
@@ -169,7 +167,7 @@ def test_differences_are_paired(runs):
     )
     assert "WER - scratch" not in row, "other utterances"
     text = table(list(rows.values()), "probe", "WER - scratch", ["scratch", "PTLOC.1"])
-    assert text.splitlines()[2:] == ["| PTLOC.1 | -25.0 [-50.0, -8.3] |"]
+    assert text.markdown().splitlines()[2:] == ["| PTLOC.1 | **-25.0 [-50.0, -8.3]** |"]
 
 
 def test_a_run_in_words():
@@ -186,57 +184,90 @@ def test_a_run_in_words():
 def test_table(runs):
     rows = gather(runs, "dev")
     text = table(rows, "probe", "WER", models=["scratch", "PTLOC.1", "CSSL.1"])
-    assert text.splitlines() == [
+    assert text.markdown().splitlines() == [
         "| probe, WER % | en | fr | all |",
         "|---|---|---|---|",
         "| scratch | 30.0 [8.3, 62.5] | 80.0 [66.7, 100.0] | 60.0 [29.2, 93.8] |",
         "| PTLOC.1 | 5.0 [0.0, 12.5] | – | – |",
     ]
     text = table(rows, "full")
-    assert text.splitlines()[::2] == [
+    assert text.markdown().splitlines()[::2] == [
         "| full, CER % | en |",
         "| scratch | 0.0 [0.0, 0.0] |",
     ]
-    both = table(rows, "probe").splitlines()[2:]
+    both = table(rows, "probe").markdown().splitlines()[2:]
     assert sorted(line.split(" | ")[0] for line in both) == ["| PTLOC.1", "| scratch"]
 
 
-def test_plot_phases(tmp_path, monkeypatch):
-    measured = ("update_angle", "step_ratio")
-    for place, (phase, gain) in enumerate([("CSSL.1", 0.0), ("A-later.1", 0.3)]):
-        (tmp_path / phase).mkdir()
-        log = tmp_path / phase / "log.jsonl"
-        for iteration in (10, 20):
-            stats = {
-                f"{name}/{domain}": value + iteration / 10
-                for domain in ("en", "fr")
-                for name, value in (("loss_at_theta", 3.0), ("local_gain", gain))
-            }
-            if gain:
-                stats |= {f"{name}/en": iteration for name in measured}
-                stats |= {name: iteration for name in measured}
-            logger = JsonLinesLogger(log)
-            logger.log_stats({"iteration": iteration}, train_stats=stats)
-            logger.log_stats({"iteration": iteration}, valid_stats={"loss": 2.0})
-        os.utime(log, (place, place))
-    figures = []
-    monkeypatch.setattr(plt, "close", figures.append)
-    plot_phases(tmp_path, tmp_path / "phases.png")
-    assert matplotlib.image.imread(tmp_path / "phases.png").shape[2] == 4
-    (figure,) = figures
-    axes = np.array(figure.axes).reshape(4, 2)
-    assert [axis.get_title() for axis in axes[0]] == ["CSSL.1", "A-later.1"]
-    curves = {
-        (i, j): {
-            line.get_label(): line.get_xydata().tolist() for line in axes[i, j].lines
-        }
-        for i in range(4)
-        for j in range(2)
+def test_a_difference_is_marked_if_its_interval_excludes_0(runs):
+    """Both sides of 0 are marked; what touches 0, and a rate itself, is not."""
+    rate = "CER - scratch"
+    intervals = {
+        "a": (-2, -0.1),
+        "b": (0.1, 2),
+        "c": (-2, 0),
+        "d": (0, 2),
+        "e": (-1, 1),
     }
-    assert curves[0, 0] == {d: [[10, 4.0], [20, 5.0]] for d in ("en", "fr")}
-    assert curves[1, 1] == {d: [[10, 1.3], [20, 2.3]] for d in ("en", "fr")}
-    assert curves[2, 1] == curves[3, 1] == {"en": [[10, 10], [20, 20]]}
-    assert axes[0, 0].get_ylim() == axes[0, 1].get_ylim()  # panels of a row compare
-    # CSSL has losses only.
-    assert [axis.get_visible() for axis in axes[:, 0]] == [True, False, False, False]
-    assert all(axis.get_visible() for axis in axes[:, 1])
+    rows = [
+        {"judge": "probe", "model": "m", "domain": domain}
+        | {name + end: v for name in (rate, "CER") for end, v in values}
+        for domain, (low, high) in intervals.items()
+        for values in [[("", 1.0), ("_low", low), ("_high", high)]]
+    ]
+    cells = table(rows, "probe", rate).markdown().splitlines()[-1].split(" | ")[1:]
+    assert [cell.startswith("**") for cell in cells] == [True, True] + [False] * 3
+    assert cells[0] == "**1.0 [-2.0, -0.1]**"
+    assert "**" not in table(rows, "probe", "CER").markdown()
+    latex = table(rows, "probe", rate).latex("dev split")
+    assert latex.count(r"\textbf{") == 2
+
+
+def test_latex(runs):
+    rows = gather(runs, "dev", ["scratch"])
+    for row in rows:
+        row["model"] = row["model"].replace("PTLOC.1", "K_3 & 5 %")
+    text = table(rows, "probe", "WER - scratch").latex("dev split, 5 %")
+    assert text.splitlines() == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{dev split, 5 \%}",
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"probe, WER - scratch \% & en \\",
+        r"\midrule",
+        r"K\_3 \& 5 \% & \textbf{$-$25.0 [$-$50.0, $-$8.3]} \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    assert r"a $\to$ b" in table(
+        [{**row, "domain": "a → b"} for row in rows], "probe"
+    ).latex("")
+    assert r"& -- \\" in table(gather(runs, "dev"), "probe").latex("")
+
+
+def test_the_tables_of_an_experiment_are_written(runs, capsys):
+    (runs / "finetune").mkdir()
+    for judge in ("probe", "full"):
+        (runs / judge).rename(runs / "finetune" / judge)
+    spec = {"eval_splits": ["dev"], "judges": {"probe": {}}, "baselines": ["scratch"]}
+    spec["models"] = ["scratch", "PTLOC.1"]
+    write_tables(spec, runs)
+    printed = capsys.readouterr().out
+    assert printed[:-1] == (runs / "table.md").read_text("utf-8")
+    assert MARKED in printed and "| PTLOC.1 | **-" in printed
+    latex = (runs / "table.tex").read_text("utf-8")
+    assert latex.startswith("% \\usepackage{booktabs}\n")
+    assert latex.count(r"\begin{table}") == 4 and r"95 \% interval" in latex
+    with open(runs / "table.csv", encoding="utf-8", newline="") as file:
+        records = list(csv.DictReader(file))
+    assert len(records) == 2 * (3 + 1) + 2  # CER and WER of two models, two differences
+    (record,) = (r for r in records if r["rate"] == "WER relative to scratch")
+    place = ("split", "judge", "model", "domain", "excludes_0")
+    assert [record[key] for key in place] == ["dev", "probe", "PTLOC.1", "en", "True"]
+    figures = [float(record[key]) for key in ("percent", "low", "high")]
+    assert figures == pytest.approx([-100 * 5 / 6, -100, -80])
+    assert all(r["excludes_0"] == "" for r in records if r["rate"] == "WER")
+    write_tables({**spec, "baselines": []}, runs)
+    assert MARKED not in (runs / "table.md").read_text("utf-8")

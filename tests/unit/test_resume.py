@@ -172,7 +172,7 @@ def pretrain(folder, clock, every=1, seed=5, phases=PHASES, kind=Toy, **changed)
     train = DataLoader(Batches(), batch_size=None, sampler=EpochSampler(N_STEPS))
     with pytest.MonkeyPatch.context() as patch:
         log = type("TickingLog", (TickingLog,), {"clock": clock})
-        patch.setattr("hetero_brain.pipelines.rounds.JsonLinesLogger", log)
+        patch.setattr("hetero_brain.training.loggers.JsonLinesLogger", log)
         run_phases(hparams, options, kind, train, SinglePartLoader(DevBatches()))
 
 

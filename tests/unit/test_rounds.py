@@ -9,6 +9,8 @@ import pytest
 import speechbrain as sb
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
+from speechbrain.utils.train_logger import TensorboardLogger, WandBLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -219,12 +221,69 @@ def undisturbed(tmp_path_factory):
 def test_phases_run_in_turn(undisturbed):
     done, folder = undisturbed
     assert list(done.first) == NAMES
-    assert sorted(p.name for p in folder.iterdir()) == sorted(NAMES)
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*NAMES, "phases.png"])
     for name in NAMES:
         entries = JsonLinesLogger.read(folder / name / "log.jsonl")
         assert entries[0]["iteration"] == 2
         assert ("local_lr" in entries[0]) == name.startswith("PTLOC")
-        assert any("local_gain/en" in entry["train"] for entry in entries)
+        figures = {key.split("/")[0] for entry in entries for key in entry["train"]}
+        gains = {"loss_at_theta", "loss_at_phi", "local_gain", "hypergradient_norm"}
+        assert figures & gains == (gains if name.startswith("PTLOC") else set())
+        assert "gradient_norm" in figures or name.startswith("PTLOC")
+        text = (folder / name / "train_log.txt").read_text()
+        assert "lr: 0.0" in text and "e-0" not in text and "e+0" not in text
+
+
+def test_a_plot_follows_each_phase(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        plotted = "hetero_brain.pipelines.rounds.plot_phases"
+        patch.setattr(plotted, lambda *paths: seen.append((NAMES[len(seen)], paths)))
+        done = run(make_hparams(tmp_path), stop_at=("PTLOC.1", 1))
+    assert list(done.first) == ["CSSL.1", "PTLOC.1"]
+    assert seen == [("CSSL.1", (tmp_path, tmp_path / "phases.png"))]
+
+
+def test_phases_share_a_logger_of_speechbrain(tmp_path):
+    """One run of Weights & Biases, whose steps may not go back, and a TensorBoard."""
+    made, logged = [], []
+
+    class WandBRun:
+        def log(self, figures, step=None):
+            logged.append((figures, step))
+
+    def init(project):
+        made.append(project)
+        return WandBRun()
+
+    shared = [
+        partial(WandBLogger, init, project="hetero"),
+        partial(TensorboardLogger, str(tmp_path / "board")),
+    ]
+    changed = {"train_logger": shared, "phases": alternation(1, CSSL, PTLOC)}
+    run(make_hparams(tmp_path / "run", **changed))
+    assert made == ["hetero"] and {step for _, step in logged} == {None}
+    figures = {"loss/en", "loss/fr", "gradient_norm/en", "gradient_norm/fr"}
+    assert logged[0][0]["train"].keys() == {f"CSSL.1/{figure}" for figure in figures}
+    entries = [
+        {"CSSL.1/iteration": e["CSSL.1/iteration"]} | e["train"]
+        for e, _ in logged
+        if "CSSL.1/iteration" in e
+    ]
+    lines = JsonLinesLogger.read(tmp_path / "run/CSSL.1/log.jsonl")
+    assert entries == [
+        {"CSSL.1/iteration": line["iteration"]}
+        | {f"CSSL.1/{key}": value for key, value in line["train"].items()}
+        for line in lines
+    ]
+    assert "PTLOC.1/loss_at_phi/en" in logged[-1][0]["train"]
+    board = EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    assert len(board.Scalars("PTLOC.1/loss_at_phi/en/train")) == len(lines)
+    # Once more: nothing is left to do, and nothing is taken from it.
+    before = len(logged)
+    run(make_hparams(tmp_path / "run", **{**changed, "train_logger": shared[0]}))
+    assert len(logged) == before and made == ["hetero"] * 2
 
 
 def test_the_control_takes_as_many_passes(undisturbed):

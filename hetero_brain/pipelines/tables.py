@@ -1,0 +1,146 @@
+"""Tables of error rates: as Markdown, as LaTeX, and as records for a CSV."""
+
+from dataclasses import dataclass
+
+from ..recognition.error_rates import UNITS, with_interval
+
+MAX_COLUMNS = 8  # with more domains a table has them as rows, and models as columns
+ABSENT = "–"
+RECORD = ("split", "judge", "rate", "model", "domain")  # and what a cell holds:
+RECORD += ("percent", "low", "high", "excludes_0")
+MARKED = (
+    "In bold: differences whose 95 % interval excludes 0. Each is looked at by itself; "
+    "where there is no difference, about one in twenty is bold by chance."
+)
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "&%$#_{}"}
+    | {"→": r"$\to$", "–": "--", "\\": r"\textbackslash{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+
+
+def rates(baselines):
+    """What the tables of an experiment show: rates, and differences from baselines."""
+    changes = ("CER - {}", "WER relative to {}")
+    return ["CER", "WER"] + [c.format(b) for c in changes for b in baselines]
+
+
+def table(rows, judge, rate="CER", models=None):
+    """One judge's rates as a table.
+
+    Arguments
+    ---------
+    rows : list of dict
+        From :func:`report.gather`.
+    judge : str
+        E.g. ``probe``.
+    rate : str
+        ``CER``, ``WER``, or a difference such as ``CER - scratch``.
+    models : list of str
+        Their order; that of ``rows`` by default. Models without the rate are left out.
+
+    Returns
+    -------
+    Table
+    """
+    cells = {
+        (row["model"], row["domain"]): tuple(
+            row[rate + e] for e in ("", "_low", "_high")
+        )
+        for row in rows
+        if row["judge"] == judge and rate in row
+    }
+    found = list(dict.fromkeys(model for model, _ in cells))
+    models = [model for model in models or found if model in found]
+    domains = list(dict.fromkeys(domain for _, domain in cells))
+    return Table(judge, rate, models, domains, cells)
+
+
+@dataclass(frozen=True)
+class Table:
+    """One judge's rates.
+
+    Attributes
+    ----------
+    judge, rate : str
+        As for :func:`table`.
+    models, domains : list of str
+        In their order.
+    cells : dict
+        (model, domain) → the rate and the ends of its 95 % interval, in percent.
+    """
+
+    judge: str
+    rate: str
+    models: list
+    domains: list
+    cells: dict
+
+    def is_marked(self, cell):
+        """Whether a cell is a difference whose interval excludes 0."""
+        _, low, high = cell
+        return self.rate not in UNITS and (low > 0 or high < 0)
+
+    def lines(self, name, text, mark):
+        """The header and the rows, each a list of texts.
+
+        Models are rows and domains columns, or the other way round if there are many
+        domains.
+
+        Arguments
+        ---------
+        name, text, mark : callable
+            How a name, and the text of a cell, are written, and how that is marked.
+        """
+        texts = {}
+        for place, cell in self.cells.items():
+            written = text(with_interval(*cell))
+            texts[place] = mark(written) if self.is_marked(cell) else written
+        rows, columns = self.models, self.domains
+        if len(columns) > MAX_COLUMNS:
+            rows, columns = columns, rows
+            texts = {place[::-1]: written for place, written in texts.items()}
+        yield [name(f"{self.judge}, {self.rate} %"), *map(name, columns)]
+        for row in rows:
+            found = [texts.get((row, column), name(ABSENT)) for column in columns]
+            yield [name(row), *found]
+
+    def markdown(self):
+        """As Markdown, with what is marked in bold."""
+        header, *rows = self.lines(str, str, "**{}**".format)
+        lines = [f"| {' | '.join(line)} |" for line in (header, *rows)]
+        return "\n".join([lines[0], "|---" * len(header) + "|", *lines[1:]])
+
+    def latex(self, caption):
+        """As a LaTeX table with the rules of the package booktabs, and with what is
+        marked in bold. ``caption`` is plain text."""
+        header, *rows = self.lines(
+            lambda name: name.translate(LATEX),
+            lambda text: text.replace("-", "$-$"),
+            r"\textbf{{{}}}".format,
+        )
+        body = [rf"{' & '.join(line)} \\" for line in (header, *rows)]
+        return "\n".join(
+            [
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{caption.translate(LATEX)}}}",
+                rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+                r"\toprule",
+                body[0],
+                r"\midrule",
+                *body[1:],
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+            ]
+        )
+
+    def records(self, split):
+        """Its cells as the rows of a CSV with the columns :data:`RECORD`."""
+        for model in self.models:
+            for domain in self.domains:
+                if cell := self.cells.get((model, domain)):
+                    place = split, self.judge, self.rate, model, domain
+                    marked = "" if self.rate in UNITS else self.is_marked(cell)
+                    yield *place, *cell, marked
