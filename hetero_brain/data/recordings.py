@@ -135,7 +135,7 @@ def recordings(args):
     files = [row_of(path) for word in words for path in paths(word)]
     if not files and not args.manifest:
         raise InputError("no recordings: give files, folders, patterns or --manifest")
-    if args.manifest and not args.data_root:
+    if args.manifest and os.path.isfile(args.manifest) and not args.data_root:
         with open(args.manifest, encoding="utf-8") as file:
             if any("{data_root}" in line for line in file):
                 raise InputError(

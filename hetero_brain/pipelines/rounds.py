@@ -21,7 +21,7 @@ from ..data.audited_loader import AuditedLoader
 from ..errors import InputError
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.fingerprint import fingerprint
-from ..training.local_lr import local_lr_finder
+from ..training.local_lr import find_local_lr
 from ..training.loggers import NamedLogger, further_loggers, run_loggers
 from ..training.rng import derive_seed
 from ..training.schedules import HoldThenDecay
@@ -283,15 +283,6 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         if hasattr(module, "save_pretrained"):
             run_on_main(module.save_pretrained, args=[folder / "huggingface"])
     export_at_end(folder)
-
-
-def find_local_lr(brain, loader, folder):
-    """Measure local learning rates on the first iterations of a phase."""
-    if hasattr(sampler := getattr(loader, "sampler", None), "start_at"):
-        sampler.start_at(0)
-    counts = {k: v for k, v in vars(loader).items() if k in ("bad", "rows")}
-    local_lr_finder(brain, loader, folder=folder)
-    vars(loader).update(counts)  # the phase counts what it reads from its beginning
 
 
 def is_of_phases(key):

@@ -72,6 +72,15 @@ def local_lr_finder(brain, loader, rates=None, n_batches=3, folder=None):
     return rows
 
 
+def find_local_lr(brain, loader, folder):
+    """Measure local learning rates on the first iterations of a phase."""
+    if hasattr(sampler := getattr(loader, "sampler", None), "start_at"):
+        sampler.start_at(0)
+    counts = {k: v for k, v in vars(loader).items() if k in ("bad", "rows")}
+    local_lr_finder(brain, loader, folder=folder)
+    vars(loader).update(counts)  # the phase counts what it reads from its beginning
+
+
 def around(group):
     """Rates around that of a group of an optimizer."""
     middle = group.get("initial_lr", group["lr"])

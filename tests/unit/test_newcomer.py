@@ -1,0 +1,65 @@
+"""Slips of people who use this for the first time are named."""
+
+from argparse import Namespace
+
+import pytest
+import torch
+
+from hetero_brain import DomainBatch
+from hetero_brain.data.recordings import recordings
+from hetero_brain.errors import InputError
+from hetero_brain.models.model_folder import missing
+from hetero_brain.pipelines.look_ahead import doubts
+from hetero_brain.pipelines.overrides import override
+from hetero_brain.pipelines.rounds import Phase
+from hetero_brain.pipelines.yaml_files import read_tree
+from hetero_brain.training.settings import brain_settings
+
+
+def test_a_key_without_its_dashes(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("output_folder: results\nseed: 1\n")
+    tree = read_tree(path)
+    with pytest.raises(InputError, match="is --seed meant?"):
+        override(tree, "--output_folder results/t3 seed 3".split(), path)
+    override(tree, "--output_folder results/with seeds".split(), path)
+    assert tree["output_folder"] == "results/with seeds"
+
+
+def test_a_batch_without_its_tuple():
+    with pytest.raises(TypeError, match=r"batches of domain en: .* write \(batch,\)"):
+        DomainBatch("en", torch.rand(8, 40))
+
+
+def test_a_misspelling_beside_the_right_key():
+    with pytest.raises(ValueError, match="local_step: .* did you mean local_steps"):
+        brain_settings({"local_steps": 0, "local_step": 1})
+
+
+def test_a_phase_without_epochs():
+    with pytest.raises(InputError, match="epochs of CSSL.1: must be 1 or more: -1"):
+        Phase("CSSL.1", None, -1, 0.1)
+
+
+def test_ptloc_on_one_domain():
+    figures = {"hours": 1.0, "batches": 100, "padding": 0.0, "batch_seconds": 36.0}
+    phases = [Phase("PTLOC.1", None, 9, 0.1, local_steps=1)]
+    alone, several = (
+        " ".join(doubts(dict.fromkeys(domains, figures), 100, phases))
+        for domains in (["en"], ["en", "fr"])
+    )
+    assert "PTLOC on a single domain" in alone and "single domain" not in several
+
+
+def test_the_folder_of_a_run_in_debug_mode(tmp_path):
+    (tmp_path / "1/debug/PTLOC.1").mkdir(parents=True)
+    folder = tmp_path / "1/PTLOC.1"
+    assert missing(folder).endswith(f"is {tmp_path}/1/debug/PTLOC.1")
+
+
+def test_a_manifest_without_its_root(tmp_path):
+    path = tmp_path / "dev.csv"
+    path.write_text("ID,wav\na,{data_root}/a.wav\n")
+    args = Namespace(files=[], manifest=str(path), data_root="", channels="mean")
+    with pytest.raises(InputError, match="give --data_root"):
+        recordings(args)
