@@ -125,7 +125,7 @@ def fit(base, shape, train, valid, options, **hparams):
     return brain
 
 
-def main(shape, out):
+def main(shape, out, steps):
     """On all ranks: train on three domains, and write what rank 0 has in the end."""
     words = ["x.yaml", "--device", "cpu", "--distributed_backend", "gloo"]
     _, options, _ = sb.parse_arguments([*words, "--noprogressbar"])
@@ -141,7 +141,7 @@ def main(shape, out):
         ]
         for t in range(4)
     ]
-    settings = {"local_steps": 1, "solve_seed": 3}
+    settings = {"local_steps": int(steps), "solve_seed": 3}
     settings["local_optimizer"] = partial(torch.optim.SGD, lr=0.01)
     options = {**dict(options), **SHAPES[shape]}
     brain = fit(HeteroBrain, shape, train, [batch_of(100)], options, **settings)

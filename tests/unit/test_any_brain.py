@@ -282,14 +282,15 @@ def test_each_shape_trains_and_counts_each_batch_once(shape, local_steps):
     assert ptloc.modules.normalize.count == cssl.modules.normalize.count
 
 
+@pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_each_shape_on_two_ranks(shape, tmp_path):
+def test_each_shape_on_two_ranks(shape, steps, tmp_path):
     found = {}
     for size in (1, 2):
         out = tmp_path / f"{size}.json"
         refused = shape in ALONE and size == 2
         done = torchrun(
-            size, Path(recipe_brains.__file__), shape, out, check=not refused
+            size, Path(recipe_brains.__file__), shape, out, steps, check=not refused
         )
         if refused:
             assert done.returncode != 0
