@@ -77,7 +77,7 @@ def plot(logs, panels, path):
         Title of a column → entries of a log, from :meth:`JsonLinesLogger.read`.
     panels : dict
         Label of a row → stage of its figures, and the names they may have. The panels of
-        a row have the same limits; one without any curve is left out.
+        a row have the same limits. What has no curve is left out.
     path : str or Path
         The PNG to write.
 
@@ -87,25 +87,36 @@ def plot(logs, panels, path):
     """
     from matplotlib.figure import Figure  # needs no display, unlike pyplot
 
-    size = 4 * len(logs), 2.8 * len(panels)
-    figure = Figure(figsize=size, layout="tight")
-    axes = figure.subplots(len(panels), len(logs), squeeze=False)
-    for column, (title, entries) in zip(axes.T, logs.items()):
-        column[0].set_title(title)
-        for axis, (label, (stage, *names)) in zip(column, panels.items()):
-            for domain, points in sorted(curves(entries, stage, names).items()):
+    found = {
+        label: [curves(entries, stage, names) for entries in logs.values()]
+        for label, (stage, *names) in panels.items()
+    }
+    rows = {label: row for label, row in found.items() if any(row)} or found
+    first = next(iter(rows))  # its panels carry the titles
+    # Fixed margins, since a layout that measures all texts takes as long as drawing them.
+    width, height = 4 * len(logs) + 0.8, 2.8 * len(rows) + 0.8
+    margins = {"left": 0.9 / width, "right": 1 - 0.1 / width, "wspace": 0.08}
+    margins |= {"bottom": 0.5 / height, "top": 1 - 0.3 / height, "hspace": 0.15}
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(
+        len(rows), len(logs), squeeze=False, sharey="row", gridspec_kw=margins
+    )
+    for axis, title in zip(axes[0], logs):
+        axis.set_title(title)
+    for row, (label, columns) in zip(axes, rows.items()):
+        shown = [a for a, drawn in zip(row, columns) if drawn or label == first]
+        for axis, drawn in zip(row, columns):
+            axis.set_visible(axis in shown)
+            for domain, points in sorted(drawn.items()):
                 axis.plot(*zip(*points), label=domain, marker="." * (len(points) == 1))
-            axis.set_visible(bool(axis.lines) or axis is column[0])
-            axis.set_xlabel("iteration")
-            axis.set_ylabel(label)
+            axis.locator_params(nbins=4)
             axis.grid(alpha=0.3)
-    for row in axes:
-        drawn = [axis for axis in row if axis.lines]
-        limits = [axis.get_ylim() for axis in drawn]
-        for axis in drawn:
-            axis.set_ylim(min(limits)[0], max(high for _, high in limits))
-    if axes[0, 0].lines:
-        axes[0, 0].legend()
+        shown[0].set_ylabel(label)
+        shown[0].tick_params(labelleft=True)
+    for column in axes.T:
+        [axis for axis in column if axis.get_visible()][-1].set_xlabel("iteration")
+    if drawn := [axis for axis in axes.flat if axis.lines]:
+        drawn[0].legend()
     image = io.BytesIO()
     figure.savefig(image, dpi=110)
     Path(path).write_bytes(image.getvalue())  # at once: phases may run in parallel

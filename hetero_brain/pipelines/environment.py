@@ -18,7 +18,8 @@ def describe_environment():
     -------
     str
     """
-    packages = {f"{d.name}=={d.version}" for d in metadata.distributions()}
+    facts = [d.metadata for d in metadata.distributions()]  # read anew at each access
+    packages = {f"{of['Name']}=={of['Version']}" for of in facts}
     devices = range(torch.cuda.device_count())
     cuda = [f"{torch.version.cuda or torch.version.hip}"] if devices else ["none"]
     parts = {

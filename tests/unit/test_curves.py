@@ -88,3 +88,13 @@ def test_a_log_without_figures_gives_empty_panels(tmp_path):
     logger.log_stats({"iteration": 6}, {"loss": 85.0}, nothing)
     plot_finetuning(tmp_path, tmp_path / "curves.png")
     assert matplotlib.image.imread(tmp_path / "curves.png").shape[2] == 4
+
+
+def test_a_figure_that_no_phase_has_gets_no_row(tmp_path):
+    (tmp_path / "CSSL.1").mkdir()
+    logger = JsonLinesLogger(tmp_path / "CSSL.1/log.jsonl")
+    logger.log_stats({"iteration": 6}, {"loss": 5.0}, {"loss/en": 4.0})
+    figure = plot_phases(tmp_path, tmp_path / "phases.png")
+    axes, curves = drawn(figure, 1, 1)
+    assert curves[0, 0] == {"en": [[6, 4.0]]}
+    assert axes[0, 0].get_ylabel() == "dev loss at θ (nats)"
