@@ -48,7 +48,9 @@ PASSED_ON = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT")
 LIBRARIES = (
     "torch torch._dynamo torch.distributed.nn torch.distributed.run torchaudio "
     "torch.utils.tensorboard torch.utils.serialization.config "
-    "scipy.cluster.vq scipy.signal matplotlib.pyplot lhotse lhotse.recipes lhotse.kaldi "
+    "scipy.cluster.vq scipy.signal matplotlib.backends.backend_agg PIL.PngImagePlugin "
+    "matplotlib.pyplot lhotse lhotse.recipes lhotse.kaldi transformers.modeling_utils "
+    "transformers.models.wav2vec2.modeling_wav2vec2 "
     "sentencepiece soundfile babel.core fontTools.unicodedata concurrent.futures.process "
     "multiprocessing.forkserver multiprocessing.resource_tracker unittest.mock xml.etree "
     "speechbrain speechbrain.augment.freq_domain speechbrain.dataio.batch "

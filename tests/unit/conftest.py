@@ -29,6 +29,14 @@ def sample(tmp_path_factory):
     )
 
 
+@pytest.fixture
+def unplotted(monkeypatch):
+    """Runs leave empty plots, which would take longer than the toys that are trained."""
+    for plot in ("rounds.plot_phases", "finetuning.plot_finetuning"):
+        empty = lambda folder, path: Path(path).touch()  # noqa: E731
+        monkeypatch.setattr(f"hetero_brain.pipelines.{plot}", empty)
+
+
 class LossBrain(HeteroBrain):
     """Trains ``model`` on ``hparams.loss(model, batch)``."""
 

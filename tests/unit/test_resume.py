@@ -41,6 +41,7 @@ from hetero_brain.training.schedules import HoldThenDecay
 from tests.benchmarks.kills import checkpoint, differences, scalars
 from tests.processes import python
 
+pytestmark = pytest.mark.usefixtures("unplotted")
 ROOT = Path(__file__).resolve().parents[2]
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
 N_STEPS = 5

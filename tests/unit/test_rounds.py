@@ -20,6 +20,7 @@ from hetero_brain.models.transfer import find_checkpoint
 from hetero_brain.pipelines.rounds import Phase, alternation, continued, run_phases
 from hetero_brain.training.loggers import JsonLinesLogger
 
+pytestmark = pytest.mark.usefixtures("unplotted")
 N_STEPS = 3
 CSSL = {"epochs": 2, "lr": 0.02, "warmup_iterations": 3}
 PTLOC = {"epochs": 2, "lr": 0.01, "local_steps": 1, "local_lr": 0.05, "hold_epochs": 1}
