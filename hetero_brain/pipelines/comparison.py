@@ -1,49 +1,14 @@
-"""Error rates of fine-tuned models on the same speech, and their differences.
-
-> python -m hetero_brain compare results/ctc results/attention
-"""
+"""Error rates of fine-tuned models on the same speech, and their differences."""
 
 import json
 import os
-from argparse import ArgumentParser
 from collections import defaultdict
-from pathlib import Path
 
 from ..errors import InputError
 from .report import result_rows
 from .tables import MARKED, rates, table
 
 SPLITS = ("dev", "test")
-
-
-def main(argv):
-    """Print the tables of the runs that the command line names.
-
-    Raises
-    ------
-    InputError
-        See :func:`compare`.
-    """
-    parser = ArgumentParser(
-        "python -m hetero_brain compare",
-        description="Prints CER and WER of fine-tuned models per domain as Markdown, "
-        "with 95 % bootstrap intervals, and the differences from the first model, paired "
-        "by utterance.",
-    )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        type=Path,
-        help="output folder of a fine-tuning run; the others are compared with the first",
-    )
-    parser.add_argument(
-        "--split",
-        choices=SPLITS,
-        help="the split to compare on; by default each that all runs were evaluated on",
-    )
-    args = parser.parse_args(argv)
-    print(compare(args.runs, [args.split] if args.split else None))
 
 
 def compare(folders, splits=None):

@@ -4,7 +4,7 @@
 than CTC needs, ``search`` is the beam search of CTC with or without a language model,
 ``error_rates`` computes CER and WER, and ``alignments`` shows each error. A
 ``recogniser`` is what fine-tuning leaves, and ``interfaces`` let SpeechBrain use it;
-``transcription`` is the command that does, with ``timing`` and ``writers``.
+``transcription`` does so for recordings of any length, with ``timing`` and ``writers``.
 """
 
 __all__ = [

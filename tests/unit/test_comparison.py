@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from hetero_brain.commands.compare import main
+from hetero_brain.commands.report import main as report
 from hetero_brain.errors import InputError
-from hetero_brain.pipelines.comparison import compare, main, names
-from hetero_brain.pipelines.report import main as report
+from hetero_brain.pipelines.comparison import compare, names
 from hetero_brain.pipelines.tables import MARKED
 from tests.unit.test_report import utterance
 

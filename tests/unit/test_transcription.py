@@ -29,6 +29,7 @@ from hetero_brain.data.streaming import (
 from hetero_brain.errors import InputError
 from hetero_brain.models.conformer import linear_head
 from hetero_brain.pipelines import finetuning
+from hetero_brain.recognition import recogniser as recogniser_module
 from hetero_brain.recognition import transcription
 from hetero_brain.recognition.error_rates import describe
 from hetero_brain.recognition.recogniser import load_recogniser
@@ -615,7 +616,7 @@ def test_a_search_can_be_asked_for(words, search, runs, ten, monkeypatch):
         asked.append(search)
         raise InputError("enough")
 
-    monkeypatch.setattr(transcription, "load_recogniser", load)
+    monkeypatch.setattr(recogniser_module, "load_recogniser", load)
     with pytest.raises(SystemExit, match="enough"):
         main(["transcribe", "model", ten[0]["wav"], *words.split()])
     assert asked == [search]
