@@ -10,18 +10,7 @@ from .over_recordings import over_recordings
 
 
 def main(argv):
-    """Extract what the command line names.
-
-    Returns
-    -------
-    int
-        1 if a recording could not be read, else 0.
-
-    Raises
-    ------
-    InputError
-        Before anything is encoded: a word of the command line is wrong.
-    """
+    """Extract what the command line names; see :func:`over_recordings`."""
     args = parsed(argv)
     from ..models.speech_encoder import load_encoder
     from ..pipelines.extraction import check_output, chosen, features, writing

@@ -12,18 +12,7 @@ from .over_recordings import over_recordings
 
 
 def main(argv):
-    """Transcribe what the command line names.
-
-    Returns
-    -------
-    int
-        1 if a recording could not be read, else 0.
-
-    Raises
-    ------
-    InputError
-        Before anything is transcribed: a word of the command line is wrong.
-    """
+    """Transcribe what the command line names; see :func:`over_recordings`."""
     args = parsed(argv)
     from ..recognition.error_rates import describe, utterance_errors
     from ..recognition.recogniser import load_recogniser

@@ -72,7 +72,7 @@ class CTCBrain(HeteroBrain):
             (batch,) in frames.
         """
         encoded, lengths = self.encode(batch, stage)
-        return self.modules.ctc(encoded).float().log_softmax(-1), lengths
+        return unit_log_probs(self.modules.ctc, encoded), lengths
 
     def compute_objectives(self, predictions, batch, stage):
         """Loss per utterance, averaged; outside of training, records the errors.
@@ -171,6 +171,12 @@ class CTCBrain(HeteroBrain):
             write_alignments(self.utterances, path, self.hparams.character_domains)
         logger.info(f"{path}:\n{describe(self.utterances)}")
         return error_rates(self.utterances)
+
+
+def unit_log_probs(ctc, encoded):
+    """Log-probabilities of the units, (batch, frames, outputs) in fp32, from a CTC layer
+    and what it takes, (batch, frames, d_model)."""
+    return ctc(encoded).float().log_softmax(-1)
 
 
 def blanks_behind(log_probs, lengths, blank):
