@@ -11,6 +11,7 @@ import torch
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
+from ..errors import InputError
 from .layers import recompute
 from .public_source import load_heads, load_model, published
 from .recorded import Call
@@ -56,15 +57,14 @@ class PublicEncoder(nn.Module):
     Raises
     ------
     InputError
-        See :func:`~hetero_brain.models.public_source.load_model`.
-    ValueError
-        Unknown part to recompute.
+        See :func:`~hetero_brain.models.public_source.load_model`; or an unknown part to
+        recompute.
     """
 
     def __init__(self, source, freeze_front_end=True, dropout=0.0, recomputed="none"):
         super().__init__()
         if recomputed not in ("none", "blocks"):
-            raise ValueError(f"recomputed: {recomputed}; there are none, blocks")
+            raise InputError(f"recomputed: {recomputed}; there are none, blocks")
         self.checkpoint = published(source)
         self.dropout, self.recomputed = dropout, recomputed
         self.d_model = self.checkpoint.config.hidden_size
@@ -131,7 +131,7 @@ class PublicEncoder(nn.Module):
 
         Raises
         ------
-        ValueError
+        InputError
             Frames are masked, but the checkpoint has no such embedding.
         """
         return self.contexts(self.latents(x), lengths, masked)
@@ -160,7 +160,7 @@ class PublicEncoder(nn.Module):
         if masked is not None:
             embedding = getattr(self.model, "masked_spec_embed", None)
             if embedding is None:
-                raise ValueError(
+                raise InputError(
                     f"source: {self.checkpoint.source}: it has no embedding of masked "
                     "frames (masked_spec_embed), as some that were fine-tuned; take one "
                     "as it was pre-trained"

@@ -17,14 +17,14 @@ from ..recognition.search import check_search, ctc_search
 from ..recognition.spelling import leave_out_unspellable
 from ..recognition.tokenizer import train_tokenizer, warn_of_unknown
 from ..training.checkpoints import AtomicCheckpointer
-from ..training.fingerprint import digest_of, fingerprint
+from ..training.fingerprint import fingerprint
 from ..training.loggers import further_loggers, run_loggers
 from ..training.settings import PIPELINE_SETTINGS, check_settings
 from ..training.stopping import PatientCounter
 from .curves import plot_finetuning
 from .export import export_at_end
 from .look_ahead import Length, look_ahead
-from .pretrained import load_pretrained
+from .pretrained import load_pretrained, start_of
 from .recipe_run import recipe_brain
 from .run_record import record_finetuning
 
@@ -100,7 +100,7 @@ def finetune(hparams, run_opts, splits):
         brain,
         hparams,
         train,
-        pretrained=hparams["pretrained"] and digest_of(modules["encoder"]),
+        **start_of(hparams["pretrained"], modules),
         units=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
     )
     brain.on_recovered = partial(

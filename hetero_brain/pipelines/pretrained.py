@@ -5,11 +5,12 @@ from dataclasses import replace
 from hyperpyyaml.core import recursive_resolve
 from speechbrain.utils.logger import get_logger
 
-from ..errors import InputError
+from ..errors import InputError, MissingData
 from ..models.model_folder import OwnCode, Undescribed, find_model, open_model
 from ..models.model_yaml import write_description
 from ..models.recorded import Ref
 from ..models.transfer import PUBLIC, find_checkpoint, fit_state
+from ..training.fingerprint import FROM, digest_of
 from .yaml_files import Text, round_trip
 
 logger = get_logger(__name__)
@@ -139,6 +140,28 @@ def refuse_source(ours, theirs, folder):
         )
 
 
+def start_of(pretrained, modules):
+    """What a run starts from, for its fingerprint.
+
+    Arguments
+    ---------
+    pretrained : str, Path or None
+        The key of this name.
+    modules : dict
+        With the weights of the ``encoder`` that the run starts from.
+
+    Returns
+    -------
+    dict
+    """
+    if pretrained is None:
+        return {"pretrained": None}
+    return {
+        "pretrained": digest_of(modules["encoder"]),
+        f"pretrained{FROM}": str(pretrained),
+    }
+
+
 def load_pretrained(modules, folder, sample_rate=None, names=None):
     """Load the weights of a model that a run starts from, and say what is new.
 
@@ -158,7 +181,7 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
 
     Raises
     ------
-    FileNotFoundError
+    MissingData
         There is no checkpoint, or no encoder in it.
     InputError
         See :func:`~hetero_brain.models.model_folder.open_model`; or the model has another
@@ -176,7 +199,7 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
     found = [key for key in wanted if (weights / f"{key}.ckpt").exists()]
     needed = {"encoder"} & {*wanted} or {*wanted}
     if lacking := sorted(needed - {*found}):
-        raise FileNotFoundError(
+        raise MissingData(
             f"{weights}: the checkpoint has no module {', '.join(lacking)}"
         )
     for key in found:
