@@ -17,7 +17,7 @@ logger = get_logger(__name__)
 
 # Arguments of features and encoder that a run may choose anew: they do not change what
 # is computed, up to dropout.
-FREE = ("dropout", "freeze_front_end", "recomputed")
+FREE = ("dropout", "freeze_front_end", "front_end_gradient", "recomputed")
 MODULES = ("features", "encoder")
 
 

@@ -50,6 +50,8 @@ SETTINGS = {
     "eval_splits": (None, are_splits, f"a list of {', '.join(SPLITS)}"),
     "keep_last": (2, lambda v: is_count(v, 2), "an integer ≥ 2 (checkpoints)"),
     "label_smoothing": SHARE,
+    "mask_prob": SHARE,
+    "mask_span": (None, lambda v: is_count(v, 1), "an integer ≥ 1 (frames)"),
     "milestone_interval": (0, is_count, "an integer ≥ 0 (epochs; 0: none)"),
     "opt_class": FACTORY,
     "precision": one_of("fp32", "bf16", "fp16"),
@@ -96,7 +98,10 @@ def wrong_combinations(hparams):
         yield "beam_size: None is for CTC alone; a decoder needs one, such as 10"
     if hparams.get("labels") == "teacher" and "targets" not in hparams["modules"]:
         yield "labels: 'teacher' needs a public model (key source), as in hubert.yaml"
+    encoder = hparams.get("modules", {}).get("encoder")
     try:
+        if hparams.get("mask_prob") and hasattr(encoder, "mask_embedding"):
+            encoder.mask_embedding()
         wanted_phases(hparams.get("phases", ()), hparams.get("only_phases"))
     except InputError as error:
         yield str(error)

@@ -2,6 +2,7 @@
 
 ``tokenizer`` defines the output units, ``spelling`` finds utterances with fewer frames
 than CTC needs, ``search`` is the beam search of CTC with or without a language model,
+``latent_masks`` are SpecAugment for public models,
 ``error_rates`` computes CER and WER, and ``alignments`` shows each error. A
 ``recogniser`` is what fine-tuning leaves, and ``interfaces`` let SpeechBrain use it;
 ``transcription`` does so for recordings of any length, with ``timing`` and ``writers``.
@@ -13,6 +14,7 @@ __all__ = [
     "error_rates",
     "interfaces",
     "joint",
+    "latent_masks",
     "recogniser",
     "search",
     "spelling",
