@@ -65,6 +65,8 @@ def record_finetuning(folder, modules, tokenizer, hparams, manifest):
     settings = {"epochs": hparams["epochs"]}
     if hparams["freeze_encoder_iterations"] == float("inf"):
         settings["encoder"] = "frozen"
+    if hparams.get("lm"):  # which a model folder does not hold
+        settings["evaluated with the language model"] = Path(hparams["lm"]).name
     facts |= {"kind": kind, "title": title, "settings": settings}
     description = describe(modules, hparams["sample_rate"], search, tokenizer)
     write_run(folder, description, hparams["epochs"], "CER", facts)

@@ -471,6 +471,7 @@ def test_wrong_words_are_refused_before_anything_is_heard(runs, tmp_path, ten):
         ((run, sound, "--device", "cuda:99"), "--device cuda:99 cannot be used"),
         ((run, sound, "--device", "gpu"), "--device gpu cannot be used"),
         ((attention, sound, "--beam_size", "0"), "needs a beam_size from 1"),
+        ((run, sound, "--beam_size", "-1"), "beam_size: -1 is not 1 or more"),
         ((attention, sound, "--lm", sound), "takes no language model"),
         ((run, sound, "--lm", sound), "needs a beam search"),
         ((run, sound, "--lm", "no.arpa", "--beam_size", "4"), "no such file"),
