@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from hyperpyyaml.core import recursive_resolve
 from speechbrain.utils.logger import get_logger
+from torch import nn
 
 from ..errors import InputError, MissingData
 from ..models.model_folder import OwnCode, Undescribed, find_model, open_model
@@ -45,6 +46,8 @@ def adopt(tree, given):
         model = find_model(folder)
     except OwnCode:  # made by the same YAML, it is hoped
         return
+    except InputError as error:
+        raise InputError(f"pretrained: {error}") from error
     theirs = architecture(model.values, model.sample_rate)
     refuse(theirs, {key: tree[key] for key in given if key in theirs}, folder)
     if "source" in given:
@@ -148,7 +151,8 @@ def start_of(pretrained, modules):
     pretrained : str, Path or None
         The key of this name.
     modules : dict
-        With the weights of the ``encoder`` that the run starts from.
+        With the weights that the run starts from: those of the ``encoder``, or of all
+        if there is none.
 
     Returns
     -------
@@ -157,7 +161,7 @@ def start_of(pretrained, modules):
     if pretrained is None:
         return {"pretrained": None}
     return {
-        "pretrained": digest_of(modules["encoder"]),
+        "pretrained": digest_of(modules.get("encoder", nn.ModuleDict(modules))),
         f"pretrained{FROM}": str(pretrained),
     }
 
