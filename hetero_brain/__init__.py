@@ -3,7 +3,7 @@
 ``brain`` and ``bilevel`` are the algorithm, on the batches of ``domain_batch``.
 ``data`` brings corpora to it, ``models`` and ``objectives`` are what it trains, and
 ``training`` is what a run needs around it. ``recognition`` fine-tunes what it has
-trained, and ``pipelines`` are what recipes call. ``__main__`` is the command line.
+trained, and ``pipelines`` are what recipes call. ``commands`` are the command line.
 """
 
 from importlib import import_module as _import_module

@@ -1,8 +1,7 @@
 """The command line, also installed as ``hetero-brain``.
 
-A command lives in a module, whose ``main`` takes the words after the command and may
-return an exit code. Only the module of the given command is imported, so that the list of
-commands does not wait for torch.
+A command is a module of ``commands``, whose ``main`` takes the words after it, and may
+return an exit code. Only that of the given command is imported.
 """
 
 import sys
@@ -12,27 +11,15 @@ from importlib import import_module
 from . import __version__
 from .errors import reported
 
-# Command → its module, and what it does.
+# Command, a module of ``commands`` → what it does.
 COMMANDS = {
-    "experiment": (
-        "pipelines.experiment",
-        "pre-train and fine-tune models as a YAML says, and tabulate",
-    ),
-    "report": ("pipelines.report", "tables and plot of an experiment, finished or not"),
-    "export": ("pipelines.export", "a model folder from any checkpoint of a run"),
-    "compare": (
-        "pipelines.comparison",
-        "error rates of fine-tuned models on the same speech",
-    ),
-    "transcribe": (
-        "recognition.transcription",
-        "what is said in recordings, with a fine-tuned model",
-    ),
-    "features": (
-        "pipelines.extraction",
-        "what an encoder makes of recordings, layer by layer",
-    ),
-    "recipe": ("pipelines.new_recipe", "make a recipe for a corpus of your own"),
+    "experiment": "pre-train and fine-tune models as a YAML says, and tabulate",
+    "report": "tables and plot of an experiment, finished or not",
+    "export": "a model folder from any checkpoint of a run",
+    "compare": "error rates of fine-tuned models on the same speech",
+    "transcribe": "what is said in recordings, with a fine-tuned model",
+    "features": "what an encoder makes of recordings, layer by layer",
+    "recipe": "make a recipe for a corpus of your own",
 }
 
 
@@ -51,7 +38,7 @@ def main(argv=None):
     """
     argv = sys.argv[1:] if argv is None else argv
     width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:{width}}{does}" for name, (_, does) in COMMANDS.items()]
+    lines = [f"  {name:{width}}{does}" for name, does in COMMANDS.items()]
     parser = ArgumentParser(
         "python -m hetero_brain",
         usage="%(prog)s COMMAND …, or %(prog)s COMMAND --help",
@@ -60,9 +47,9 @@ def main(argv=None):
     )
     parser.add_argument("command", choices=COMMANDS, help=SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__)
-    module, _ = COMMANDS[parser.parse_args(argv[:1]).command]
+    command = parser.parse_args(argv[:1]).command
     with reported():
-        return import_module(f".{module}", __package__).main(argv[1:])
+        return import_module(f".commands.{command}", __package__).main(argv[1:])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map_only
 
+from .errors import InputError
 from .training.gradients import laid_out
 from .training.module_state import ModuleState
 from .training.parallel import gathered, rank_and_size
@@ -48,7 +49,7 @@ class LocalSolver(TwoWeights):
 
     Raises
     ------
-    ValueError
+    InputError
         ``exact`` with a local optimizer other than SGD with a single learning rate and
         without momentum.
 
@@ -89,7 +90,7 @@ class LocalSolver(TwoWeights):
             others or group["momentum"] or group["maximize"]
         )
         if self.exact and not plain:
-            raise ValueError(
+            raise InputError(
                 "hypergradient: exact differentiates through plain gradient steps; "
                 "set local_optimizer to torch.optim.SGD with a single learning rate and "
                 "without momentum, or hypergradient to first_order."

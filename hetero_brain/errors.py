@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 
 class MissingData(InputError, FileNotFoundError):
-    """Files or folders of a corpus are missing."""
+    """Files or folders of a corpus or of a model are missing."""
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""``python -m hetero_brain.experiment FILE.yaml``; see ``pipelines/experiment.py``."""
+"""``python -m hetero_brain.experiment FILE.yaml``; see ``commands/experiment.py``."""
 
 import sys
 
+from .commands.experiment import main
 from .errors import reported
-from .pipelines.experiment import main
 
 if __name__ == "__main__":
     with reported():

@@ -82,7 +82,7 @@ class Plan:
 
     Raises
     ------
-    ValueError
+    InputError
         If arguments are wrong, all of which are named; if a domain has no utterances, or
         fewer batches than an iteration takes.
 

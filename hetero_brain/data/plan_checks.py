@@ -1,7 +1,8 @@
-"""Checks of the arguments of a plan; one ValueError reports everything that is wrong."""
+"""Checks of the arguments of a plan; one InputError reports everything that is wrong."""
 
 import numpy as np
 
+from ..errors import InputError
 from .domain_sampling import SAMPLINGS
 
 
@@ -78,7 +79,7 @@ def utterance_errors(durations, domain_of, domains):
 
 
 def raise_if_any(errors):
-    """Raise one ValueError that lists all of the errors, if there are any."""
+    """Raise one InputError that lists all of the errors, if there are any."""
     errors = list(errors)
     if errors:
-        raise ValueError("\n".join(errors))
+        raise InputError("\n".join(errors))

@@ -11,7 +11,6 @@ import soundfile
 
 from ..errors import InputError
 from . import manifest
-from .audio import AudioFile, BadAudio
 
 # Of the files in a folder that are taken for audio; a file named by itself may have any.
 SUFFIXES = (
@@ -170,6 +169,11 @@ def row_of(path):
 
 def of_channels(row):
     """A row for each channel, ``ID:channel``; the row itself if there is only one."""
+    from .audio import (
+        AudioFile,
+        BadAudio,
+    )  # with torch, which a command's help can spare
+
     try:
         with AudioFile(row["wav"]) as file:
             n_channels = file.channels

@@ -25,6 +25,7 @@ __all__ = [
     "precision",
     "public",
     "public_features",
+    "public_front_end",
     "public_source",
     "readouts",
     "recorded",

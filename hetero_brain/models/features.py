@@ -94,7 +94,7 @@ class StackedFbank(nn.Module):
         lengths : torch.Tensor
             (batch,) in stacked frames, at least 1.
         """
-        samples = (wav_lens * wavs.shape[1]).round().long()
+        samples, _ = own_samples(wavs, wav_lens)
         lengths = 1 + samples // self.hop
         # Frames that straddle the end count in the 80 dB under the loudest frame: every
         # utterance has them, as it would beside a longer one.
@@ -155,6 +155,20 @@ class FixedFilterbank(Filterbank):
         return self._amplitude_to_DB(spectrogram @ self.matrix)
 
 
+def own_samples(wavs, wav_lens):
+    """Samples of each utterance, (batch,), and where they are: (batch, samples) of bool.
+
+    Arguments
+    ---------
+    wavs : torch.Tensor
+        (batch, samples).
+    wav_lens : torch.Tensor
+        (batch,), relative to the longest.
+    """
+    samples = (wav_lens * wavs.shape[1]).round().long()
+    return samples, length_to_mask(samples, wavs.shape[1], torch.bool)
+
+
 def repeat_last(x, lengths):
     """Replace what is behind each utterance's end by its last frame."""
     index = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
@@ -203,8 +217,7 @@ class RawFrames(nn.Module):
         lengths : torch.Tensor
             (batch,) in stacked frames.
         """
-        samples = (wav_lens * wavs.shape[1]).round().long()
-        inside = length_to_mask(samples, wavs.shape[1], torch.bool)
+        samples, inside = own_samples(wavs, wav_lens)
         count = samples.unsqueeze(1)
         wavs = (wavs - (wavs * inside).sum(1, keepdim=True) / count) * inside
         deviation = (wavs.square().sum(1, keepdim=True) / count).sqrt()

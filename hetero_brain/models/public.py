@@ -11,7 +11,9 @@ import torch
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
+from ..errors import InputError
 from .layers import recompute
+from .public_front_end import convolved
 from .public_source import load_heads, load_model, published
 from .recorded import Call
 
@@ -43,6 +45,9 @@ class PublicEncoder(nn.Module):
     recomputed : str
         What is not kept for the backward pass but run again there, to save memory:
         ``none``, or whole ``blocks``.
+    front_end_gradient : float
+        Factor on the gradient of the convolutions if they are trained (fairseq's
+        ``feature_grad_mult``).
 
     Attributes
     ----------
@@ -56,23 +61,31 @@ class PublicEncoder(nn.Module):
     Raises
     ------
     InputError
-        See :func:`~hetero_brain.models.public_source.load_model`.
-    ValueError
-        Unknown part to recompute.
+        See :func:`~hetero_brain.models.public_source.load_model`; or an unknown part to
+        recompute.
     """
 
-    def __init__(self, source, freeze_front_end=True, dropout=0.0, recomputed="none"):
+    def __init__(
+        self,
+        source,
+        freeze_front_end=True,
+        dropout=0.0,
+        recomputed="none",
+        front_end_gradient=1.0,
+    ):
         super().__init__()
         if recomputed not in ("none", "blocks"):
-            raise ValueError(f"recomputed: {recomputed}; there are none, blocks")
+            raise InputError(f"recomputed: {recomputed}; there are none, blocks")
         self.checkpoint = published(source)
         self.dropout, self.recomputed = dropout, recomputed
+        self.front_end_gradient = front_end_gradient
         self.d_model = self.checkpoint.config.hidden_size
         self.front_end_is_frozen = freeze_front_end or self.checkpoint.is_w2v_bert
         self.use(load_model(self.checkpoint, dropout))
         # A model folder has its settings, so that it needs neither hub nor source.
         arguments = {"source": self.checkpoint.settings(), "dropout": dropout}
         arguments |= {"freeze_front_end": freeze_front_end, "recomputed": recomputed}
+        arguments |= {"front_end_gradient": front_end_gradient}
         self.made_by = Call("new", f"{__name__}.PublicEncoder", arguments)
 
     def use(self, model):
@@ -131,8 +144,8 @@ class PublicEncoder(nn.Module):
 
         Raises
         ------
-        ValueError
-            Frames are masked, but the checkpoint has no such embedding.
+        InputError
+            Frames are masked; see :meth:`mask_embedding`.
         """
         return self.contexts(self.latents(x), lengths, masked)
 
@@ -145,9 +158,27 @@ class PublicEncoder(nn.Module):
             return x
         trained = torch.is_grad_enabled() and not self.front_end_is_frozen
         with torch.set_grad_enabled(trained):
-            return convolved(self.model.feature_extractor.conv_layers, x).transpose(
-                1, 2
+            x = convolved(self.model.feature_extractor.conv_layers, x).transpose(1, 2)
+        if x.requires_grad and self.front_end_gradient != 1:
+            x.register_hook(lambda grad: grad * self.front_end_gradient)
+        return x
+
+    def mask_embedding(self):
+        """What takes the place of the projected latents of masked frames: (d_model,).
+
+        Raises
+        ------
+        InputError
+            The checkpoint has none.
+        """
+        embedding = getattr(self.model, "masked_spec_embed", None)
+        if embedding is None:
+            raise InputError(
+                f"source: {self.checkpoint.source}: it has no embedding of masked frames "
+                "(masked_spec_embed), as some that were fine-tuned; take one as it was "
+                "pre-trained, or mask none (mask_prob: 0)"
             )
+        return embedding
 
     def normalized(self, latents):
         """The latents, layer-normalised: what wav2vec 2.0 quantizes."""
@@ -158,14 +189,7 @@ class PublicEncoder(nn.Module):
         x = self.model.feature_projection(latents)
         x = x[0] if isinstance(x, tuple) else x
         if masked is not None:
-            embedding = getattr(self.model, "masked_spec_embed", None)
-            if embedding is None:
-                raise ValueError(
-                    f"source: {self.checkpoint.source}: it has no embedding of masked "
-                    "frames (masked_spec_embed), as some that were fine-tuned; take one "
-                    "as it was pre-trained"
-                )
-            x = torch.where(masked.unsqueeze(2), embedding.to(x.dtype), x)
+            x = torch.where(masked.unsqueeze(2), self.mask_embedding().to(x.dtype), x)
         inside = length_to_mask(lengths, x.shape[1], torch.bool)
         with layer_outputs(self.model.encoder.layers) as hidden:
             encoded = self.model.encoder(x, attention_mask=inside)[0]
@@ -217,53 +241,6 @@ class PretrainingHeads(nn.Module):
         self.config = checkpoint.config
         for name, module in load_heads(checkpoint).items():
             self.add_module(name, module)
-
-
-def convolved(layers, x):
-    """The convolutions of a front end, each utterance as if it were alone.
-
-    Arguments
-    ---------
-    layers : sequence of torch.nn.Module
-        Those of Transformers.
-    x : torch.Tensor
-        (batch, samples), zeros behind the end of an utterance, and only there.
-
-    Returns
-    -------
-    torch.Tensor
-        (batch, channels, frames).
-    """
-    first, *others = layers
-    x, samples = x.unsqueeze(1), (x != 0).sum(1)
-    if isinstance(norm := getattr(first, "layer_norm", None), nn.GroupNorm):
-        (kernel,), (stride,) = first.conv.kernel_size, first.conv.stride
-        frames = ((samples - kernel) // stride + 1).clamp(min=1)
-        x = first.activation(normalized_over_time(norm, first.conv(x), frames))
-    else:
-        x = first(x)
-    for layer in others:
-        x = layer(x)
-    return x
-
-
-def normalized_over_time(norm, x, lengths):
-    """A ``GroupNorm`` of one channel a group, over an utterance's own frames.
-
-    Arguments
-    ---------
-    norm : torch.nn.GroupNorm
-    x : torch.Tensor
-        (batch, channels, frames).
-    lengths : torch.Tensor
-        (batch,) in frames.
-    """
-    inside = length_to_mask(lengths, x.shape[2], torch.bool).unsqueeze(1)
-    count, kind, x = lengths.view(-1, 1, 1), x.dtype, x.float()
-    x = x - (x * inside).sum(2, keepdim=True) / count
-    variance = (x * inside).square().sum(2, keepdim=True) / count
-    scale = norm.weight.unsqueeze(1) * (variance + norm.eps).rsqrt()
-    return (x * scale + norm.bias.unsqueeze(1)).to(kind)
 
 
 def keep_padding(module, inputs, output):

@@ -6,6 +6,7 @@ from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
 from ..errors import InputError
+from .features import own_samples
 from .public_source import published
 from .recorded import Call
 
@@ -99,8 +100,7 @@ class NormalizedWaveforms(nn.Module):
         lengths : torch.Tensor
             (batch,) in frames of the encoder, at least 1.
         """
-        samples = (wav_lens * wavs.shape[1]).round().long()
-        inside = length_to_mask(samples, wavs.shape[1], torch.bool)
+        samples, inside = own_samples(wavs, wav_lens)
         wavs = wavs * inside
         if self.do_normalize:
             count = samples.unsqueeze(1)
@@ -143,14 +143,7 @@ class StackedLogMels(nn.Module):
 
     @torch.no_grad()
     def forward(self, wavs, wav_lens):
-        """Compute features.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor
-            (batch, samples).
-        wav_lens : torch.Tensor
-            (batch,), relative to the longest.
+        """Compute features, of the same arguments as :class:`NormalizedWaveforms`.
 
         Returns
         -------
@@ -159,8 +152,7 @@ class StackedLogMels(nn.Module):
         lengths : torch.Tensor
             (batch,) in stacked frames, at least 1.
         """
-        samples = (wav_lens * wavs.shape[1]).round().long()
-        inside = length_to_mask(samples, wavs.shape[1], torch.bool)
+        samples, inside = own_samples(wavs, wav_lens)
         wavs = wavs.double() * inside * 2**15  # 16-bit integers, as Kaldi reads them
         wavs = F.pad(wavs, (0, max(0, FRAME - wavs.shape[1])))
         frames = wavs.unfold(1, FRAME, HOP)

@@ -7,6 +7,7 @@ import torchaudio
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
+from .features import own_samples
 from .model_folder import DESCRIPTION, open_model
 from .run_folder import RUN_MODEL
 
@@ -133,8 +134,8 @@ class SpeechEncoder(nn.Module):
     def resampled(self, wavs, wav_lens):
         """Waveforms at the rate of the features, zero behind the end, and lengths."""
         before, after = self.rates
-        samples = (wav_lens * wavs.shape[1]).round().long()
-        wavs = wavs * length_to_mask(samples, wavs.shape[1], wavs.dtype)
+        samples, inside = own_samples(wavs, wav_lens)
+        wavs = wavs * inside
         if before != after:
             wavs = torchaudio.functional.resample(wavs, before, after)
             samples = -(-samples * after // before)  # as many as resample makes

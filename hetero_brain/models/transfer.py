@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from speechbrain.utils.logger import get_logger
 
-from ..errors import InputError
+from ..errors import InputError, MissingData
 from .run_folder import checkpoints
 
 logger = get_logger(__name__)
@@ -27,7 +27,7 @@ def find_checkpoint(folder):
 
     Raises
     ------
-    FileNotFoundError
+    MissingData
         There is none; says where it was looked for.
     """
     folder = Path(folder)
@@ -35,7 +35,7 @@ def find_checkpoint(folder):
         return folder
     for found in checkpoints(folder):
         return found.path
-    raise FileNotFoundError(
+    raise MissingData(
         f"{folder}: no checkpoint (looked for CKPT+* in it and in its save folder). "
         "Give the folder of a phase, such as results/pretrain/CSSL.1."
     )
@@ -55,14 +55,14 @@ def load_module(module, name, folder):
 
     Raises
     ------
-    FileNotFoundError
+    MissingData
         No checkpoint, or none of this module in it.
     InputError
         See :func:`fit_state`.
     """
     path = find_checkpoint(folder) / f"{name}.ckpt"
     if not path.exists():
-        raise FileNotFoundError(f"{path}: the checkpoint has no module {name}")
+        raise MissingData(f"{path}: the checkpoint has no module {name}")
     fit_state(module, name, path)
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from speechbrain.utils.distributed import run_on_main
 from torch import nn
 
+from ..errors import InputError
 from ..models.precision import full_fp32
 from ..training.files import write_atomically
 from ..training.rng import generator
@@ -120,13 +121,13 @@ class KMeansQuantizer(nn.Module):
 
         Raises
         ------
-        ValueError
+        InputError
             Fewer frames than clusters.
         """
         from scipy.cluster.vq import kmeans2
 
         if len(x) < self.codebook_size:
-            raise ValueError(
+            raise InputError(
                 f"k-means with codebook_size: {self.codebook_size} needs as many "
                 f"frames, got {len(x)}; lower it or give more audio."
             )

@@ -1,7 +1,8 @@
 """What a recipe's ``train.py`` calls: pre-training in rounds, fine-tuning, experiments.
 
-``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``), and
-saves a description of the ``environment``; ``usage`` answers ``--help``.
+``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``), refuses
+``wrong_values``, and saves a description of the ``environment``; ``usage`` answers
+``--help``.
 ``pretraining``, in ``rounds``, and ``finetuning`` run what the YAML describes, after a
 ``look_ahead`` at what that means for the data. ``recipe_run`` adds logs, checkpoints
 and the response to signals to their Brains. ``new_recipe`` makes a recipe for another
@@ -37,5 +38,6 @@ __all__ = [
     "run_record",
     "tables",
     "usage",
+    "wrong_values",
     "yaml_files",
 ]

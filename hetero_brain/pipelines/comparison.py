@@ -1,49 +1,15 @@
-"""Error rates of fine-tuned models on the same speech, and their differences.
-
-> python -m hetero_brain compare results/ctc results/attention
-"""
+"""Error rates of fine-tuned models on the same speech, and their differences."""
 
 import json
 import os
-from argparse import ArgumentParser
 from collections import defaultdict
-from pathlib import Path
 
 from ..errors import InputError
 from .report import result_rows
 from .tables import MARKED, rates, table
 
 SPLITS = ("dev", "test")
-
-
-def main(argv):
-    """Print the tables of the runs that the command line names.
-
-    Raises
-    ------
-    InputError
-        See :func:`compare`.
-    """
-    parser = ArgumentParser(
-        "python -m hetero_brain compare",
-        description="Prints CER and WER of fine-tuned models per domain as Markdown, "
-        "with 95 % bootstrap intervals, and the differences from the first model, paired "
-        "by utterance.",
-    )
-    parser.add_argument(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        type=Path,
-        help="output folder of a fine-tuning run; the others are compared with the first",
-    )
-    parser.add_argument(
-        "--split",
-        choices=SPLITS,
-        help="the split to compare on; by default each that all runs were evaluated on",
-    )
-    args = parser.parse_args(argv)
-    print(compare(args.runs, [args.split] if args.split else None))
+TASK = ("id", "domain", "reference", "words", "chars")  # of an utterance
 
 
 def compare(folders, splits=None):
@@ -67,19 +33,39 @@ def compare(folders, splits=None):
         A run is given twice or has no results of a split, or two runs differ in
         their utterances or transcripts.
     """
-    if splits is None:
-        splits = [s for s in SPLITS if all((f / f"{s}.json").exists() for f in folders)]
-    splits = splits or SPLITS[-1:]  # so that the error names a run without results
     runs, tables = names(folders), []
+    splits = splits or common_splits(folders)
     baseline, *others = runs
     compared = [baseline] if others else []
     for split in splits:
         results = {name: read(path / f"{split}.json") for name, path in runs.items()}
-        for name in runs:
-            check_same(baseline, results[baseline], name, results[name], split)
+        check_all_same(results, split)
         rows = result_rows(by_domain(results, split), split, [baseline])
         tables += [table(rows, split, rate).markdown() for rate in rates(compared)]
     return "\n\n".join([*tables, MARKED] if compared else tables)
+
+
+def common_splits(folders):
+    """The splits that all runs were evaluated on.
+
+    Raises
+    ------
+    InputError
+        There is none; names the runs without any results, or what each of them has.
+    """
+    found = {f: [s for s in SPLITS if (f / f"{s}.json").exists()] for f in folders}
+    if common := [s for s in SPLITS if all(s in own for own in found.values())]:
+        return common
+    if lacking := [str(folder) for folder, own in found.items() if not own]:
+        wanted = " nor ".join(f"{split}.json" for split in SPLITS)
+        raise InputError(
+            f"no results (neither {wanted}) in {', '.join(lacking)}; a fine-tuning run "
+            "writes them when it has evaluated its best epoch (key eval_splits)"
+        )
+    each = ", ".join(
+        f"{folder} on {' and '.join(own)}" for folder, own in found.items()
+    )
+    raise InputError(f"the runs were evaluated on different splits: {each}")
 
 
 def names(folders):
@@ -87,7 +73,7 @@ def names(folders):
 
     Example
     -------
-    >>> [*names([Path("out/PTLOC.1/1/es"), Path("out/scratch/1/es")])]
+    >>> [*names(["out/PTLOC.1/1/es", "out/scratch/1/es"])]
     ['PTLOC.1/1/es', 'scratch/1/es']
     """
     paths = [os.path.abspath(folder) for folder in folders]
@@ -113,24 +99,42 @@ def read(path):
         ) from error
 
 
-def check_same(baseline, theirs, name, ours, split):
-    """Raise an InputError unless two runs recognised the same utterances, with the same
-    transcripts: differences would not be due to the models."""
-    theirs, ours = ({u["id"]: u for u in run} for run in (theirs, ours))
+def check_all_same(results, split):
+    """Raise an InputError unless all runs recognised the same utterances, with the same
+    transcripts: differences would not be due to the models.
+
+    Arguments
+    ---------
+    results : dict
+        Name of a run → its utterances. What most runs have is what the others should.
+    split : str
+        For the message.
+    """
+    alike = defaultdict(list)
+    for name, utterances in results.items():
+        task = json.dumps([[u.get(key) for key in TASK] for u in utterances])
+        alike[task].append(name)
+    usual, *others = sorted(alike.values(), key=len, reverse=True)
+    for name, *_ in others:
+        refuse(results, usual, name, split)
+
+
+def refuse(results, usual, name, split):
+    """Raise an InputError that says where a run differs from the usual ones; see
+    :func:`check_all_same`."""
+    theirs, ours = ({u["id"]: u for u in results[run]} for run in (usual[0], name))
+    than = f"than {' and '.join(usual)}"
     if other := theirs.keys() ^ ours.keys():
         raise InputError(
-            f"{baseline} and {name} were evaluated on different utterances of {split}: "
-            f"{len(theirs)} and {len(ours)}, of which they share "
-            f"{len(theirs.keys() & ours.keys())}; only one of them has {min(other)}"
+            f"{name} was evaluated on other utterances of {split} {than}: {len(ours)} "
+            f"and {len(theirs)}, of which they share {len(theirs.keys() & ours.keys())}; "
+            f"only one of them has {min(other)}"
         )
-    keys = ("domain", "reference", "words", "chars")
     for key, utterance in theirs.items():
-        texts = [[u.get(k) for k in keys] for u in (utterance, ours[key])]
-        if texts[0] != texts[1]:
+        if any(utterance.get(k) != ours[key].get(k) for k in TASK):
             raise InputError(
-                f"{baseline} and {name} were evaluated on different transcripts of "
-                f"{split}: {key} is {utterance.get('reference')!r} and "
-                f"{ours[key].get('reference')!r}"
+                f"{name} was evaluated on other transcripts of {split} {than}: {key} is "
+                f"{ours[key].get('reference')!r} and {utterance.get('reference')!r}"
             )
 
 

@@ -1,11 +1,6 @@
-"""A whole experiment: pre-train, fine-tune every model on every domain, tabulate.
+"""Experiments: each step is one command of a recipe's ``train.py``, run if need be.
 
-> python -m hetero_brain experiment recipes/VoicePrompts/experiment.yaml --data_folder /
-
-Each step, a phase or a fine-tuning run, is one command of a recipe's ``train.py``;
-``commands.txt`` lists them, so that any can be run alone. Phases that start from the
-same phase run in parallel. A repeated run executes only the steps that have not finished.
-A signal (see ``preemption``) makes the experiment and its running steps save and exit.
+What a user has to know is said in ``commands/experiment.py``.
 """
 
 import json
@@ -29,7 +24,6 @@ from .pretrained import architecture_of, refuse
 from .recipe import load_recipe, read_recipe
 from .report import write_tables
 from .rounds import chains
-from .usage import HELP, usage
 
 running = set()  # processes of the current steps
 
@@ -219,11 +213,8 @@ def check(spec):
         raise InputError("\n".join([f"{spec.path}:", *problems]))
 
 
-def main(argv):
-    """Run the experiment and print its tables."""
-    if HELP & {*argv}:
-        print(usage("python -m hetero_brain experiment", __doc__, argv))
-        return
+def run_experiment(argv):
+    """Run the experiment that a command line describes, and print its tables."""
     spec, run_opts = load_recipe(argv)
     check(spec)
     options = debug_options(run_opts)

@@ -1,6 +1,5 @@
 """Model folders from runs: at their end, and on demand from any of their checkpoints."""
 
-from argparse import ArgumentParser
 from pathlib import Path
 
 from speechbrain.utils.checkpoints import average_checkpoints
@@ -20,25 +19,6 @@ from ..models.run_folder import (
 from .model_card import model_card
 
 CHOICES = ("last", "best", "average")
-
-
-def main(argv):
-    """Export from the command line; prints the folder."""
-    parser = ArgumentParser(
-        "python -m hetero_brain export",
-        description="Writes a model folder from a run, at any time.",
-    )
-    parser.add_argument("run", help="folder of a phase or of a fine-tuning run")
-    parser.add_argument("folder", help="model folder to write")
-    parser.add_argument(
-        "--checkpoint",
-        choices=CHOICES,
-        help="default: the last of a phase, the best of a fine-tuning run",
-    )
-    parser.add_argument(
-        "-n", type=int, default=5, help="checkpoints to average at most, 5"
-    )
-    print(export(**vars(parser.parse_args(argv))))
 
 
 def export(run, folder, checkpoint=None, n=5):

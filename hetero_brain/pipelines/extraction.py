@@ -1,10 +1,6 @@
-"""Writes what an encoder makes of recordings, of any of its layers.
-
-> python -m hetero_brain features results/1/PTLOC.1/model speech/ --output features.h5
-"""
+"""What an encoder makes of recordings of any length, of any of its layers, as files."""
 
 import io
-from argparse import ArgumentParser
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,77 +8,12 @@ import numpy as np
 import torch
 
 from ..data.progress import Progress
-from ..data.recordings import add_arguments, check_names, file_name, recordings
+from ..data.recordings import check_names, file_name
 from ..data.streaming import Windows, batches, padded
 from ..errors import InputError
-from ..models.speech_encoder import load_encoder
-from ..training.devices import usable_device
 from ..training.files import UNFINISHED, sync, write_atomically
 
 HDF5 = (".h5", ".hdf5")
-
-
-def main(argv):
-    """Extract what the command line names.
-
-    Returns
-    -------
-    int
-        1 if a recording could not be read, else 0.
-
-    Raises
-    ------
-    InputError
-        Before anything is encoded: a word of the command line is wrong.
-    """
-    args = parsed(argv)
-    rows, device = recordings(args), usable_device(args.device)
-    check_output(args.output, args.format, rows)
-    encoder = load_encoder(args.folder, freeze=True).to(device)
-    layers = chosen(args.layers, encoder)
-    progress = Progress(rows)
-    with writing(args.output, args.format) as write:
-        options = args.window_seconds, args.batch_seconds, progress
-        for row, encoded in features(encoder, rows, layers, *options):
-            write(row["ID"], encoded.half() if args.float16 else encoded)
-    progress.close()
-    return 1 if progress.failed else 0
-
-
-def parsed(argv):
-    """The command line."""
-    parser = ArgumentParser(
-        "python -m hetero_brain features",
-        description="Writes what an encoder makes of recordings: arrays (frames, "
-        "dimensions) or, of several layers, (layers, frames, dimensions).",
-    )
-    parser.add_argument(
-        "folder", help="model folder, or that of a phase or fine-tuning"
-    )
-    add_arguments(parser)
-    parser.add_argument(
-        "--output",
-        required=True,
-        metavar="PATH",
-        help=".pt (a dict) or .h5: one file, by ID; otherwise a folder, a file each",
-    )
-    parser.add_argument(
-        "--format",
-        choices=("npy", "pt"),
-        default="npy",
-        help="of the files in a folder",
-    )
-    parser.add_argument(
-        "--layers",
-        nargs="+",
-        metavar="N",
-        help="0: input of the first block, N: output of the Nth, -1: of the last, or "
-        "all; default: the encoder's normalised output",
-    )
-    parser.add_argument(
-        "--float16", action="store_true", help="write half precision, not single"
-    )
-    return parser.parse_intermixed_args(argv)
 
 
 def chosen(words, encoder):

@@ -17,14 +17,14 @@ from ..recognition.search import check_search, ctc_search
 from ..recognition.spelling import leave_out_unspellable
 from ..recognition.tokenizer import train_tokenizer, warn_of_unknown
 from ..training.checkpoints import AtomicCheckpointer
-from ..training.fingerprint import digest_of, fingerprint
+from ..training.fingerprint import fingerprint
 from ..training.loggers import further_loggers, run_loggers
 from ..training.settings import PIPELINE_SETTINGS, check_settings
 from ..training.stopping import PatientCounter
 from .curves import plot_finetuning
 from .export import export_at_end
 from .look_ahead import Length, look_ahead
-from .pretrained import load_pretrained
+from .pretrained import load_pretrained, start_of
 from .recipe_run import recipe_brain
 from .run_record import record_finetuning
 
@@ -63,17 +63,7 @@ def finetune(hparams, run_opts, splits):
     rate, seed, options = hparams["sample_rate"], hparams["seed"], hparams["loader"]
     settings = check_settings(hparams, PIPELINE_SETTINGS)
     check_search(hparams["beam_size"], hparams.get("lm"))
-    tokenizer = train_tokenizer(
-        (row["wrd"] for row in splits["train"]),
-        folder / "tokenizer.model",
-        hparams["unit"],
-        hparams["vocab_size"],
-        hparams.get("alphabet", ""),
-    )
-    for split in splits.keys() - {"train"}:
-        warn_of_unknown(tokenizer, (row["wrd"] for row in splits[split]), split)
-    features, has_decoder = hparams["modules"]["features"], "decoder" in hparams
-    splits = leave_out_unspellable(splits, tokenizer, features, rate, has_decoder)
+    tokenizer, splits = spelt(hparams, splits)
     train = splits["train"]
     kind, modules, searches = recogniser(hparams, tokenizer)
     stateful = {k: m for k, m in modules.items() if m.state_dict()}
@@ -110,7 +100,7 @@ def finetune(hparams, run_opts, splits):
         brain,
         hparams,
         train,
-        pretrained=hparams["pretrained"] and digest_of(modules["encoder"]),
+        **start_of(hparams["pretrained"], modules),
         units=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
     )
     brain.on_recovered = partial(
@@ -125,6 +115,37 @@ def finetune(hparams, run_opts, splits):
     run_on_main(plot_finetuning, args=[folder, folder / "curves.png"])
     export_at_end(folder)
     return rates
+
+
+def spelt(hparams, splits):
+    """The tokenizer of a run, and the splits without what CTC cannot spell with it.
+
+    Arguments
+    ---------
+    hparams, splits : dict
+        As for :func:`finetune`.
+
+    Returns
+    -------
+    tokenizer : SentencePieceProcessor
+        Trained on the words of ``train``, or by an earlier start of the run.
+    splits : dict
+        See :func:`leave_out_unspellable`.
+    """
+    tokenizer = train_tokenizer(
+        (row["wrd"] for row in splits["train"]),
+        Path(hparams["output_folder"]) / "tokenizer.model",
+        hparams["unit"],
+        hparams["vocab_size"],
+        hparams.get("alphabet", ""),
+    )
+    for split in splits.keys() - {"train"}:
+        warn_of_unknown(tokenizer, (row["wrd"] for row in splits[split]), split)
+    features, has_decoder = hparams["modules"]["features"], "decoder" in hparams
+    rate = hparams["sample_rate"]
+    return tokenizer, leave_out_unspellable(
+        splits, tokenizer, features, rate, has_decoder
+    )
 
 
 def recogniser(hparams, tokenizer):

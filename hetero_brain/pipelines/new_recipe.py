@@ -9,18 +9,12 @@ import csv
 import io
 import re
 import tempfile
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from ..errors import InputError
 
 MODELS = ("VoicePrompts", "CommonVoice", "MultiDomainEnglish")
 EXPERIMENT = "experiment.yaml"
-DESCRIPTION = """\
-Make a recipe for a corpus of your own: recipes/NAME, with tests/recipes/NAME.csv.
-
-It takes manifests: train.csv, dev.csv and test.csv in its data_folder, with the columns
-ID,duration,wav,start,stop,domain,spk_id,wrd. Start it from the folder of a clone."""
 
 # The lines of a YAML's corpus; those of training and model are taken over.
 HEAD = """\
@@ -83,25 +77,6 @@ OPTIONS_OF_CORPUS = {
     r"\[libri\]": "[en]",
     r"test\.json": "dev.json",
 }
-
-
-def main(words):
-    """Make a recipe and say what to do with it."""
-    parser = ArgumentParser(
-        "python -m hetero_brain recipe",
-        description=DESCRIPTION,
-        formatter_class=RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("name", metavar="NAME", help="of its folder, such as MyCorpus")
-    about = "the recipe whose settings it has: %(choices)s (default: %(default)s)"
-    parser.add_argument("--like", choices=MODELS, default=MODELS[0], help=about)
-    given = parser.parse_args(words)
-    folder = make_recipe(given.name, given.like)
-    yaml = sorted(folder.glob("pretrain/hparams/*.yaml"))[0]
-    print(
-        f"{folder} is ready for a folder with train.csv and dev.csv; see its README.md.\n"
-        f"Try it: python {folder}/pretrain/train.py {yaml} --data_folder DATA --debug"
-    )
 
 
 def make_recipe(name, like=MODELS[0], root="."):

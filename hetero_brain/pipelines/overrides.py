@@ -10,8 +10,9 @@ null, of a path (``PATHS``)         the same, but for ``null``
 a list                              YAML in brackets, ``[es, no]``; or its elements:
                                     ``es``, ``es no``, ``es,no``. Strings stay strings.
 a number, ``True``, a mapping       YAML; a mapping changes the keys that it has
-null, or a tag such as ``!new:``    YAML; anything but a number, ``True``, a list, a
+null                                YAML; anything but a number, ``True``, a list, a
                                     mapping or a tag is a string
+an object, such as ``!new:…``       the same, but for strings: a tag is wanted
 ==================================  ====================================================
 
 HyperPyYAML's tags are interpreted whatever the YAML holds: ``'!ref <seed>'``. Keys are
@@ -98,6 +99,7 @@ def override(tree, words, path):
         else:
             try:
                 value = _value(values, _kind(key, tree[key]))
+                _refuse_name(value, _tag(tree[key]))
                 unknown = [*_unknown(key, tree[key], value, path)]
                 errors += [f"--{error}" for error in unknown]
                 _put(tree, key, None if key in PATHS and value == "null" else value)
@@ -159,6 +161,12 @@ def _value(words, kind):
         value = _typed(tree, kind)
     _check(value, kind)
     return value
+
+
+def _refuse_name(value, tag):
+    """Raise ValueError if a string is given where the YAML makes an object."""
+    if isinstance(value, str) and re.match("!(new|name|apply):", tag or ""):
+        raise ValueError(f"an object is wanted, such as '{tag}', not a string")
 
 
 def _check(value, kind):

@@ -4,19 +4,21 @@ from dataclasses import replace
 
 from hyperpyyaml.core import recursive_resolve
 from speechbrain.utils.logger import get_logger
+from torch import nn
 
-from ..errors import InputError
+from ..errors import InputError, MissingData
 from ..models.model_folder import OwnCode, Undescribed, find_model, open_model
 from ..models.model_yaml import write_description
 from ..models.recorded import Ref
 from ..models.transfer import PUBLIC, find_checkpoint, fit_state
+from ..training.fingerprint import FROM, digest_of
 from .yaml_files import Text, round_trip
 
 logger = get_logger(__name__)
 
 # Arguments of features and encoder that a run may choose anew: they do not change what
 # is computed, up to dropout.
-FREE = ("dropout", "freeze_front_end", "recomputed")
+FREE = ("dropout", "freeze_front_end", "front_end_gradient", "recomputed")
 MODULES = ("features", "encoder")
 
 
@@ -44,6 +46,8 @@ def adopt(tree, given):
         model = find_model(folder)
     except OwnCode:  # made by the same YAML, it is hoped
         return
+    except InputError as error:
+        raise InputError(f"pretrained: {error}") from error
     theirs = architecture(model.values, model.sample_rate)
     refuse(theirs, {key: tree[key] for key in given if key in theirs}, folder)
     if "source" in given:
@@ -139,6 +143,29 @@ def refuse_source(ours, theirs, folder):
         )
 
 
+def start_of(pretrained, modules):
+    """What a run starts from, for its fingerprint.
+
+    Arguments
+    ---------
+    pretrained : str, Path or None
+        The key of this name.
+    modules : dict
+        With the weights that the run starts from: those of the ``encoder``, or of all
+        if there is none.
+
+    Returns
+    -------
+    dict
+    """
+    if pretrained is None:
+        return {"pretrained": None}
+    return {
+        "pretrained": digest_of(modules.get("encoder", nn.ModuleDict(modules))),
+        f"pretrained{FROM}": str(pretrained),
+    }
+
+
 def load_pretrained(modules, folder, sample_rate=None, names=None):
     """Load the weights of a model that a run starts from, and say what is new.
 
@@ -158,7 +185,7 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
 
     Raises
     ------
-    FileNotFoundError
+    MissingData
         There is no checkpoint, or no encoder in it.
     InputError
         See :func:`~hetero_brain.models.model_folder.open_model`; or the model has another
@@ -176,7 +203,7 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
     found = [key for key in wanted if (weights / f"{key}.ckpt").exists()]
     needed = {"encoder"} & {*wanted} or {*wanted}
     if lacking := sorted(needed - {*found}):
-        raise FileNotFoundError(
+        raise MissingData(
             f"{weights}: the checkpoint has no module {', '.join(lacking)}"
         )
     for key in found:

@@ -8,6 +8,7 @@ from ..objectives.quantizers import fit_quantizer
 from ..training.settings import PIPELINE_SETTINGS, check_settings
 from .look_ahead import look_ahead
 from .rounds import run_phases
+from .wrong_values import wanted_phases
 
 
 def pretrain(hparams, run_opts, train, dev):
@@ -34,8 +35,7 @@ def pretrain(hparams, run_opts, train, dev):
     )
     modules = hparams["modules"]
     plan = make_plan(train.manifest, seed, **hparams["plan"])
-    wanted = hparams["only_phases"]
-    phases = [p for p in hparams["phases"] if not wanted or p.name in wanted]
+    phases = wanted_phases(hparams["phases"], hparams["only_phases"])
     look_ahead(plan, train.manifest, hparams["sample_rate"], phases)
     fit_quantizer(
         modules.get("quantizer"),

@@ -17,6 +17,7 @@ from ..training import preemption
 from .environment import describe_environment
 from .overrides import override
 from .pretrained import adopt
+from .wrong_values import refuse_wrong_values
 from .yaml_files import Text, load_tree, read_tree
 
 if torch.distributed.is_available():
@@ -160,8 +161,8 @@ def read_recipe(argv):
     Raises
     ------
     SystemExit
-        :mod:`yaml_files`, :mod:`overrides` or :mod:`pretrained` refuses the input; the
-        message names all wrong overrides at once.
+        :mod:`yaml_files`, :mod:`overrides`, :mod:`pretrained` or :mod:`wrong_values`
+        refuses the input; the message names all wrong overrides, or values, at once.
     """
     hparams_file, run_opts, _ = sb.parse_arguments(argv)
     # SpeechBrain joins the overrides into one YAML text, which can change their values.
@@ -174,6 +175,7 @@ def read_recipe(argv):
             raise InputError(f"{hparams_file}: {error}") from error
         adopt(tree, given)
         hparams, resolved = load_tree(hparams_file, tree)
+        refuse_wrong_values(hparams, run_opts)
         if run_opts["debug"] and not run_opts["debug_persistently"]:
             tree["output_folder"] = Text(f"{hparams['output_folder']}/debug")
             hparams, resolved = load_tree(hparams_file, tree)

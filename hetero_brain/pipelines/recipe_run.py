@@ -8,6 +8,7 @@ from speechbrain.utils.distributed import ddp_barrier
 from speechbrain.utils.logger import get_logger
 
 from ..domain_batch import DomainBatch
+from ..errors import InputError
 from ..training import preemption
 from ..training.gradients import gradients
 from ..training.parallel import gathered
@@ -69,7 +70,7 @@ class RecipeRun:
         self.pace = None  # estimates how long a fit takes
         factor = self.grad_accumulation_factor
         if factor != 1:  # the plan counts global batches, not steps
-            raise ValueError(
+            raise InputError(
                 f"grad_accumulation_factor is {factor}, but must be 1 in a recipe; for a "
                 "larger batch raise global_batch_seconds"
             )

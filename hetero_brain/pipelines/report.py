@@ -1,11 +1,7 @@
-"""The results of runs, and the tables of a whole experiment.
-
-> python -m hetero_brain report results/demo
-"""
+"""The results of runs, and the tables of a whole experiment."""
 
 import csv
 import json
-from argparse import ArgumentParser
 from collections import defaultdict
 from pathlib import Path
 
@@ -142,22 +138,19 @@ def write_tables(spec, folder):
     print("\n".join(texts))
 
 
-def main(argv):
-    """Print and write the tables of an experiment, and its plot.
+def report(folder):
+    """Print and write the tables of an experiment, finished or not, and its plot.
+
+    Arguments
+    ---------
+    folder : Path
+        Output folder of an experiment.
 
     Raises
     ------
     InputError
         The folder is not that of an experiment, or nothing has been evaluated yet.
     """
-    parser = ArgumentParser(
-        "python -m hetero_brain report",
-        description="Writes the tables of an experiment (table.md, table.tex, table.csv "
-        "and table.json) and phases.png from what its runs have written so far, and "
-        "prints the tables.",
-    )
-    parser.add_argument("folder", type=Path, help="output folder of an experiment")
-    folder = parser.parse_args(argv).folder
     path = folder / "hyperparams.yaml"
     spec, _ = load_tree(path, read_tree(path))
     names = [f"{split}.json" for split in spec["eval_splits"]]

@@ -27,9 +27,10 @@ from ..training.rng import derive_seed
 from ..training.schedules import HoldThenDecay
 from .curves import plot_phases
 from .export import export_at_end
-from .pretrained import load_pretrained
+from .pretrained import load_pretrained, start_of
 from .recipe_run import recipe_brain
 from .run_record import record_phase
+from .wrong_values import wanted_phases
 
 logger = get_logger(__name__)
 
@@ -205,23 +206,19 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     """
     folder = Path(hparams["output_folder"])
     names = [phase.name for phase in hparams["phases"]]
-    wanted = hparams["only_phases"] or names
-    if unknown := set(wanted) - set(names):
-        raise ValueError(f"only_phases: no phase {sorted(unknown)} among {names}")
     shared = further_loggers(hparams.get("train_logger"))
     initial = {}  # which several phases start from, and each would change for the next
     if [phase.init for phase in hparams["phases"]].count(None) > 1:
         initial = copy.deepcopy(states(hparams["modules"]))
-    for phase in hparams["phases"]:
-        if phase.name in wanted:
-            if phase.init is None:
-                for key, state in initial.items():
-                    hparams["modules"][key].load_state_dict(state)
-            torch.manual_seed(derive_seed(hparams["seed"], phase.name))
-            init = folder / phase.init if phase.init in names else phase.init
-            loaders = train_loader, dev_loader
-            run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared)
-            run_on_main(plot_phases, args=[folder, folder / "phases.png"])
+    for phase in wanted_phases(hparams["phases"], hparams["only_phases"]):
+        if phase.init is None:
+            for key, state in initial.items():
+                hparams["modules"][key].load_state_dict(state)
+        torch.manual_seed(derive_seed(hparams["seed"], phase.name))
+        init = folder / phase.init if phase.init in names else phase.init
+        loaders = train_loader, dev_loader
+        run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared)
+        run_on_main(plot_phases, args=[folder, folder / "phases.png"])
 
 
 def states(modules):
@@ -249,7 +246,8 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         checkpointer.add_recoverable("audit", train_loader)
         manifest = train_loader.dataset.utterances.manifest
     is_new = checkpointer.find_checkpoint() is None
-    if init is not None and is_new:
+    is_first = init == phase.init is not None  # it starts from a model, not a phase
+    if init is not None and (is_new or is_first):
         load_pretrained(hparams["modules"], init, hparams.get("sample_rate"))
     schedule = HoldThenDecay(phase.hold_epochs, phase.lr_decay, phase.warmup_iterations)
     brain = recipe_brain(brain_class)(
@@ -271,6 +269,7 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         hparams,
         manifest,
         leave_out=[key for key in hparams if is_of_phases(key)],
+        **(start_of(init, hparams["modules"]) if is_first else {}),
         phase={k: v for k, v in asdict(phase).items() if k not in ("init", "epochs")},
     )
     logger.info(f"{phase.name}: {phase}")

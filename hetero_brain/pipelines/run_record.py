@@ -36,7 +36,7 @@ def record_phase(folder, phase, init, hparams, manifest):
         objective = hparams["brain_class"].__name__.removesuffix("Brain")
         settings = {"objective": objective, **settings}
     kept = {key: modules[key] for key in ENCODER if key in modules}
-    facts = common_facts(kept, rate, hparams["seed"], manifest, init)
+    facts = common_facts(kept, hparams, manifest, init)
     facts |= {"kind": "encoder", "title": phase.name, "settings": settings}
     write_run(folder, describe(modules, rate), phase.epochs, None, facts)
 
@@ -55,34 +55,45 @@ def record_finetuning(folder, modules, tokenizer, hparams, manifest):
         Of the recogniser.
     hparams : dict
         As for :func:`finetuning.finetune`.
-    manifest : Manifest
-        Of its training data.
+    manifest
+        As for :func:`record_phase`.
     """
-    rate, pretrained = hparams["sample_rate"], hparams["pretrained"]
     search = {key: hparams[key] for key in SEARCH if key in hparams}
     kind = "CTC and attention" if "decoder" in modules else "CTC"
     title = f"{kind}, {', '.join(manifest.domains)}"
-    facts = common_facts(modules, rate, hparams["seed"], manifest, pretrained)
+    facts = common_facts(modules, hparams, manifest, hparams["pretrained"])
     settings = {"epochs": hparams["epochs"]}
     if hparams["freeze_encoder_iterations"] == float("inf"):
         settings["encoder"] = "frozen"
+    if hparams.get("lm"):  # which a model folder does not hold
+        settings["evaluated with the language model"] = Path(hparams["lm"]).name
     facts |= {"kind": kind, "title": title, "settings": settings}
-    description = describe(modules, rate, search, tokenizer)
+    description = describe(modules, hparams["sample_rate"], search, tokenizer)
     write_run(folder, description, hparams["epochs"], "CER", facts)
 
 
-def common_facts(modules, sample_rate, seed, manifest, start):
-    """What the card of any run says; see :func:`model_card.model_card`."""
+def common_facts(modules, hparams, manifest, start):
+    """What the card of any run says; see :func:`model_card.model_card`.
+
+    Arguments
+    ---------
+    modules : dict
+        Whose parameters are counted.
+    hparams, manifest
+        As above.
+    start : str, Path or None
+        What the run starts from.
+    """
     if start is not None:
         path = Path(start)
         path = path.parent if path.name == "model" else path
         recorded = (path / RUN_MODEL).exists()
         start = read_run(path)["facts"] if recorded else Path(start).name
     return {
-        "sample_rate": sample_rate,
+        "sample_rate": hparams.get("sample_rate"),
         "parameters": sum(p.numel() for m in modules.values() for p in m.parameters()),
         "hours": {} if manifest is None else hours(manifest),
-        "seed": seed,
+        "seed": hparams["seed"],
         "commit": git_revision(),
         "start": start,
     }

@@ -14,6 +14,10 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from ..errors import InputError
 
+# What a wrong value makes of the constructors that it is given to.
+MISTAKES = (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError)
+MISTAKES += (YAMLError,)
+
 # Quoted, a value stays a string when it is read again; HyperPyYAML reads (a) as a tuple.
 Text = DoubleQuotedScalarString
 
@@ -93,7 +97,7 @@ def load_tree(path, tree):
         with patch.object(ruamel.yaml, "YAML", round_trip):
             resolved = resolve_references(stream).getvalue()
             return Hparams(path, load_hyperpyyaml(resolved)), resolved
-    except (YAMLError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+    except MISTAKES as error:
         raise InputError(f"{path}: {in_a_line(error)}") from error
 
 

@@ -2,9 +2,10 @@
 
 ``tokenizer`` defines the output units, ``spelling`` finds utterances with fewer frames
 than CTC needs, ``search`` is the beam search of CTC with or without a language model,
+``latent_masks`` are SpecAugment for public models,
 ``error_rates`` computes CER and WER, and ``alignments`` shows each error. A
 ``recogniser`` is what fine-tuning leaves, and ``interfaces`` let SpeechBrain use it;
-``transcription`` is the command that does, with ``timing`` and ``writers``.
+``transcription`` does so for recordings of any length, with ``timing`` and ``writers``.
 """
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "error_rates",
     "interfaces",
     "joint",
+    "latent_masks",
     "recogniser",
     "search",
     "spelling",

@@ -16,6 +16,7 @@ from ..domain_batch import NothingToLearn
 from ..training.parallel import gathered
 from .alignments import write_alignments
 from .error_rates import describe, error_rates, utterance_errors
+from .latent_masks import latent_masks
 from .spelling import frames_to_spell
 
 logger = get_logger(__name__)
@@ -29,7 +30,8 @@ class CTCBrain(HeteroBrain):
     ``tokenizer``, whose pieces are the first units, followed by the blank;
     ``freeze_encoder_iterations`` (how long the encoder is frozen, i.e. without gradient
     or dropout; ``.inf`` for a probe); ``augment`` (SpecAugment on the feature frames, or
-    None); ``searches`` (stage → SpeechBrain's searcher; greedy decoding without one);
+    None); of public models, ``mask_prob`` and ``mask_span`` (see :mod:`.latent_masks`);
+    ``searches`` (stage → SpeechBrain's searcher; greedy decoding without one);
     ``character_domains`` (languages written without spaces: a character is a word).
     """
 
@@ -58,8 +60,17 @@ class CTCBrain(HeteroBrain):
         frozen = self.iteration < self.hparams.freeze_encoder_iterations
         self.modules.encoder.train(stage == sb.Stage.TRAIN and not frozen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-            out, hidden = self.modules.encoder(x, lengths)
+            out, hidden = self.contexts(x, lengths, stage)
         return self.modules.readout(out, hidden), lengths
+
+    def contexts(self, x, lengths, stage):
+        """What the encoder makes of features; in training, of masked latents, if so."""
+        encoder, mask_prob = self.modules.encoder, getattr(self.hparams, "mask_prob", 0)
+        if stage != sb.Stage.TRAIN or not mask_prob:
+            return encoder(x, lengths)
+        latents, span = encoder.latents(x), self.hparams.mask_span
+        masked = latent_masks(lengths, latents.shape[1], mask_prob, span)
+        return encoder.contexts(latents, lengths, masked)
 
     def compute_forward(self, batch, stage):
         """Log-probabilities of the units.
@@ -72,7 +83,7 @@ class CTCBrain(HeteroBrain):
             (batch,) in frames.
         """
         encoded, lengths = self.encode(batch, stage)
-        return self.modules.ctc(encoded).float().log_softmax(-1), lengths
+        return unit_log_probs(self.modules.ctc, encoded), lengths
 
     def compute_objectives(self, predictions, batch, stage):
         """Loss per utterance, averaged; outside of training, records the errors.
@@ -171,6 +182,12 @@ class CTCBrain(HeteroBrain):
             write_alignments(self.utterances, path, self.hparams.character_domains)
         logger.info(f"{path}:\n{describe(self.utterances)}")
         return error_rates(self.utterances)
+
+
+def unit_log_probs(ctc, encoded):
+    """Log-probabilities of the units, (batch, frames, outputs) in fp32, from a CTC layer
+    and what it takes, (batch, frames, d_model)."""
+    return ctc(encoded).float().log_softmax(-1)
 
 
 def blanks_behind(log_probs, lengths, blank):

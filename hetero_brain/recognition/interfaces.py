@@ -11,7 +11,7 @@ from speechbrain.decoders.ctc import CTCBeamSearcher, ctc_greedy_decode
 from torch import nn
 
 from ..models.speech_encoder import SpeechEncoder
-from .ctc import blanks_behind
+from .ctc import blanks_behind, unit_log_probs
 from .joint import joint_search
 
 
@@ -68,17 +68,10 @@ class Posteriors(Encoded):
         self.ctc, self.blank_id = ctc, blank_id
 
     def log_probs(self, wavs, wav_lens=None):
-        """Log-probabilities of the units.
-
-        Returns
-        -------
-        log_probs : torch.Tensor
-            (batch, frames, outputs).
-        lengths : torch.Tensor
-            (batch,) in frames.
-        """
+        """Log-probabilities of the units, (batch, frames, outputs), and lengths in
+        frames, (batch,)."""
         encoded, lengths = self.encode(wavs, wav_lens)
-        return self.ctc(encoded).float().log_softmax(-1), lengths
+        return unit_log_probs(self.ctc, encoded), lengths
 
     def forward(self, wavs, wav_lens=None):
         """As :meth:`log_probs`, but only these, with a certain blank behind the end."""

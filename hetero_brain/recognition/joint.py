@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from speechbrain.decoders import CTCScorer, S2STransformerBeamSearcher, ScorerBuilder
 
-from .ctc import CTCBrain, token_counts
+from .ctc import CTCBrain, token_counts, unit_log_probs
 
 # Outputs after the tokenizer's pieces: the CTC blank, the beginning and the end of a
 # sentence. The CTC layer and the decoder share them, as SpeechBrain's search requires.
@@ -39,7 +39,7 @@ class JointBrain(CTCBrain):
             (batch, tokens + 1, outputs), of the decoder: each token given those before.
         """
         encoded, lengths = self.encode(batch, stage)
-        log_probs = self.modules.ctc(encoded).float().log_softmax(-1)
+        log_probs = unit_log_probs(self.modules.ctc, encoded)
         tokens = F.pad(batch.tokens.data, (1, 0), value=self.blank + BOS)
         return (
             log_probs,

@@ -46,7 +46,7 @@ def load_recogniser(folder, device="cpu", **search):
     decoder = model.build("decoder") if model.kind == "attention" else {}
     tokenizer = model.tokenizer()
     settings = {key: model.values.get(key) for key in SEARCH} | search
-    if decoder and not settings["beam_size"]:
+    if decoder and (settings["beam_size"] or 0) < 1:
         raise InputError(f"{folder}: an attention model needs a beam_size from 1 on")
     if decoder and "lm" in search:
         raise InputError(f"{folder}: an attention model takes no language model (lm)")

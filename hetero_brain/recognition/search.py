@@ -79,9 +79,13 @@ def check_search(beam_size, lm=None):
     Raises
     ------
     InputError
-        A language model is given to greedy search, its file is missing, or the packages
-        that read it are.
+        There is no hypothesis to keep; or a language model is given to greedy search, its
+        file is missing, or the packages that read it are.
     """
+    if beam_size is not None and beam_size < 1:
+        raise InputError(
+            f"beam_size: {beam_size} is not 1 or more (null: greedy search)"
+        )
     if lm is None:
         return
     if beam_size is None:

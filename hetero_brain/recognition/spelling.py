@@ -10,6 +10,7 @@ import torch
 from speechbrain.dataio.dataio import length_to_mask
 from speechbrain.utils.logger import get_logger
 
+from ..errors import InputError
 from .tokenizer import CHUNK, listed
 
 logger = get_logger(__name__)
@@ -98,7 +99,7 @@ def leave_out_unspellable(splits, tokenizer, features, sample_rate, keep=False):
 
     Raises
     ------
-    ValueError
+    InputError
         Names the domains that would have no training utterance left.
     """
     remaining_splits = {}
@@ -129,7 +130,7 @@ def remaining(manifest, left_out):
     rest = manifest.subset(np.setdiff1d(np.arange(len(manifest)), [*left_out]))
     if gone := {*manifest.domain.tolist()} - {*rest.domain.tolist()}:
         names = ", ".join(sorted(manifest.domains[i] for i in gone))
-        raise ValueError(
+        raise InputError(
             f"{manifest.path}: CTC cannot spell any utterance of {names}. {ADVICE}"
         )
     return rest

@@ -9,6 +9,7 @@ import sentencepiece
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
+from ..errors import InputError
 from ..training.files import write_atomically
 
 logger = get_logger(__name__)
@@ -48,7 +49,7 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
 
     Raises
     ------
-    ValueError
+    InputError
         There is no text; or texts change in encoding and decoding, because they contain a
         reserved character, or because an existing model was trained on other texts or
         normalises them. Names the first of them.
@@ -58,7 +59,7 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
     def train():
         words = [text for text in texts if text]
         if not words:
-            raise ValueError(
+            raise InputError(
                 f"{model_file}: no transcripts to train a tokenizer on; the "
                 "column wrd of the training manifest is empty"
             )
@@ -93,12 +94,12 @@ def fit(words, model_file, unit, vocab_size, alphabet):
 
     Raises
     ------
-    ValueError
+    InputError
         Names the first transcripts with a reserved character.
     """
     if reserved := [text for text in [alphabet, *words] if RESERVED & {*text}]:
         names = ", ".join(sorted(map(_name, RESERVED)))
-        raise ValueError(
+        raise InputError(
             f"{model_file}: remove the characters that SentencePiece reserves ({names}) "
             f"from the transcripts:{listed(map(repr, dict.fromkeys(reserved)))}"
         )
@@ -155,7 +156,7 @@ def check_round_trip(model, texts, model_file):
 
     Raises
     ------
-    ValueError
+    InputError
         Names the first texts that change, and what they become.
     """
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -166,7 +167,7 @@ def check_round_trip(model, texts, model_file):
         decoded = tokenizer.decode(tokenizer.encode(chunk))
         changed += [pair for pair in zip(chunk, decoded) if pair[0] != pair[1]]
     if changed:
-        raise ValueError(
+        raise InputError(
             f"{model_file} changes {len(changed)} of {len(texts)} training transcripts; "
             "it was trained on other transcripts, or by a version that normalised "
             "text. Remove it together with the checkpoints beside it, or give another "

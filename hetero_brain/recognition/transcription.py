@@ -1,106 +1,10 @@
-"""Transcribes recordings of any length with a trained recogniser.
-
-> python -m hetero_brain transcribe results/ctc/1/model talk.wav --output srt
-"""
-
-import sys
-from argparse import ArgumentParser
+"""What a trained recogniser hears in recordings of any length."""
 
 import torch
 
 from ..data.progress import Progress
-from ..data.recordings import add_arguments, recordings
 from ..data.streaming import Windows, batches, padded
-from ..training.devices import usable_device
-from .error_rates import describe, utterance_errors
-from .recogniser import load_recogniser
 from .timing import BeamWords, GreedyWords, segments, timed
-from .writers import FORMATS, check_output, writing
-
-
-def main(argv):
-    """Transcribe what the command line names.
-
-    Returns
-    -------
-    int
-        1 if a recording could not be read, else 0.
-
-    Raises
-    ------
-    InputError
-        Before anything is transcribed: a word of the command line is wrong.
-    """
-    args = parsed(argv)
-    rows, device = recordings(args), usable_device(args.device)
-    check_output(args.output_file, args.output, rows)
-    recogniser = load_recogniser(args.folder, device, **search_of(args))
-    progress, errors = Progress(rows), []
-    with writing(args.output_file, args.output) as write:
-        options = args.window_seconds, args.batch_seconds, progress
-        for row, transcript in transcribe(recogniser, rows, *options):
-            write(transcript)
-            if row["wrd"]:
-                texts = [row["domain"]], [row["wrd"]], [transcript["text"]]
-                errors += utterance_errors([row["ID"]], *texts, args.character_domains)
-    progress.close()
-    if errors:
-        errors.sort(key=lambda utterance: utterance["id"])  # as in an evaluation
-        print(describe(errors), file=sys.stderr)
-    return 1 if progress.failed else 0
-
-
-def parsed(argv):
-    """The command line."""
-    parser = ArgumentParser(
-        "python -m hetero_brain transcribe",
-        description="Writes what is said in recordings of any length, sample rate and "
-        "format, with times. Prints CER and WER if a manifest has the words.",
-    )
-    parser.add_argument("folder", help="model folder, or that of a fine-tuning run")
-    add_arguments(parser)
-    parser.add_argument(
-        "--output",
-        choices=FORMATS,
-        default="jsonl",
-        help="jsonl: text, segments and (of CTC models) words, with times in seconds; "
-        "tsv: recording, start, end, text of each segment; txt: text; srt: subtitles",
-    )
-    parser.add_argument(
-        "--output_file",
-        metavar="PATH",
-        help="file, or folder for subtitles of several recordings; default: stdout",
-    )
-    parser.add_argument(
-        "--beam_size",
-        type=int,
-        help="hypotheses of a beam search, 0: greedy; default: as in the evaluation",
-    )
-    parser.add_argument(
-        "--lm", metavar="FILE", help="n-gram model of words for it, ARPA or KenLM's"
-    )
-    parser.add_argument("--lm_alpha", type=float, default=0.5, help="its weight, 0.5")
-    parser.add_argument(
-        "--lm_beta", type=float, default=1.5, help="reward of a word beside it, 1.5"
-    )
-    parser.add_argument(
-        "--character_domains",
-        nargs="+",
-        default=(),
-        metavar="DOMAIN",
-        help="domains of the manifest in which a character is a word for the WER",
-    )
-    return parser.parse_intermixed_args(argv)
-
-
-def search_of(args):
-    """The options of a search, for :func:`load_recogniser`."""
-    search = {}
-    if args.beam_size is not None:
-        search["beam_size"] = args.beam_size or None
-    if args.lm:
-        search |= {"lm": args.lm, "lm_alpha": args.lm_alpha, "lm_beta": args.lm_beta}
-    return search
 
 
 @torch.no_grad()
@@ -116,7 +20,7 @@ def transcribe(recogniser, rows, window_seconds=30, batch_seconds=120, progress=
     Arguments
     ---------
     recogniser : Recogniser
-        From :func:`load_recogniser`.
+        From :func:`~hetero_brain.recognition.recogniser.load_recogniser`.
     rows : Recordings
         Rows as of a manifest.
     window_seconds, batch_seconds : float

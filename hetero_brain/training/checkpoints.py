@@ -30,6 +30,7 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 
+from ..errors import InputError
 from .files import UNFINISHED, disk_is_full, prefixed, sync
 from .integrity import FILES, RUN, file_digest, metadata_damage, plain_metadata
 from .recovery import first_undamaged, refuse_another_run
@@ -61,7 +62,7 @@ class AtomicCheckpointer(Checkpointer):
 
     Raises
     ------
-    ValueError
+    InputError
         ``keep_last`` below 2.
     """
 
@@ -74,7 +75,7 @@ class AtomicCheckpointer(Checkpointer):
         fingerprint=None,
     ):
         if keep_last < 2:
-            raise ValueError(f"keep_last: must be 2 or more, got {keep_last}")
+            raise InputError(f"keep_last: must be 2 or more, got {keep_last}")
         super().__init__(checkpoints_dir, recoverables)
         self.keep_last, self.milestone_interval = keep_last, milestone_interval
         self.fingerprint = fingerprint

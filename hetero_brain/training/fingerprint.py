@@ -46,6 +46,9 @@ LEFT_OUT = {
 }
 PATH_ENDINGS = ("_folder", "_file", "_path", "_root")  # of keys that hold paths
 PLAIN = (str, bool, int, float, type(None))
+# Ends the key of where something is from that another key has the digest of. It is shown,
+# but not compared: the same weights may stand in any folder.
+FROM = "_from"
 
 
 def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
@@ -62,7 +65,8 @@ def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
     leave_out : sequence of str
         Further keys of ``hparams`` to leave out.
     **more
-        Further values to include, such as the settings of a phase.
+        Further values to include, such as the settings of a phase. A key that ends with
+        :data:`FROM` says where another value, a digest, is from.
 
     Returns
     -------
@@ -85,7 +89,8 @@ def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
     }
     options = {key: getattr(brain, key) for key in ("precision", "max_grad_norm")}
     data = {} if manifest is None else {"train_manifest": manifest.digest()}
-    return tensors | dict(_flat({**counted, **options, **more, **data}))
+    # What a user has chosen comes first, and so does in messages.
+    return dict(_flat({**more, **counted, **options, **data})) | tensors
 
 
 def differences(theirs, ours):
@@ -102,10 +107,15 @@ def differences(theirs, ours):
         ``key: value there, value here`` for the first 20, and how many more there are.
     """
     ours, absent = json.loads(json.dumps(ours)), "absent"
+
+    def shown(values, key):
+        value, place = values.get(key, absent), values.get(f"{key}{FROM}")
+        return f"{place} (weights {value})" if place else value
+
     found = [
-        f"{key}: {theirs.get(key, absent)} there, {ours.get(key, absent)} here"
+        f"{key}: {shown(theirs, key)} there, {shown(ours, key)} here"
         for key in dict.fromkeys((*ours, *theirs))
-        if theirs.get(key, absent) != ours.get(key, absent)
+        if not key.endswith(FROM) and theirs.get(key, absent) != ours.get(key, absent)
     ]
     return found[:20] + [f"and {len(found) - 20} more"] * (len(found) > 20)
 

@@ -118,9 +118,32 @@ def measuring(brain):
         α → sets it, and returns to the random state of the entry.
     """
     is_new = "local_solver" not in vars(brain)  # the optimizers may not exist yet
-    solver, modules = brain.local_solver, ModuleState(brain.all_modules())
-    groups, snapshot = solver.optimizer.param_groups, modules.copy()
-    random_state = RandomState(brain.device)
+    solver = brain.local_solver
+    try:
+        with (
+            unchanged(brain, solver) as start,
+            patch.multiple(brain, **stand_ins(brain, solver)),
+            patch.object(solver, "keep_state", False),
+        ):
+            brain.modules.train()
+            yield start
+    finally:
+        if is_new:
+            del brain.local_solver
+
+
+@contextmanager
+def unchanged(brain, solver):
+    """Undo what iterations do to a Brain: parameters and buffers, modes of modules, the
+    rates of its local solver, random state, counters, and the scale of its gradients.
+
+    Yields
+    ------
+    callable
+        As for :func:`measuring`.
+    """
+    groups, modules = solver.optimizer.param_groups, ModuleState(brain.all_modules())
+    snapshot, random_state = modules.copy(), RandomState(brain.device)
     random_state.keep()
     rates = [group["lr"] for group in groups]
     modes = [(module, module.training) for module in modules.modules]
@@ -130,6 +153,24 @@ def measuring(brain):
         for group in groups:
             group["lr"] = rate
         random_state.restore()
+
+    try:
+        yield start
+    finally:
+        for group, rate in zip(groups, rates):
+            group["lr"] = rate
+        for module, mode in modes:
+            module.training = mode
+        modules.restore(snapshot)
+        random_state.restore()
+        brain.optimizer_step, brain.stopping, scale = run
+        if scale:
+            brain.scaler.load_state_dict(scale)
+
+
+def stand_ins(brain, solver):
+    """Attributes with which ``fit_batch`` measures its update instead of making it, and
+    neither logs nor calls hooks: name → value."""
 
     def nothing(*args, **kwargs):
         pass
@@ -143,7 +184,7 @@ def measuring(brain):
         zero_grad()
 
     monitor = DomainMonitor()
-    instead = {
+    return {
         "angle_interval": 1,
         "check_loss_isfinite": nothing,
         "cosine_interval": 0,
@@ -160,25 +201,6 @@ def measuring(brain):
         "step": 0,
         "zero_grad": zero_grad,
     }
-    try:
-        with (
-            patch.multiple(brain, **instead),
-            patch.object(solver, "keep_state", False),
-        ):
-            brain.modules.train()
-            yield start
-    finally:
-        for group, rate in zip(groups, rates):
-            group["lr"] = rate
-        for module, mode in modes:
-            module.training = mode
-        modules.restore(snapshot)
-        random_state.restore()
-        brain.optimizer_step, brain.stopping, scale = run
-        if scale:
-            brain.scaler.load_state_dict(scale)
-        if is_new:
-            del brain.local_solver
 
 
 def table(rows):

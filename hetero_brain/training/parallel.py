@@ -12,6 +12,7 @@ from unittest.mock import patch
 import torch
 from speechbrain.utils.distributed import is_distributed_initialized
 
+from ..errors import InputError
 from .devices import to_device
 from .gradients import memory_of
 
@@ -41,12 +42,12 @@ def check_ranks(size, n_domains, replicas_per_domain):
 
     Raises
     ------
-    ValueError
+    InputError
         There are more; says what to do.
     """
     units = n_domains * replicas_per_domain
     if size > units:
-        raise ValueError(
+        raise InputError(
             f"{size} ranks for {units} units per iteration ({n_domains} domains × "
             f"replicas_per_domain: {replicas_per_domain}); raise replicas_per_domain, or "
             "start fewer ranks"

@@ -5,6 +5,7 @@ import os
 
 from speechbrain.utils.logger import get_logger
 
+from ..errors import InputError
 from .files import prefixed
 from .fingerprint import differences
 from .integrity import RUN, damage, metadata_damage, written_by_speechbrain
@@ -14,11 +15,11 @@ logger = get_logger(__name__)
 DAMAGED = "damaged."  # prefix of the name of a damaged checkpoint
 
 
-class DamagedCheckpoint(RuntimeError):
+class DamagedCheckpoint(InputError, RuntimeError):
     """There are checkpoints, but every one of them is damaged."""
 
 
-class AnotherRun(ValueError):
+class AnotherRun(InputError):
     """The checkpoint was written with other settings, architecture or data."""
 
 

@@ -4,6 +4,8 @@ import difflib
 import numbers
 from collections.abc import Mapping
 
+from ..errors import InputError
+
 
 def check_settings(hparams, settings):
     """Read settings with defaults, and refuse wrong and misspelt ones.
@@ -22,7 +24,7 @@ def check_settings(hparams, settings):
 
     Raises
     ------
-    ValueError
+    InputError
         Lists every key with a wrong value, and every key that looks like a misspelling
         of a setting, which would otherwise silently keep its default.
 
@@ -32,18 +34,28 @@ def check_settings(hparams, settings):
     {'n': 2}
     """
     values = {k: hparams.get(k, default) for k, (default, _, _) in settings.items()}
-    problems = [
-        f"{key}: {values[key]!r} is not {wanted}"
-        for key, (_, test, wanted) in settings.items()
-        if key in hparams and not test(hparams[key])
-    ]
+    problems = wrong_values(hparams, settings)
     for key in hparams:
         meant = difflib.get_close_matches(key, settings, n=1, cutoff=0.88)
         if key not in settings and key != "lr_scheduler" and meant:  # SpeechBrain's key
             problems.append(f"{key}: no such setting; did you mean {meant[0]}?")
     if problems:
-        raise ValueError("Wrong hyperparameters:\n  " + "\n  ".join(problems))
+        raise InputError(in_words(problems))
     return values
+
+
+def wrong_values(hparams, settings):
+    """A sentence for each setting that has a wrong value; see :func:`check_settings`."""
+    return [
+        f"{key}: {hparams[key]!r} is not {wanted}"
+        for key, (_, test, wanted) in settings.items()
+        if key in hparams and not test(hparams[key])
+    ]
+
+
+def in_words(problems):
+    """The message of an error about hyperparameters."""
+    return "\n  ".join(["Wrong hyperparameters:", *problems])
 
 
 def is_count(value, least=0):
@@ -113,12 +125,12 @@ def brain_settings(hparams):
 
     Raises
     ------
-    ValueError
+    InputError
         See :func:`check_settings`; or there are local steps but no local optimizer.
     """
     settings = check_settings(hparams, BRAIN_SETTINGS)
     if settings["local_steps"] > 0 and settings["local_optimizer"] is None:
-        raise ValueError(
+        raise InputError(
             f"local_optimizer: needed with local_steps: {settings['local_steps']}; set "
             "it to a factory, e.g. !name:torch.optim.SGD with its lr"
         )

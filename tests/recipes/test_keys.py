@@ -53,8 +53,15 @@ EXCEPTIONS = {
         "a public model has its own",
     ),
     ("pretrain", "input_size"): (f"{OWN}|hubert", "wav2vec 2.0 has its own"),
-    ("pretrain", "source freeze_front_end"): ("wav2vec2|hubert", "of public models"),
-    ("finetune", "source freeze_front_end"): ("public", "of public models"),
+    ("pretrain", "source freeze_front_end front_end_gradient"): (
+        "wav2vec2|hubert",
+        "of public models",
+    ),
+    ("finetune", "source freeze_front_end front_end_gradient"): (
+        "public",
+        "of public models",
+    ),
+    ("finetune", "mask_prob mask_span"): ("public", "others drop feature frames"),
     ("pretrain", "n_mels deltas"): (MELS, "others take raw audio"),
     ("pretrain", "noise_std"): (MELS, "public models have a mask embedding"),
     ("pretrain", "mask_prob mask_span"): (

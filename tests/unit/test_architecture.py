@@ -19,8 +19,9 @@ FLOORS = {
     "objectives": 4,
     "recognition": 4,
     "pipelines": 5,
-    "experiment": 6,
-    "__main__": 6,
+    "commands": 6,
+    "experiment": 7,
+    "__main__": 7,
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))

@@ -26,6 +26,7 @@ from hetero_brain.pipelines.finetuning import finetune, recogniser
 from hetero_brain.recognition.alignments import write_alignments
 from hetero_brain.recognition.ctc import CTCBrain
 from hetero_brain.recognition.error_rates import error_rates
+from hetero_brain.recognition.latent_masks import latent_masks
 from hetero_brain.recognition.tokenizer import train_tokenizer
 from hetero_brain.training.loggers import JsonLinesLogger
 
@@ -331,6 +332,52 @@ def test_augmentation_acts_on_feature_frames_and_in_training_only(tokenizer):
     brain.compute_forward(batch, sb.Stage.TRAIN)
     assert torch.equal(seen[0], batch.sig.data.view(3, 100, 2))
     assert inputs[-1].shape == (3, 50, 4) and not inputs[-1].any()
+
+
+class Masked(Layer):
+    """Notes what it masks, and leaves only that of its inputs."""
+
+    def latents(self, x):
+        return x
+
+    def contexts(self, x, lengths, masked):
+        self.masked = masked
+        return super().forward(x * masked.unsqueeze(2), lengths)
+
+
+def test_latents_are_masked_in_training_only(tokenizer):
+    batch, encoder = labelled_batch(tokenizer), Masked().eval()
+    brain = brain_for(tokenizer, encoder=encoder, mask_prob=0.1, mask_span=3, seed=5)
+    plain = brain_for(tokenizer, encoder=encoder)
+    expected = plain.compute_forward(batch, sb.Stage.VALID)[0]
+    assert torch.equal(brain.compute_forward(batch, sb.Stage.VALID)[0], expected)
+    assert not hasattr(encoder, "masked")
+    brain.compute_forward(batch, sb.Stage.TRAIN)
+    masked = encoder.masked
+    assert masked.shape == (3, 50) and masked.any() and not masked.all()
+    assert not masked[0, 40:].any() and not masked[1, 45:].any()
+    # Without them, training computes what it did before there were any.
+    del encoder.masked
+    outputs = []
+    for one in (plain, brain_for(tokenizer, encoder=encoder, mask_prob=0)):
+        torch.manual_seed(7)
+        outputs.append(one.compute_forward(batch, sb.Stage.TRAIN)[0])
+    assert torch.equal(*outputs) and not hasattr(encoder, "masked")
+
+
+def test_latent_masks_have_the_share_and_the_spans_that_they_say():
+    torch.manual_seed(0)
+    masks = latent_masks(torch.full((50,), 2000), 2000, mask_prob=0.02, mask_span=10)
+    assert masks.float().mean().item() == pytest.approx(1 - 0.98**10, abs=0.01)
+    assert masks[:, 0].any()  # a span may have begun before the first frame
+    edges = masks[:, 1:-1].int().diff(dim=1)
+    starts, ends = (edges == 1).nonzero(), (edges == -1).nonzero()
+    for row in range(50):
+        first = starts[starts[:, 0] == row, 1]
+        last = ends[ends[:, 0] == row, 1]
+        last = last[last > first[0]]
+        runs = last - first[: len(last)]
+        assert runs.min() >= 10
 
 
 # ------------------------------------------------------------------ freezing and probes

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from hetero_brain.commands.compare import main
+from hetero_brain.commands.report import main as report
 from hetero_brain.errors import InputError
-from hetero_brain.pipelines.comparison import compare, main, names
-from hetero_brain.pipelines.report import main as report
+from hetero_brain.pipelines.comparison import compare, names
 from hetero_brain.pipelines.tables import MARKED
 from tests.unit.test_report import utterance
 
@@ -93,18 +94,31 @@ def test_runs_over_different_utterances(write):
     with pytest.raises(InputError) as error:
         compare([a, b])
     assert str(error.value) == (
-        "a and b were evaluated on different utterances of test: 3 and 2, of which they "
+        "b was evaluated on other utterances of test than a: 2 and 3, of which they "
         "share 2; only one of them has en/b"
     )
+
+
+def test_of_three_runs_the_one_that_differs_is_named(write):
+    a, *others = (write(name, results(1, 1, n)) for n, name in enumerate("abc"))
+    write("a", results(1, 1))
+    for runs in ([a, *others], [*others, a]):
+        told = "^a was evaluated on other utterances of test than b and c: 2 and 3"
+        with pytest.raises(InputError, match=told):
+            compare(runs)
+    wrong = results(1, 1, 1)
+    wrong[1] |= {"reference": "x"}
+    write("a", wrong)
+    told = "^a was evaluated on other transcripts of test than b and c: en/b is 'x' and"
+    with pytest.raises(InputError, match=told):
+        compare([a, *others])
 
 
 @pytest.mark.parametrize("changed", [{"reference": "x"}, {"words": 9}])
 def test_runs_over_different_transcripts(write, changed):
     a, b = results(1, 1, 1), results(1, 1, 1)
     b[1] |= changed
-    with pytest.raises(
-        InputError, match="different transcripts of test: en/b is 'en/b'"
-    ):
+    with pytest.raises(InputError, match="other transcripts of test than a: en/b is"):
         compare([write("a", a), write("b", b)])
 
 
@@ -116,11 +130,14 @@ def test_what_is_no_result(tmp_path, content):
 
 
 def test_a_run_without_results_or_given_twice(tmp_path, write):
-    with pytest.raises(
-        InputError, match="new/test.json: No such file or directory; a f"
-    ):
-        compare([tmp_path / "new"])
     a = write("a", results(1, 1))
+    for runs in ([tmp_path / "new"], [a, tmp_path / "new"]):
+        told = "no results .neither dev.json nor test.json. in [^,]*/new; a fine-tuning"
+        with pytest.raises(InputError, match=told):
+            compare(runs)
+    b = write("b", results(1, 1), "dev")
+    with pytest.raises(InputError, match="different splits: .*/a on test, .*/b on dev"):
+        compare([a, b])
     with pytest.raises(InputError, match="a is given twice"):
         compare([a, tmp_path / "x/../a"])
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import stat
 from functools import partial
+from pathlib import Path
 
 import pytest
 import speechbrain as sb
@@ -170,18 +171,26 @@ class Recipe(sb.Brain):
         return ctc_loss(*predictions[:1], tokens, predictions[1], torch.ones(2), 0)
 
 
+README = Path(__file__).parents[2] / "README.md"
 YAML = """
-encoder: !apply:hetero_brain.load_encoder {{folder: {folder}, freeze: {freeze}}}
-output: !new:speechbrain.nnet.linear.Linear {{input_size: 32, n_neurons: 4}}
-modules: {{encoder: !ref <encoder>, output: !ref <output>}}
-log_softmax: !new:torch.nn.LogSoftmax {{dim: -1}}
+output: !new:speechbrain.nnet.linear.Linear {input_size: 32, n_neurons: 4}
+modules: {encoder: !ref <encoder>, output: !ref <output>}
+log_softmax: !new:torch.nn.LogSoftmax {dim: -1}
 """
 
 
 @pytest.mark.parametrize("freeze", [False, True])
-def test_a_recipe_of_speechbrain_trains_on_it(freeze, bestrq):
+def test_a_recipe_of_speechbrain_trains_on_it(freeze, bestrq, tmp_path, monkeypatch):
+    """With the lines of README.md as they stand there."""
     torch.manual_seed(0)
-    hparams = load_hyperpyyaml(YAML.format(folder=bestrq[0] / "model", freeze=freeze))
+    (block,) = re.findall(r"```yaml\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    assert block.count("\n") == 3
+    folder = tmp_path / re.search("folder: (.+)", block)[1]
+    folder.parent.mkdir(parents=True)
+    folder.symlink_to(bestrq[0])
+    monkeypatch.chdir(tmp_path)
+    text = block + YAML if freeze else block.replace("True", "False") + YAML
+    hparams = load_hyperpyyaml(text)
     adam = partial(torch.optim.Adam, lr=0.01)
     brain = Recipe(hparams["modules"], adam, hparams, {"device": "cpu"})
     brain.on_fit_start()

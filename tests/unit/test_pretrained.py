@@ -1,5 +1,6 @@
 """A run takes its architecture from ``--pretrained``, and refuses what contradicts it."""
 
+import re
 import shutil
 
 import pytest
@@ -182,6 +183,20 @@ def test_pretraining_goes_on_from_a_model(phase, manifest, tmp_path):
     encoder = load_encoder(again / "model").encoder
     assert encoder.made_by.arguments["causal"] is True
     assert encoder.made_by.arguments["size"] == "mini"
+    # The same folder again: with the same weights in another place, or with others.
+    moved, other = (
+        shutil.copytree(source, tmp_path / name)
+        for source, name in ((folder, "moved"), (again, "other"))
+    )
+    words = "--n_positives 2 --pretrained"
+    pretrained(CPC, f"{words} {moved}", tmp_path / "again", manifest)
+    with pytest.raises(InputError, match="belongs to another run") as error:
+        pretrained(CPC, f"{words} {other}", tmp_path / "again", manifest)
+    _, line = str(error.value).splitlines()
+    assert re.fullmatch(
+        rf"  pretrained: {folder} \(weights \w+\) there, {other} \(weights \w+\) here",
+        line,
+    )
 
 
 # ----------------------------------------------------------------------- experiments

@@ -13,6 +13,7 @@ import transformers
 from huggingface_hub import constants
 from safetensors.torch import load_file
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.inference.ASR import EncoderASR
 from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
 from torch.nn.utils.rnn import pad_sequence
 
@@ -26,6 +27,7 @@ from hetero_brain.models.readouts import weighted_layers
 from hetero_brain.models.transfer import without_a_folder
 from hetero_brain.pipelines.finetuning import finetune
 from hetero_brain.pipelines.pretrained import load_pretrained
+from hetero_brain.pipelines.wrong_values import wrong_combinations
 from tests.public_models import (
     KINDS,
     change_tensors,
@@ -34,6 +36,7 @@ from tests.public_models import (
     save_model,
     save_small,
 )
+from tests.unit.trained import evaluation
 
 SAMPLES = [9777, 16000, 4321, 300]  # a frame of a second is 320; the last fills none
 
@@ -261,6 +264,11 @@ def test_a_checkpoint_without_mask_embedding_encodes_but_masks_nothing(tmp_path)
     assert [*again.state_dict()] == [*encoder.state_dict()]
     from_settings = PublicEncoder(encoder.checkpoint.settings())
     assert [*from_settings.state_dict()] == [*encoder.state_dict()]
+    # A recipe is told so before it begins.
+    hparams = {"modules": {"encoder": encoder}, "mask_prob": 0.1}
+    (told,) = wrong_combinations(hparams)
+    assert "masked_spec_embed" in told and "mask_prob: 0" in told
+    assert not [*wrong_combinations({**hparams, "mask_prob": 0})]
 
 
 def test_a_mask_embedding_is_loaded_whatever_the_configuration_masks(tmp_path):
@@ -380,6 +388,23 @@ def test_gradients_of_a_trained_front_end_are_those_of_transformers(folders):
             torch.testing.assert_close(
                 param.grad, theirs[name].grad, atol=1e-5, rtol=1e-3
             )
+
+
+def test_the_gradient_of_a_front_end_can_be_scaled(folders):
+    folder, grads = folders("wav2vec2"), []
+    for factor in (1.0, 0.1):
+        options = {"freeze_front_end": False, "front_end_gradient": factor}
+        encoder = PublicEncoder(folder, **options).eval()
+        x, frames = make_public_features(folder)(speech()[1], speech()[2])
+        out = encoder(x, frames)[0]
+        out.square().mean().backward()
+        grads.append((out, {n: p.grad for n, p in encoder.named_parameters()}))
+    (whole, of_whole), (scaled, of_scaled) = grads
+    assert torch.equal(whole, scaled)
+    for name, grad in of_whole.items():
+        if grad is not None:
+            factor = 0.1 if "feature_extractor" in name else 1.0
+            torch.testing.assert_close(of_scaled[name], factor * grad, msg=name)
 
 
 # ------------------------------------------------------------------------ sources
@@ -595,9 +620,11 @@ def test_a_public_model_is_probed_and_fine_tuned(
     kind, is_probe, three, folders, tmp_path
 ):
     frozen = {"freeze_encoder_iterations": math.inf if is_probe else 0}
+    frozen |= {} if is_probe else {"mask_prob": 0.1, "mask_span": 2}
     hparams = fine_tuning(folders(kind), tmp_path, pretrained="public", **frozen)
-    run_opts = {"device": "cpu", "noprogressbar": True}
-    rates = finetune(hparams, run_opts, {"train": three, "dev": three})
+    run_opts, heard = {"device": "cpu", "noprogressbar": True}, []
+    with evaluation(heard):
+        rates = finetune(hparams, run_opts, {"train": three, "dev": three})
     assert rates["dev"]["CER"] > 0
     wanted = make_model(kind).state_dict()
     state = hparams["modules"]["encoder"].model.state_dict()
@@ -605,6 +632,24 @@ def test_a_public_model_is_probed_and_fine_tuned(
     assert (changed == set()) == is_probe
     assert not [name for name in changed if "feature_extractor" in name]
     assert len(hparams["modules"]["readout"].weights) == 3
+    # SpeechBrain's interface hears what the evaluation heard.
+    theirs = EncoderASR.from_hparams(source=str(tmp_path / "model"))
+    hypotheses = {
+        utterance["id"]: utterance["hypothesis"]
+        for utterance in json.loads((tmp_path / "dev.json").read_text("utf-8"))
+    }
+    for sig, relative, (expected, lengths), ids in heard:
+        log_probs = theirs.encode_batch(sig, relative)
+        for row, n in enumerate(lengths):
+            assert torch.equal(log_probs[row, :n], expected[row, :n])
+        texts, _ = theirs.transcribe_batch(sig, relative)
+        assert [" ".join(text.split()) for text in texts] == [
+            hypotheses[key] for key in ids
+        ]
+    assert heard
+    alone = theirs.load_audio(three[0]["wav"]).unsqueeze(0)
+    text, _ = theirs.transcribe_batch(alone, torch.ones(1))
+    assert theirs.transcribe_file(three[0]["wav"]) == text[0]
 
 
 def test_what_fine_tuning_starts_from(folders, tmp_path):

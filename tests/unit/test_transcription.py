@@ -29,6 +29,7 @@ from hetero_brain.data.streaming import (
 from hetero_brain.errors import InputError
 from hetero_brain.models.conformer import linear_head
 from hetero_brain.pipelines import finetuning
+from hetero_brain.recognition import recogniser as recogniser_module
 from hetero_brain.recognition import transcription
 from hetero_brain.recognition.error_rates import describe
 from hetero_brain.recognition.recogniser import load_recogniser
@@ -470,6 +471,7 @@ def test_wrong_words_are_refused_before_anything_is_heard(runs, tmp_path, ten):
         ((run, sound, "--device", "cuda:99"), "--device cuda:99 cannot be used"),
         ((run, sound, "--device", "gpu"), "--device gpu cannot be used"),
         ((attention, sound, "--beam_size", "0"), "needs a beam_size from 1"),
+        ((run, sound, "--beam_size", "-1"), "beam_size: -1 is not 1 or more"),
         ((attention, sound, "--lm", sound), "takes no language model"),
         ((run, sound, "--lm", sound), "needs a beam search"),
         ((run, sound, "--lm", "no.arpa", "--beam_size", "4"), "no such file"),
@@ -615,7 +617,7 @@ def test_a_search_can_be_asked_for(words, search, runs, ten, monkeypatch):
         asked.append(search)
         raise InputError("enough")
 
-    monkeypatch.setattr(transcription, "load_recogniser", load)
+    monkeypatch.setattr(recogniser_module, "load_recogniser", load)
     with pytest.raises(SystemExit, match="enough"):
         main(["transcribe", "model", ten[0]["wav"], *words.split()])
     assert asked == [search]

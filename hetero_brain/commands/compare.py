@@ -1,0 +1,39 @@
+"""Prints the error rates of fine-tuned models on the same speech.
+
+> python -m hetero_brain compare results/ctc results/attention
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+
+def main(argv):
+    """Print the tables of the runs that the command line names.
+
+    Raises
+    ------
+    InputError
+        See :func:`~hetero_brain.pipelines.comparison.compare`.
+    """
+    parser = ArgumentParser(
+        "python -m hetero_brain compare",
+        description="Prints CER and WER of fine-tuned models per domain as Markdown, "
+        "with 95 % bootstrap intervals, and the differences from the first model, paired "
+        "by utterance.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        type=Path,
+        help="output folder of a fine-tuning run; the others are compared with the first",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("dev", "test"),
+        help="the split to compare on; by default each that all runs were evaluated on",
+    )
+    args = parser.parse_args(argv)
+    from ..pipelines.comparison import compare
+
+    print(compare(args.runs, [args.split] if args.split else None))

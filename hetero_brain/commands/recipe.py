@@ -1,0 +1,33 @@
+"""Makes a recipe for a corpus of one's own.
+
+> python -m hetero_brain recipe MyCorpus --like CommonVoice
+"""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+from ..pipelines.new_recipe import MODELS, make_recipe
+
+DESCRIPTION = """\
+Make a recipe for a corpus of your own: recipes/NAME, with tests/recipes/NAME.csv.
+
+It takes manifests: train.csv, dev.csv and test.csv in its data_folder, with the columns
+ID,duration,wav,start,stop,domain,spk_id,wrd. Start it from the folder of a clone."""
+
+
+def main(words):
+    """Make a recipe and say what to do with it."""
+    parser = ArgumentParser(
+        "python -m hetero_brain recipe",
+        description=DESCRIPTION,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", help="of its folder, such as MyCorpus")
+    about = "the recipe whose settings it has: %(choices)s (default: %(default)s)"
+    parser.add_argument("--like", choices=MODELS, default=MODELS[0], help=about)
+    given = parser.parse_args(words)
+    folder = make_recipe(given.name, given.like)
+    yaml = sorted(folder.glob("pretrain/hparams/*.yaml"))[0]
+    print(
+        f"{folder} is ready for a folder with train.csv and dev.csv; see its README.md.\n"
+        f"Try it: python {folder}/pretrain/train.py {yaml} --data_folder DATA --debug"
+    )

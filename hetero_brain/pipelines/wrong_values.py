@@ -1,0 +1,133 @@
+"""What is wrong in the values of a recipe, said before anything is prepared."""
+
+from numbers import Real
+
+import torch
+from torch import nn
+
+from ..data.domain_sampling import SAMPLINGS
+from ..data.splits import SPLITS
+from ..errors import InputError
+from ..training.settings import (
+    BRAIN_SETTINGS,
+    PIPELINE_SETTINGS,
+    RUN_SETTINGS,
+    in_words,
+    is_count,
+    one_of,
+    wrong_values,
+)
+
+BACKENDS = ("nccl", "gloo", "mpi")  # of torch.distributed, as SpeechBrain takes them
+
+
+def is_share(value):
+    """Whether ``value`` is a number from 0 to 1."""
+    return isinstance(value, Real) and 0 <= value <= 1
+
+
+def are_splits(value):
+    """Whether ``value`` is a list of :data:`SPLITS`."""
+    return isinstance(value, (list, tuple)) and {*value} <= {*SPLITS}
+
+
+FACTORY = (None, callable, "a class or factory, such as !name:torch.optim.AdamW")
+SHARE = (None, is_share, "a number from 0 to 1")
+SETTINGS = {
+    **BRAIN_SETTINGS,
+    **RUN_SETTINGS,
+    **PIPELINE_SETTINGS,
+    "augment": (None, lambda v: v is None or callable(v), "a module, or null"),
+    "beam_size": (
+        None,
+        lambda v: v is None or is_count(v, 1),
+        "an integer ≥ 1, or null",
+    ),
+    "brain_class": FACTORY,
+    "ctc_weight": SHARE,
+    "decoder": FACTORY,
+    "domain_sampling": one_of(*SAMPLINGS),
+    "eval_splits": (None, are_splits, f"a list of {', '.join(SPLITS)}"),
+    "keep_last": (2, lambda v: is_count(v, 2), "an integer ≥ 2 (checkpoints)"),
+    "label_smoothing": SHARE,
+    "mask_prob": SHARE,
+    "mask_span": (None, lambda v: is_count(v, 1), "an integer ≥ 1 (frames)"),
+    "milestone_interval": (0, is_count, "an integer ≥ 0 (epochs; 0: none)"),
+    "opt_class": FACTORY,
+    "precision": one_of("fp32", "bf16", "fp16"),
+    "search_ctc_weight": SHARE,
+    "unit": one_of("char", "unigram", "bpe"),
+}
+
+
+def refuse_wrong_values(hparams, run_opts):
+    """Check what can be checked without data. Keys that a YAML lacks are not checked.
+
+    Arguments
+    ---------
+    hparams : dict
+        Of a recipe.
+    run_opts : RunOptions
+        SpeechBrain's.
+
+    Raises
+    ------
+    InputError
+        Lists everything that is wrong, by key.
+    """
+    problems = [
+        *wrong_values(hparams, SETTINGS),
+        *wrong_modules(hparams),
+        *wrong_combinations(hparams),
+        *wrong_options(run_opts),
+    ]
+    if problems:
+        raise InputError(in_words(problems))
+
+
+def wrong_modules(hparams):
+    """A sentence for each of ``modules`` that is none."""
+    for name, module in hparams.get("modules", {}).items():
+        if not isinstance(module, nn.Module):
+            yield f"{name}: {module!r} is not a module, such as !new:torch.nn.Identity"
+
+
+def wrong_combinations(hparams):
+    """A sentence for each value that does not go with the others."""
+    if "decoder" in hparams and hparams["beam_size"] is None:
+        yield "beam_size: None is for CTC alone; a decoder needs one, such as 10"
+    if hparams.get("labels") == "teacher" and "targets" not in hparams["modules"]:
+        yield "labels: 'teacher' needs a public model (key source), as in hubert.yaml"
+    encoder = hparams.get("modules", {}).get("encoder")
+    try:
+        if hparams.get("mask_prob") and hasattr(encoder, "mask_embedding"):
+            encoder.mask_embedding()
+        wanted_phases(hparams.get("phases", ()), hparams.get("only_phases"))
+    except InputError as error:
+        yield str(error)
+
+
+def wanted_phases(phases, only_phases):
+    """The phases whose names are in ``only_phases``, or all if that is empty.
+
+    Raises
+    ------
+    InputError
+        There is no phase of a name.
+    """
+    names = [phase.name for phase in phases]
+    if unknown := sorted(set(only_phases or ()) - {*names}):
+        raise InputError(f"only_phases: no phase {unknown} among {names}")
+    return [p for p in phases if not only_phases or p.name in only_phases]
+
+
+def wrong_options(run_opts):
+    """A sentence for each of SpeechBrain's options that cannot be."""
+    name, backend = run_opts["device"], run_opts["distributed_backend"]
+    try:  # None: SpeechBrain finds one
+        if torch.device(name or "cpu").type == "cuda" and not torch.cuda.is_available():
+            yield f"--device {name}: PyTorch finds no such GPU here"
+    except RuntimeError:
+        yield f"--device {name}: not a device; there are cpu, cuda, cuda:0, …"
+    if backend not in BACKENDS:
+        yield f"--distributed_backend {backend}: there are {', '.join(BACKENDS)}"

@@ -1,0 +1,80 @@
+"""A key with a wrong value is named before anything is prepared: no traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from hetero_brain.pipelines.recipe import read_recipe
+from hetero_brain.pipelines.wrong_values import wrong_modules
+from tests.unit.trained import RECIPES
+
+PRETRAIN, CTC, ATTENTION = "pretrain/bestrq", "finetune/ctc", "finetune/attention"
+OBJECT = "an object is wanted, such as '!"
+WRONG = [
+    (PRETRAIN, "brain_class", "x", OBJECT),
+    (PRETRAIN, "device", "x", "not a device; there are cpu, cuda"),
+    (PRETRAIN, "distributed_backend", "x", "there are nccl, gloo, mpi"),
+    (PRETRAIN, "domain_sampling", "x", "one of proportional, equal, temperature"),
+    (PRETRAIN, "encoder", "x", OBJECT),
+    (PRETRAIN, "front_end", "x", "there are linear, conv, conv1d"),
+    (PRETRAIN, "hypergradient", "x", "one of first_order, exact"),
+    (PRETRAIN, "keep_last", "1", "an integer ≥ 2"),
+    (PRETRAIN, "labels", "x", "there are random_projection, and kmeans"),
+    (PRETRAIN, "labels", "teacher", "needs a public model"),
+    (PRETRAIN, "local_optimizer_state", "x", "one of fresh, per_domain"),
+    (PRETRAIN, "only_phases", "[CSSL.7]", "no phase ['CSSL.7'] among ['CSSL.1', 'PTL"),
+    (PRETRAIN, "pretrained", "x/y", "there is no such folder"),
+    (PRETRAIN, "quantizer", "x", OBJECT),
+    (PRETRAIN, "recomputed", "x", "there are none, feed_forward, blocks"),
+    (PRETRAIN, "size", "x", "there are mini, tiny, base"),
+    (CTC, "augment", "x", OBJECT),
+    (CTC, "beam_size", "0", "an integer ≥ 1, or null"),
+    (CTC, "eval_splits", "[x]", "a list of train, dev, test"),
+    (CTC, "lr_schedule", "x", OBJECT),
+    (CTC, "readout", "x", OBJECT),
+    (CTC, "train_logger", "x", "a train logger, such as !name:"),
+    (CTC, "unit", "x", "one of char, unigram, bpe"),
+    (ATTENTION, "beam_size", "null", "None is for CTC alone"),
+    (ATTENTION, "ctc_weight", "2", "a number from 0 to 1"),
+    (ATTENTION, "decoder", "x", OBJECT),
+]
+
+
+def argv(kind, *words):
+    """A command line for a YAML of VoicePrompts."""
+    path = RECIPES / f"VoicePrompts/{kind.replace('/', '/hparams/')}.yaml"
+    return [str(path), "--data_folder", "x", *words]
+
+
+@pytest.mark.parametrize("kind, key, value, told", WRONG)
+def test_a_wrong_value_is_named(kind, key, value, told):
+    words = [] if key == "size" else ["--size", "mini"]
+    with pytest.raises(SystemExit) as end:
+        read_recipe(argv(kind, *words, f"--{key}", value))
+    assert isinstance(end.value.code, str)  # which Python prints, without a traceback
+    assert told in end.value.code and f"{key}" in end.value.code
+    assert value.strip("[]").replace("null", "None") in end.value.code
+
+
+def test_all_wrong_values_at_once_also_of_the_yaml_itself(tmp_path):
+    path = tmp_path / "x.yaml"
+    text = Path(argv(CTC)[0]).read_text("utf-8")
+    for key, value in (("precision", "fp8"), ("unit", "word"), ("valid_interval", "0")):
+        start = text.index(f"\n{key}: ")
+        text = f"{text[:start]}\n{key}: {value}{text[text.index(chr(10), start + 1) :]}"
+    path.write_text(text, "utf-8")
+    with pytest.raises(SystemExit) as end:
+        read_recipe([str(path), "--data_folder", "x", "--size", "mini"])
+    assert end.value.code.splitlines() == [
+        "Wrong hyperparameters:",
+        "  valid_interval: 0 is not an integer ≥ 1 (epochs)",
+        "  precision: 'fp8' is not one of fp32, bf16, fp16",
+        "  unit: 'word' is not one of char, unigram, bpe",
+    ]
+
+
+def test_what_is_no_module_is_named():
+    hparams = {"modules": {"encoder": "x"}}
+    assert [*wrong_modules(hparams)] == [
+        "encoder: 'x' is not a module, such as !new:torch.nn.Identity"
+    ]
