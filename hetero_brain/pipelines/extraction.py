@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..data.progress import Progress
-from ..data.recordings import add_arguments, check_names, file_name, recordings
+from ..data.recordings import add_arguments, file_names, recordings
 from ..data.streaming import Windows, batches, padded
 from ..errors import InputError
 from ..models.speech_encoder import load_encoder
@@ -37,11 +37,11 @@ def main(argv):
     """
     args = parsed(argv)
     rows, device = recordings(args), usable_device(args.device)
-    check_output(args.output, args.format, rows)
+    names = check_output(args.output, args.format, rows)
     encoder = load_encoder(args.folder, freeze=True).to(device)
     layers = chosen(args.layers, encoder)
     progress = Progress(rows)
-    with writing(args.output, args.format) as write:
+    with writing(args.output, args.format, names) as write:
         options = args.window_seconds, args.batch_seconds, progress
         for row, encoded in features(encoder, rows, layers, *options):
             write(row["ID"], encoded.half() if args.float16 else encoded)
@@ -64,7 +64,8 @@ def parsed(argv):
         "--output",
         required=True,
         metavar="PATH",
-        help=".pt (a dict) or .h5: one file, by ID; otherwise a folder, a file each",
+        help=".pt (a dict) or .h5: one file, by ID; .npy: a single recording's; "
+        "otherwise a folder, a file each",
     )
     parser.add_argument(
         "--format",
@@ -169,19 +170,44 @@ def encoded_windows(encoder, windows, layers):
 
 
 def check_output(path, kind, rows):
-    """Raise an InputError if features cannot be written to a path as it is asked."""
-    path = Path(path)
+    """Check that features can be written to a path as it is asked.
+
+    Arguments
+    ---------
+    path, kind : str
+        ``--output`` and ``--format``.
+    rows : Recordings
+        What is to be encoded.
+
+    Returns
+    -------
+    dict or None
+        Of a folder: ID of a recording → name of its file.
+
+    Raises
+    ------
+    InputError
+        They cannot be written.
+    """
+    path, names = Path(path), None
     if path.suffix in HDF5:
         hdf5()
+    elif path.suffix == ".npy" and not path.is_dir():
+        if (count := sum(1 for _ in rows)) > 1:
+            raise InputError(
+                f"--output: {path} is for a single recording, but there are {count}; "
+                "give a folder, .pt or .h5"
+            )
     elif path.suffix != ".pt":
-        check_names(rows, f".{kind}")
+        names = file_names(rows, f".{kind}")
         if path.exists() and not path.is_dir():
             raise InputError(
-                f"--output: {path} is a file; it takes .pt, .h5 or a folder"
+                f"--output: {path} is a file; it takes .pt, .h5, .npy or a folder"
             )
         path.mkdir(parents=True, exist_ok=True)
     if not path.parent.is_dir():
         raise InputError(f"--output: there is no folder {path.parent}")
+    return names
 
 
 def hdf5():
@@ -197,16 +223,16 @@ def hdf5():
 
 
 @contextmanager
-def writing(path, kind):
+def writing(path, kind, names):
     """A function that writes the encodings of a recording; files appear when they are
     whole.
 
     Arguments
     ---------
-    path : str
+    path, kind : str
         Checked by :func:`check_output`.
-    kind : str
-        ``npy`` or ``pt``, of the files in a folder.
+    names : dict
+        What that has returned.
 
     Yields
     ------
@@ -224,9 +250,11 @@ def writing(path, kind):
             yield lambda key, encoded: file.create_dataset(key, data=encoded.numpy())
         sync(draft)
         draft.replace(path)
+    elif names is None:
+        yield lambda _, encoded: write_atomically(path, as_bytes(encoded, "npy"))
     else:
         yield lambda key, encoded: write_atomically(
-            path / file_name(key, f".{kind}"), as_bytes(encoded, kind)
+            path / names[key], as_bytes(encoded, kind)
         )
 
 

@@ -33,10 +33,10 @@ def main(argv):
     """
     args = parsed(argv)
     rows, device = recordings(args), usable_device(args.device)
-    check_output(args.output_file, args.output, rows)
+    names = check_output(args.output_file, args.output, rows)
     recogniser = load_recogniser(args.folder, device, **search_of(args))
     progress, errors = Progress(rows), []
-    with writing(args.output_file, args.output) as write:
+    with writing(args.output_file, args.output, names) as write:
         options = args.window_seconds, args.batch_seconds, progress
         for row, transcript in transcribe(recogniser, rows, *options):
             write(transcript)
