@@ -33,7 +33,7 @@ gpu: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@
 
 # What the benchmarks compare with. None is needed otherwise; one that does not install is

@@ -13,7 +13,7 @@ import torch
 
 from .bilevel import LocalSolver
 from .data.loading_brain import LoadingBrain
-from .domain_batch import NothingToLearn, mean_divisors
+from .domain_batch import NothingToLearn, domains_of, mean_divisors
 from .training.gradients import (
     accumulate,
     divide,
@@ -208,7 +208,7 @@ class HeteroBrain(LoadingBrain):
     def divisors(self, global_batch):
         """Divisor of each domain's loss that makes the sum the weighted mean, over all
         global batches that are accumulated before a step."""
-        own = [domain_batch.domain for domain_batch in global_batch]
+        own = domains_of(global_batch)
         domains = getattr(global_batch, "domains", None) or sum(gathered(own), [])
         divisors = mean_divisors(own, domains, self.domain_weights)
         return [divisor * self.grad_accumulation_factor for divisor in divisors]

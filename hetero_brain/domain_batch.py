@@ -64,6 +64,28 @@ class Share(list):
         return pinned
 
 
+def domains_of(global_batch):
+    """The domain of each item of a global batch, as a list of str.
+
+    Raises
+    ------
+    TypeError
+        It is no sequence of :class:`DomainBatch`, but an ordinary batch, for example.
+    """
+    try:
+        return [item.domain for item in global_batch]
+    except (AttributeError, TypeError):
+        found = type(global_batch).__name__
+        if isinstance(global_batch, (list, tuple)):
+            found += f" with {type(global_batch[0]).__name__}"
+        raise TypeError(
+            "fit_batch takes a global batch, a list of DomainBatch, not "
+            f"{found}: let the train loader yield a list with "
+            "DomainBatch(domain, (batch,)) for each domain, or give fit a dataset and "
+            "domain_key in train_loader_kwargs"
+        ) from None
+
+
 class NothingToLearn(ValueError):
     """A valid batch has no loss; ``compute_objectives`` may raise it.
 

@@ -15,9 +15,9 @@ def main(argv):
     from ..models.speech_encoder import load_encoder
     from ..pipelines.extraction import check_output, chosen, features, writing
 
-    def work(encoder, rows, *options):
+    def work(encoder, rows, names, *options):
         layers = chosen(args.layers, encoder)
-        with writing(args.output, args.format) as write:
+        with writing(args.output, args.format, names) as write:
             for row, encoded in features(encoder, rows, layers, *options):
                 write(row["ID"], encoded.half() if args.float16 else encoded)
 
@@ -44,7 +44,8 @@ def parsed(argv):
         "--output",
         required=True,
         metavar="PATH",
-        help=".pt (a dict) or .h5: one file, by ID; otherwise a folder, a file each",
+        help=".pt (a dict) or .h5: one file, by ID; .npy: a single recording's; "
+        "otherwise a folder, a file each",
     )
     parser.add_argument(
         "--format",

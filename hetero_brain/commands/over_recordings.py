@@ -9,11 +9,12 @@ def over_recordings(args, check_output, load, work):
     args : argparse.Namespace
         With the options of :func:`~hetero_brain.data.recordings.add_arguments`.
     check_output : callable
-        (recordings) → None; raises an InputError if the results cannot be written.
+        (recordings) → names of the files to write, if they go to a folder; raises an
+        InputError if the results cannot be written.
     load : callable
         (device) → the model.
     work : callable
-        (model, recordings, window_seconds, batch_seconds, progress) → None; tells
+        (model, recordings, names, window_seconds, batch_seconds, progress) → None; tells
         ``progress`` what it has done, and what could not be read.
 
     Returns
@@ -31,8 +32,8 @@ def over_recordings(args, check_output, load, work):
     from ..training.devices import usable_device
 
     rows, device = recordings(args), usable_device(args.device)
-    check_output(rows)
+    names = check_output(rows)
     model, progress = load(device), Progress(rows)
-    work(model, rows, args.window_seconds, args.batch_seconds, progress)
+    work(model, rows, names, args.window_seconds, args.batch_seconds, progress)
     progress.close()
     return 1 if progress.failed else 0

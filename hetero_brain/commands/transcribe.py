@@ -20,8 +20,8 @@ def main(argv):
 
     errors = []
 
-    def work(recogniser, rows, *options):
-        with writing(args.output_file, args.output) as write:
+    def work(recogniser, rows, names, *options):
+        with writing(args.output_file, args.output, names) as write:
             for row, transcript in transcribe(recogniser, rows, *options):
                 write(transcript)
                 if row["wrd"]:

@@ -187,30 +187,61 @@ def of_channels(row):
     ]
 
 
-def file_name(key, suffix):
-    """A name for what is written about the recording ``key``.
+def file_names(rows, suffix):
+    """A name for what is written about each recording, whose file has a suffix.
 
-    Example
-    -------
-    >>> file_name("talks/monday.wav", ".srt"), file_name("it/vm-hello", ".npy")
-    ('talks_monday.srt', 'it_vm-hello.npy')
-    """
-    path, colon, channel = key.rpartition(":")
-    path, channel = (path, f".{channel}") if channel.isdecimal() else (key, "")
-    stem, ending = os.path.splitext(path)
-    stem = stem if ending.lower() in SUFFIXES else path
-    return stem.strip("/").replace("/", "_") + channel + suffix
-
-
-def check_names(rows, suffix):
-    """Raise an InputError if two recordings would be written to the same file.
+    It is the ``ID``, or of a file its path within the folder that all files are in, with
+    ``_`` for ``/`` and without the ending, unless two files differ in nothing else.
 
     Arguments
     ---------
     rows : Recordings
     suffix : str
-        As for :func:`file_name`.
+
+    Returns
+    -------
+    dict
+        ID → name.
+
+    Raises
+    ------
+    InputError
+        A recording is given twice, or two would have the same name.
+
+    Example
+    -------
+    >>> talks = ["talks/may/1.wav", "talks/june/1.wav", "talks/june/1.mp3"]
+    >>> [*file_names(Recordings([row_of(talk) for talk in talks]), ".srt").values()]
+    ['may_1.srt', 'june_1.wav.srt', 'june_1.mp3.srt']
     """
-    names = Counter(file_name(row["ID"], suffix) for row in rows)
-    if twice := [name for name, count in names.items() if count > 1]:
+    paths = [row["wav"] for row in rows.files]
+    shared = os.path.commonprefix([path.split("/")[:-1] for path in paths])
+    files = Recordings(rows.files, each_channel=rows.each)
+    others = Recordings([], rows.manifest, rows.each)
+    keys = [(row["ID"], "/".join(row["ID"].split("/")[len(shared) :])) for row in files]
+    keys += [(row["ID"], row["ID"]) for row in others]
+    short = [file_name(path, suffix) for _, path in keys]
+    counts = Counter(short)
+    names = [
+        file_name(path, suffix, with_ending=counts[name] > 1)
+        for (_, path), name in zip(keys, short)
+    ]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise InputError(f"{twice[0]} would be written twice; rename a recording")
+    return {key: name for (key, _), name in zip(keys, names)}
+
+
+def file_name(key, suffix, with_ending=False):
+    """A name for what is written about the recording ``key``.
+
+    Example
+    -------
+    >>> file_name("talks/monday.wav", ".srt"), file_name("it/vm-hello:0", ".npy")
+    ('talks_monday.srt', 'it_vm-hello.0.npy')
+    """
+    path, colon, channel = key.rpartition(":")
+    path, channel = (path, f".{channel}") if channel.isdecimal() else (key, "")
+    stem, ending = os.path.splitext(path)
+    if with_ending or ending.lower() not in SUFFIXES:
+        stem = path
+    return stem.strip("/").replace("/", "_") + channel + suffix

@@ -226,9 +226,10 @@ def run_experiment(argv):
     ]
     (folder / "commands.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     with preemption.deferred(lambda: "waiting until its steps have saved", abandon):
-        for commands in pretraining:
-            run_all(commands, spec["parallel"])
-        run_all(finetuning, spec["parallel"])
+        before = 0
+        for commands in (*pretraining, finetuning):
+            run_all(commands, spec["parallel"], before, len(lines))
+            before += len(commands)
     write_tables(spec, folder)
     plot = folder / "phases.png"
     plot_phases(folder / "pretrain" / str(spec["seeds"][0]), plot)
@@ -240,17 +241,17 @@ def run_experiment(argv):
     print(spec["closing"].format(folder=folder, plot=plot, recipe=recipe))
 
 
-def run_all(commands, parallel):
-    """Run commands (folder → command), ``parallel`` at a time, and show the progress."""
+def run_all(commands, parallel, before=0, total=None):
+    """Run commands (folder → command), ``parallel`` at a time, and show the progress:
+    ``before`` of ``total`` commands of the experiment are done."""
     parallel = min(parallel, len(commands))
     threads = max(1, len(os.sched_getaffinity(0)) // parallel)
-    names = ", ".join(dict.fromkeys(folder.parts[-1] for folder in commands))
     with ThreadPoolExecutor(parallel) as pool:
         futures = {
             pool.submit(run, command, folder, threads): folder
             for folder, command in commands.items()
         }
         try:
-            watch(futures, names)
+            watch(futures, before, total or len(commands))
         finally:  # after a failure or a signal, do not start the remaining commands
             pool.shutdown(wait=False, cancel_futures=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..data.progress import Progress
-from ..data.recordings import check_names, file_name
+from ..data.recordings import file_names
 from ..data.streaming import Windows, batches, padded
 from ..errors import InputError
 from ..training.files import UNFINISHED, sync, write_atomically
@@ -100,19 +100,44 @@ def encoded_windows(encoder, windows, layers):
 
 
 def check_output(path, kind, rows):
-    """Raise an InputError if features cannot be written to a path as it is asked."""
-    path = Path(path)
+    """Check that features can be written to a path as it is asked.
+
+    Arguments
+    ---------
+    path, kind : str
+        ``--output`` and ``--format``.
+    rows : Recordings
+        What is to be encoded.
+
+    Returns
+    -------
+    dict or None
+        Of a folder: ID of a recording → name of its file.
+
+    Raises
+    ------
+    InputError
+        They cannot be written.
+    """
+    path, names = Path(path), None
     if path.suffix in HDF5:
         hdf5()
+    elif path.suffix == ".npy" and not path.is_dir():
+        if (count := sum(1 for _ in rows)) > 1:
+            raise InputError(
+                f"--output: {path} is for a single recording, but there are {count}; "
+                "give a folder, .pt or .h5"
+            )
     elif path.suffix != ".pt":
-        check_names(rows, f".{kind}")
+        names = file_names(rows, f".{kind}")
         if path.exists() and not path.is_dir():
             raise InputError(
-                f"--output: {path} is a file; it takes .pt, .h5 or a folder"
+                f"--output: {path} is a file; it takes .pt, .h5, .npy or a folder"
             )
         path.mkdir(parents=True, exist_ok=True)
     if not path.parent.is_dir():
         raise InputError(f"--output: there is no folder {path.parent}")
+    return names
 
 
 def hdf5():
@@ -128,16 +153,16 @@ def hdf5():
 
 
 @contextmanager
-def writing(path, kind):
+def writing(path, kind, names):
     """A function that writes the encodings of a recording; files appear when they are
     whole.
 
     Arguments
     ---------
-    path : str
+    path, kind : str
         Checked by :func:`check_output`.
-    kind : str
-        ``npy`` or ``pt``, of the files in a folder.
+    names : dict
+        What that has returned.
 
     Yields
     ------
@@ -155,9 +180,11 @@ def writing(path, kind):
             yield lambda key, encoded: file.create_dataset(key, data=encoded.numpy())
         sync(draft)
         draft.replace(path)
+    elif names is None:
+        yield lambda _, encoded: write_atomically(path, as_bytes(encoded, "npy"))
     else:
         yield lambda key, encoded: write_atomically(
-            path / file_name(key, f".{kind}"), as_bytes(encoded, kind)
+            path / names[key], as_bytes(encoded, kind)
         )
 
 

@@ -10,7 +10,7 @@ from ..models.run_folder import RUN_MODEL
 TERMINAL_SECONDS, LOG_SECONDS = 1, 30  # between two lines
 
 
-def watch(futures, title):
+def watch(futures, before, total):
     """Wait for commands, and show where they are until all are done.
 
     In a terminal the line is renewed; elsewhere a new one is printed now and then, if
@@ -20,8 +20,8 @@ def watch(futures, title):
     ---------
     futures : dict
         Future → output folder of its command.
-    title : str
-        What the commands are, as ``pretrain``.
+    before, total : int
+        Steps of the experiment that are done already, and how many there are.
 
     Raises
     ------
@@ -35,9 +35,10 @@ def watch(futures, title):
         done, pending = wait(pending, seconds, FIRST_COMPLETED)
         for future in done:
             future.result()
-        parts = [f"{title}: {len(futures) - len(pending)} of {len(futures)} done"]
-        parts += [status(futures[f]) for f in futures if f in pending and f.running()]
-        line = "; ".join(part for part in parts if part)
+        finished = before + len(futures) - len(pending)
+        running = [futures[f] for f in futures if f in pending and f.running()]
+        parts = [f"{finished} of {total} steps done", *map(status, running)]
+        line = "; ".join(parts)
         if in_terminal:
             minutes, rest = divmod(round(time.monotonic() - begun), 60)
             line += f" [{minutes}:{rest:02d}]"
@@ -56,18 +57,19 @@ def status(folder):
     Returns
     -------
     str
-        Such as ``CSSL.1, epoch 3 of 6, loss 4.1, 1:40 left``; empty before the first
-        entry.
+        Such as ``CSSL.1, epoch 3 of 6, loss 4.1, about 1:40 left``; ``CSSL.1 begins``
+        before the first entry.
     """
+    name = "/".join(folder.parts[-3:])
     logs = sorted(folder.glob("**/log.jsonl"), key=lambda path: path.stat().st_mtime)
     if not logs:
-        return ""
+        return f"{name} begins"
     run, found = logs[-1].parent, last_loss(logs[-1])
     record = run / RUN_MODEL
+    name = run.name if run != folder else name
     if found is None or not record.exists():
-        return ""
+        return f"{name} begins"
     (epoch, loss), epochs = found, json.loads(record.read_text("utf-8"))["epochs"]
-    name = run.name if run != folder else "/".join(folder.parts[-3:])
     left = time_left(record, epoch, epochs)
     return f"{name}, epoch {epoch} of {epochs}, loss {loss:.3g}{left}"
 

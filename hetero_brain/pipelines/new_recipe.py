@@ -30,10 +30,14 @@ ABOUT = {
     "ctc": "Fine-tuning with CTC: the encoder, a weighting of its layers, a CTC layer.",
     "attention": "Fine-tuning with CTC and attention: the encoder and a decoder.",
     "probe": "A probe: CTC on a frozen encoder shows what pre-training has learnt.",
+    "hubert": "Continues a public model on {name}: PTLOC, and CSSL of equal compute.",
+    "wav2vec2": "Continues wav2vec 2.0 on {name}: PTLOC, and CSSL of equal compute.",
+    "public": "Fine-tuning of a public model with CTC, as published or continued.",
 }
+PUBLIC = ("hubert", "wav2vec2", "public")  # stems of YAMLs that continue public models
 EXAMPLE = {
     "pretrain": "--local_steps 3 --seed 2",
-    "finetune": "--pretrained ../pretrain/results/{name}/{first}/1/PTLOC.1",
+    "finetune": "--pretrained ../pretrain/results/{name}/{phases}/1/PTLOC.1",
 }
 DATA = {
     "pretrain": """\
@@ -179,13 +183,18 @@ def train_script(text, kind, name, stems):
     )
 
 
+def phases_for(stem, stems):
+    """The stem of the first pre-training YAML whose phases a fine-tuning YAML takes."""
+    return next(s for s in stems["pretrain"] if (s in PUBLIC) == (stem in PUBLIC))
+
+
 def hparams(text, kind, stem, name, stems):
     """A YAML of pre-training or fine-tuning, from that of another recipe.
 
     The first two paragraphs of a YAML are its description with the seed, and its data.
     """
     first, data, rest = text.split("\n\n", 2)
-    words = {"name": name, "stem": stem, "first": stems["pretrain"][0]}
+    words = {"name": name, "stem": stem, "phases": phases_for(stem, stems)}
     about = ABOUT.get(stem, ABOUT["pretrain"]).format(**words)
     head = HEAD.format(about=about, example=EXAMPLE[kind].format(**words), **words)
     banner = first[first.index("# ---") :]
@@ -209,17 +218,16 @@ def without_corpus(text):
 
 def readme(text, name, stems):
     """The README, with the commands of the YAMLs."""
-    first, recipe = stems["pretrain"][0], f"recipes/{name}"
-    commands = {
-        kind.upper(): [
-            f"python {recipe}/{kind}/train.py {recipe}/{kind}/hparams/{stem}.yaml "
-            "--data_folder $DATA"
-            for stem in stems[kind]
-        ]
-        for kind in stems
-    }
-    trained = f" --pretrained results/{name}/{first}/1/PTLOC.1"
-    commands["FINETUNE"] = [command + trained for command in commands["FINETUNE"]]
+    recipe = f"recipes/{name}"
+    commands = {"PRETRAIN": [], "FINETUNE": [], "PUBLIC": []}
+    for kind in ("pretrain", "finetune"):
+        for stem in stems[kind]:
+            yaml = f"{recipe}/{kind}/hparams/{stem}.yaml"
+            line = f"python {recipe}/{kind}/train.py {yaml} --data_folder $DATA"
+            if kind == "finetune":
+                phases = f"results/{name}/{phases_for(stem, stems)}/1"
+                line += f" --pretrained {phases}/PTLOC.1"
+            commands["PUBLIC" if stem in PUBLIC else kind.upper()].append(line)
     commands["EXPERIMENT"] = [
         f"python -m hetero_brain experiment {recipe}/{EXPERIMENT} --data_folder $DATA"
     ]

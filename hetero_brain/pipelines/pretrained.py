@@ -210,4 +210,9 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
         fit_state(modules[key], key, weights / f"{key}.ckpt")
     left = sorted({p.stem for p in weights.glob("*.ckpt")} - {*found})
     new = sorted(modules.keys() - {*found, "features"})
-    logger.info(f"new: {', '.join(new)}; left in {weights}: {', '.join(left)}")
+    for said, keys in (
+        ("new, with random weights", new),
+        (f"not used of {weights}", left),
+    ):
+        if keys:
+            logger.info(f"{said}: {', '.join(keys)}")

@@ -55,8 +55,11 @@ def leave_group():
         torch.distributed.destroy_process_group()
 
 
-def load_recipe(argv):
+def load_recipe(argv, script=None):
     """Read the command line and the YAML, join the process group, create the folder.
+
+    The folder gets the YAML with its overrides resolved, the recipe's ``train.py``, and
+    ``env.log``.
 
     Ranks on CPUs communicate through gloo; others through NCCL, SpeechBrain's default,
     unless the command line chooses another backend.
@@ -70,6 +73,8 @@ def load_recipe(argv):
     ---------
     argv : list of str
         ``hparams.yaml``, overrides (``--key value``) and SpeechBrain's run options.
+    script : str
+        Path of the recipe's ``train.py``; None if no recipe calls.
 
     Returns
     -------
@@ -102,6 +107,11 @@ def load_recipe(argv):
         run_on_main(empty_debug_folder, args=[Path(folder)])
     sb.create_experiment_directory(folder, save_env_desc=False)
     if if_main_process():
+        # SpeechBrain copies the file that calls it, which is this one.
+        Path(folder, Path(__file__).name).unlink(missing_ok=True)
+        if script is not None:
+            saved = Path(script).read_bytes()  # first: it may be the one in the folder
+            Path(folder, Path(script).name).write_bytes(saved)
         Path(folder, "env.log").write_text(describe_environment(), "utf-8")
         source = f"# {os.path.abspath(hparams.path)} with its overrides\n"
         Path(folder, "hyperparams.yaml").write_text(source + resolved, "utf-8")

@@ -5,7 +5,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data.recordings import check_names, file_name
+from ..data.recordings import file_names
 from ..errors import InputError
 from ..training.files import replacing, write_atomically
 
@@ -74,6 +74,11 @@ def check_output(path, kind, recordings):
     recordings : Recordings
         What is to be transcribed.
 
+    Returns
+    -------
+    dict or None
+        Of a folder: ID of a recording → name of its file.
+
     Raises
     ------
     InputError
@@ -84,20 +89,21 @@ def check_output(path, kind, recordings):
     if several and path and not Path(path).suffix:
         Path(path).mkdir(parents=True, exist_ok=True)
     if kind == "srt" and path and Path(path).is_dir():
-        check_names(recordings, ".srt")
-    elif kind == "srt" and sum(1 for _ in recordings) > 1:
+        return file_names(recordings, ".srt")
+    if several:
         raise InputError(
             "srt: several recordings cannot share a file of subtitles; give a folder "
             "that exists as --output_file"
         )
-    elif path and Path(path).is_dir():
+    if path and Path(path).is_dir():
         raise InputError(f"--output_file: {path} is a folder")
     if path and not Path(path).parent.is_dir():
         raise InputError(f"--output_file: there is no folder {Path(path).parent}")
+    return None
 
 
 @contextmanager
-def writing(path, kind):
+def writing(path, kind, names=None):
     """A function that writes a transcript, to where :func:`check_output` has checked.
 
     A file appears when all of it is written; until then, what there is of it is in
@@ -107,6 +113,8 @@ def writing(path, kind):
     ---------
     path, kind
         As for :func:`check_output`.
+    names : dict
+        What that has returned.
 
     Yields
     ------
@@ -114,9 +122,9 @@ def writing(path, kind):
         Takes a transcript: a dict with ``id``, ``text`` and ``segments``.
     """
     text = FORMATS[kind]
-    if path and Path(path).is_dir():
+    if names:
         yield lambda one: write_atomically(
-            Path(path) / file_name(one["id"], ".srt"), text(one).encode()
+            Path(path) / names[one["id"]], text(one).encode()
         )
     elif path:
         with replacing(path) as file:

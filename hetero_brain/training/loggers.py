@@ -6,19 +6,25 @@ that was never killed.
 """
 
 import json
+import logging
 import os
 from functools import cached_property
 from pathlib import Path
+from unittest.mock import patch
 
 from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
-from speechbrain.utils.train_logger import (
-    FileTrainLogger,
-    TensorboardLogger,
-    TrainLogger,
-)
 
 from .files import sync
+
+# Its import warns of a missing torchvision, with which its logger of images saves them.
+theirs = logging.getLogger("speechbrain.utils.train_logger")
+with patch.object(theirs, "disabled", True):
+    from speechbrain.utils.train_logger import (
+        FileTrainLogger,
+        TensorboardLogger,
+        TrainLogger,
+    )
 
 logger = get_logger(__name__)
 

@@ -13,6 +13,10 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
+def test_the_readme_takes_ten_minutes():
+    assert len((ROOT / "README.md").read_text("utf-8").split()) < 900
+
+
 def texts():
     """All strings of the package, with … for what is filled in."""
     found = []

@@ -173,6 +173,13 @@ def test_yamls_of_a_kind_have_the_same_keys(kind):
     assert [*faults_of_kind(kind, files(kind))] == []
 
 
+def test_what_recipes_of_speechbrain_have_is_explained():
+    for kind in ("pretrain", "finetune"):
+        for name, text in files(kind).items():
+            for key in ("save_folder", "epoch_counter", "checkpointer"):
+                assert key in text, name
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_yamls_of_a_kind_have_the_same_order_and_banners(kind):
     assert order(files(kind)) == []

@@ -121,6 +121,25 @@ def test_every_yaml_has_a_row_and_a_command(clone, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_public_models_are_apart_from_those_from_scratch(clone, name):
+    """In the README, and in the words that a YAML begins with."""
+    lines = commands(clone / "recipes" / name / "README.md")
+    pattern = r"finetune/hparams/(\w+)\.yaml .*results/(\w+/(\w+)/1/PTLOC\.1)$"
+    found = [match for line in lines if (match := re.search(pattern, line))]
+    assert len(found) >= 3
+    for match in found:
+        stem, phase, phases = match.groups()
+        assert (stem == "public") == (phases in ("hubert", "wav2vec2"))
+        text = (clone / f"recipes/{name}/finetune/hparams/{stem}.yaml").read_text()
+        assert f"results/{phase}" in text
+        assert text.startswith(("# Fine-tuning", "# A probe"))
+    for path in clone.glob(f"recipes/{name}/pretrain/hparams/*.yaml"):
+        continues = path.stem in ("hubert", "wav2vec2")
+        about = "Continues" if continues else "Pre-training on"
+        assert path.read_text("utf-8").startswith(f"# {about}")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_it_knows_nothing_of_the_corpus_that_it_came_from(clone, name):
     files = [*files_in(clone / "recipes" / name), clone / f"tests/recipes/{name}.csv"]
     assert len(files) >= 9

@@ -76,6 +76,17 @@ def test_a_missing_data_folder_stops_before_anything_is_written(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         train.main([*argv, "--output_folder", str(tmp_path / "out")])
     assert not list((tmp_path / "out").glob("**/*.csv"))
+    # What was to be run is there: the recipe's script, and no file of the package.
+    saved = {path.name for path in (tmp_path / "out").iterdir()}
+    assert saved == {"train.py", "hyperparams.yaml", "env.log", "log.txt"}
+    assert (tmp_path / "out/train.py").read_text("utf-8") == Path(
+        train.__file__
+    ).read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/*/train.py")))
+def test_every_script_is_saved_with_its_run(path):
+    assert "load_recipe(argv, __file__)" in path.read_text("utf-8")
 
 
 def test_a_value_still_to_be_given_is_named(tmp_path, capsys):

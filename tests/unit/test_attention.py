@@ -14,6 +14,7 @@ from hetero_brain.models.decoder import AttentionDecoder
 from hetero_brain.models.features import StackedFbank
 from hetero_brain.models.readouts import LastLayer
 from hetero_brain.pipelines.finetuning import finetune, recogniser
+from hetero_brain.pipelines.pretrained import load_pretrained
 from hetero_brain.recognition.error_rates import error_rates
 from hetero_brain.recognition.joint import (
     BLANK,
@@ -273,8 +274,20 @@ def test_what_was_loaded_new_and_left_is_said(tokenizer, tmp_path, caplog):
     with caplog.at_level("INFO"):
         recogniser(settings, tokenizer)
     text = caplog.text
-    assert "encoder: loaded" in text and "new: ctc, decoder, readout" in text
-    assert "left in" in text and text.rstrip().endswith(": output")
+    assert "encoder: loaded" in text
+    assert "new, with random weights: ctc, decoder, readout\n" in text
+    assert "not used of" in text and text.rstrip().endswith(": output")
+
+
+def test_nothing_is_said_of_what_there_is_not(tmp_path, caplog):
+    from speechbrain.utils.checkpoints import Checkpointer
+
+    modules = {"encoder": torch.nn.Linear(3, 3)}
+    Checkpointer(tmp_path / "save", modules).save_checkpoint()
+    with caplog.at_level("INFO"):
+        load_pretrained(modules, tmp_path)
+    assert "encoder: loaded" in caplog.text
+    assert "new, with" not in caplog.text and "not used of" not in caplog.text
 
 
 def test_a_language_without_spaces_is_scored_by_characters(tokenizer):

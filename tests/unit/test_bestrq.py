@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import speechbrain as sb
 import torch
+from scipy.cluster.vq import kmeans2
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.nnet.quantisers import (
     RandomProjectionQuantizer as SpeechBrainQuantizer,
@@ -25,6 +26,7 @@ from hetero_brain.objectives.quantizers import (
     KMeansQuantizer,
     RandomProjectionQuantizer,
     fit_quantizer,
+    plus_plus,
 )
 
 TRAIN, VALID = sb.Stage.TRAIN, sb.Stage.VALID
@@ -290,6 +292,16 @@ def test_kmeans_is_fitted_deterministically():
         quantize.fit(x)
         fits.append(quantize.centroids)
     assert torch.equal(fits[0], fits[1]) and not torch.equal(fits[0], fits[2])
+
+
+def test_kmeans_begins_as_that_of_scipy():
+    x = torch.randn(300, 5, generator=torch.Generator().manual_seed(0)).numpy()
+    for data in (x, x.repeat(2, axis=0)):  # the nearest may be at no distance
+        expected = kmeans2(data, 40, iter=3, minit="++", rng=np.random.default_rng(7))
+        start = plus_plus(data, 40, np.random.default_rng(7))
+        found = kmeans2(data, start, iter=3, minit="matrix")
+        assert np.array_equal(found[0], expected[0])
+        assert np.array_equal(found[1], expected[1])
 
 
 def test_kmeans_needs_as_many_frames_as_clusters():

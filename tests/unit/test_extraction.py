@@ -65,8 +65,7 @@ def test_files_of_a_folder(words, layers, batch_seconds, phase, files, tmp_path)
         options = map(str, [phase[0] / "model", *paths, *options, *words])
         assert main(["features", *options]) == 0
         found = sorted(out.iterdir())
-        names = [path.name.rpartition("_")[2] for path in found]
-        assert names == [f"{i}.{kind}" for i in range(3)]
+        assert [path.name for path in found] == [f"{i}.{kind}" for i in range(3)]
         for path, sound in zip(found, sounds):
             array = load(path)
             assert array.dtype in (np.float32, torch.float32)
@@ -86,6 +85,14 @@ def test_one_file_of_all(phase, files, tmp_path):
         expected = expected_of(phase[1], sound, range(n_layers))
         torch.testing.assert_close(one.float(), expected, atol=4e-3, rtol=2e-3)
     assert [path.name for path in tmp_path.iterdir()] == ["all.pt"]
+
+
+def test_one_recording_to_a_file_of_numpy(phase, files, tmp_path):
+    paths, sounds = files
+    out = tmp_path / "f.npy"
+    assert main(["features", *map(str, (phase[0], paths[1], "--output", out))]) == 0
+    close(np.load(out), expected_of(phase[1], sounds[1]))
+    assert [path.name for path in tmp_path.iterdir()] == ["f.npy"]
 
 
 def test_hdf5(phase, files, tmp_path):
@@ -157,3 +164,7 @@ def test_wrong_words_are_refused_before_anything_is_encoded(
         with pytest.raises(SystemExit, match=said):
             words = [phase[0], sound, "--output", tmp_path / name]
             main(["features", *map(str, words)])
+    with pytest.raises(SystemExit, match="x.npy is for a single recording, but .* 2;"):
+        words = [phase[0], *files[0][:2], "--output", tmp_path / "x.npy"]
+        main(["features", *map(str, words)])
+    assert not (tmp_path / "x.npy").exists()

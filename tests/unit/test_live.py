@@ -25,7 +25,7 @@ def entry(epoch, **train):
 
 
 def test_the_newest_phase_is_shown(tmp_path):
-    assert live.status(tmp_path) == ""
+    assert live.status(tmp_path) == f"{'/'.join(tmp_path.parts[-3:])} begins"
     write(tmp_path / "CSSL.1", 6, entry(6, loss=3.0))
     os.utime(tmp_path / "CSSL.1/log.jsonl", (1, 1))
     figures = {"loss_at_theta/en": 9.0, "loss_at_phi/en": 4.0, "loss_at_phi/fr": 5.0}
@@ -45,7 +45,7 @@ def test_half_an_entry_and_entries_without_a_loss_are_passed_over(tmp_path):
         log.write('{"epoch": 2, "tr')
     assert live.status(tmp_path) == "CSSL.1, epoch 1 of 6, loss 3"
     write(tmp_path / "CSSL.1", 6, entry(2, **{"cosine/a~b": 0.1}))
-    assert live.status(tmp_path) == ""
+    assert live.status(tmp_path) == "CSSL.1 begins"
 
 
 def test_lines_are_printed_when_something_has_changed(tmp_path, monkeypatch, capsys):
@@ -66,10 +66,10 @@ def test_lines_are_printed_when_something_has_changed(tmp_path, monkeypatch, cap
             "builtins.print",
             lambda line, **_: (printed.append(line), end.set()),
         )
-        live.watch({first: tmp_path / "one", second: tmp_path / "two"}, "probe")
+        live.watch({first: tmp_path / "one", second: tmp_path / "two"}, 3, 7)
     name = "/".join((tmp_path / "one").parts[-3:])
-    assert printed[0] == f"probe: 0 of 2 done; {name}, epoch 1 of 6, loss 3"
-    assert printed[-1] == "probe: 2 of 2 done" and len({*printed}) == len(printed)
+    assert printed[0] == f"3 of 7 steps done; {name}, epoch 1 of 6, loss 3"
+    assert printed[-1] == "5 of 7 steps done" and len({*printed}) == len(printed)
 
 
 def test_a_command_that_fails_ends_the_wait(tmp_path):
@@ -79,4 +79,4 @@ def test_a_command_that_fails_ends_the_wait(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         futures = {pool.submit(fail): tmp_path}
         with pytest.raises(OSError, match="no space"):
-            live.watch(futures, "probe")
+            live.watch(futures, 0, 1)

@@ -7,6 +7,7 @@ import torch
 
 from hetero_brain import DomainBatch
 from hetero_brain.data.recordings import recordings
+from hetero_brain.domain_batch import domains_of
 from hetero_brain.errors import InputError
 from hetero_brain.models.model_folder import missing
 from hetero_brain.pipelines.look_ahead import doubts
@@ -29,6 +30,26 @@ def test_a_key_without_its_dashes(tmp_path):
 def test_a_batch_without_its_tuple():
     with pytest.raises(TypeError, match=r"batches of domain en: .* write \(batch,\)"):
         DomainBatch("en", torch.rand(8, 40))
+
+
+@pytest.mark.parametrize(
+    "batch, found",
+    [
+        (torch.rand(8, 40), "Tensor"),
+        ({"sig": 1}, "dict"),
+        ([torch.rand(8)], "list with Tensor"),
+        (DomainBatch("en", (1,)), "DomainBatch"),
+    ],
+)
+def test_a_batch_that_is_no_global_batch(batch, found):
+    with pytest.raises(TypeError, match=f"a list of DomainBatch, not {found}: let the"):
+        domains_of(batch)
+
+
+def test_plain_batches_in_fit(make_brain):
+    brain = make_brain(torch.nn.Linear(3, 1), lambda model, x: model(x).mean())
+    with pytest.raises(TypeError, match=r"DomainBatch\(domain, \(batch,\)\)"):
+        brain.fit([1], [torch.rand(4, 3)])
 
 
 def test_a_misspelling_beside_the_right_key():

@@ -564,7 +564,7 @@ def test_every_kind_of_output(runs, ten, tmp_path, capsys):
     words = [*paths, "--output", "srt", "--output_file", tmp_path / "subtitles"]
     assert command(capsys, run, *words)[0] == 0
     names = sorted(path.name for path in (tmp_path / "subtitles").iterdir())
-    assert [name[-5:] for name in names] == ["0.srt", "1.srt"]
+    assert names == ["0.srt", "1.srt"]
     for name, one in zip(names, lines):
         assert (tmp_path / "subtitles" / name).read_text("utf-8") == srt(one)
 

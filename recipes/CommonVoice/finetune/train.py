@@ -26,7 +26,7 @@ from common_voice_prepare import prepare_common_voice
 
 def main(argv):
     """Prepare, fine-tune, evaluate."""
-    hparams, run_opts = load_recipe(argv)
+    hparams, run_opts = load_recipe(argv, __file__)
     data_folder, domains = hparams["data_folder"], hparams["finetune_domains"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
     run_on_main(

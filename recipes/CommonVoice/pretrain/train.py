@@ -24,7 +24,7 @@ from common_voice_prepare import prepare_common_voice
 
 def main(argv):
     """Prepare, and run the phases."""
-    hparams, run_opts = load_recipe(argv)
+    hparams, run_opts = load_recipe(argv, __file__)
     data_folder = hparams["data_folder"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
     domains = hparams["pretrain_domains"]

@@ -23,7 +23,7 @@ from multi_domain_english_prepare import prepared
 
 def main(argv):
     """Prepare, fine-tune, evaluate."""
-    hparams, run_opts = load_recipe(argv)
+    hparams, run_opts = load_recipe(argv, __file__)
     entries, folder = prepared(hparams)
     domains = hparams["finetune_domains"]
     # Test sets of these domains, and of all that are only for testing.

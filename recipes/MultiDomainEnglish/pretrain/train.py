@@ -22,7 +22,7 @@ from multi_domain_english_prepare import prepared
 
 def main(argv):
     """Prepare, and run the phases."""
-    hparams, run_opts = load_recipe(argv)
+    hparams, run_opts = load_recipe(argv, __file__)
     _, folder = prepared(hparams)
     domains = hparams["pretrain_domains"] or None
     splits = pretraining_splits(

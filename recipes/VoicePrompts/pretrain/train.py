@@ -24,7 +24,7 @@ from voice_prompts_prepare import prepare_voice_prompts
 
 def main(argv):
     """Prepare, and run the phases."""
-    hparams, run_opts = load_recipe(argv)
+    hparams, run_opts = load_recipe(argv, __file__)
     data_folder, domains = hparams["data_folder"], hparams["pretrain_domains"]
     save_folder = Path(hparams["output_folder"]) / "manifests"
     run_on_main(prepare_voice_prompts, args=[data_folder, save_folder, domains])
