@@ -18,8 +18,14 @@ def full_fp32():
     for training, but it would change one label in a thousand.
     """
     matmul = torch.backends.cuda.matmul
-    before, matmul.allow_tf32 = matmul.allow_tf32, False
+    name, full = "allow_tf32", False
+    try:
+        before = matmul.allow_tf32
+    except RuntimeError:  # it was set by its newer name, and cannot be read by this one
+        name, full = "fp32_precision", "ieee"
+        before = matmul.fp32_precision
+    setattr(matmul, name, full)
     try:
         yield
     finally:
-        matmul.allow_tf32 = before
+        setattr(matmul, name, before)

@@ -9,13 +9,14 @@ else passes change, ``solves`` are what the local solves of an iteration gave.
 ``participants`` are the parts of a Brain in a local solve, and ``requirements`` what it
 has to meet. ``geometry`` measures how far PTLOC's update is from CSSL's, and ``local_lr``
 what other local learning rates would do. ``preemption`` handles signals. ``devices`` has
-copies that keep nobody waiting, and ``graphs`` replays passes.
+copies that keep nobody waiting, ``graphs`` replays passes, and ``compilation`` compiles.
 ``stopping`` ends a run early.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
 
 __all__ = [
     "checkpoints",
+    "compilation",
     "devices",
     "files",
     "fingerprint",

@@ -2,14 +2,14 @@
 
 from contextlib import contextmanager
 
-import speechbrain as sb
 import torch
 
+from .compilation import CompilingBrain
 from .parallel import rank_and_size, without_collectives
 from .requirements import refuse_reentrant_checkpoint
 
 
-class Participants(sb.Brain):
+class Participants(CompilingBrain):
     """A ``sb.Brain`` that knows its optimizers, parameters and modules, and what else
     its forward passes change. Takes the arguments of ``sb.Brain``."""
 

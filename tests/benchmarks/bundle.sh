@@ -4,11 +4,11 @@
 #   tests/benchmarks/bundle.sh [PYTHON_VERSION] [FOLDER]        (here; 3.12 and .whl)
 #   tests/benchmarks/bundle.sh install [FOLDER]                 (there, before make gpu)
 #
-# PyTorch, torchaudio, SciPy, matplotlib and TensorBoard are taken to be there.
+# torch, torchaudio, scipy, matplotlib and tensorboard are taken to be there.
 set -euo pipefail
 
-packages="speechbrain hyperpyyaml ruamel.yaml<0.19 soundfile cffi pycparser lhotse audioread
-cytoolz intervaltree tabulate babel torchopt optree graphviz higher"
+packages="speechbrain hyperpyyaml ruamel.yaml<0.19 sentencepiece soundfile cffi pycparser tqdm
+lhotse audioread cytoolz intervaltree tabulate babel fonttools torchopt optree graphviz higher"
 
 if [ "${1:-}" = install ]; then
     python3 -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir \

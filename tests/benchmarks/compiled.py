@@ -9,6 +9,14 @@ from .speech import global_batch
 
 SECONDS = 32
 OPTIONS = {"compile": True, "compile_module_keys": ["encoder"]}
+WAYS = {
+    "eager": {},
+    "compiled, dynamic shapes": OPTIONS,
+    "compiled for this shape": {
+        **OPTIONS,
+        "compile_using_dynamic_shape_tracing": False,
+    },
+}
 
 
 def run(quick):
@@ -19,15 +27,16 @@ def run(quick):
         f"torch.compile of the encoder (tiny, K = 1, M = 1, {SECONDS} s)",
         ["code", "first iteration (s)", "s / iteration", "ratio to eager"],
         notes=[
-            "One batch, whose shapes are compiled in the first iteration; each new "
-            "shape is compiled again, up to torch's limit of 8 times.",
+            "One batch. With dynamic shapes, the default, batches of any length are "
+            "compiled in the first iteration; otherwise each shape is compiled, up to "
+            "PyTorch's limit of 8.",
         ],
     )
     if shutil.which("c++") is None:
         table.rows.append(["not run: no C++ compiler", "-", "-", "-"])
         return [table]
     parts, losses, first, brains = global_batch(1, SECONDS), {}, {}, {}
-    for name, options in {"eager": {}, "compiled": OPTIONS}.items():
+    for name, options in WAYS.items():
         brains[name] = ours("tiny", 1, **options)
         start = time.perf_counter()
         losses[name] = brains[name].fit_batch(parts).item()
@@ -38,6 +47,8 @@ def run(quick):
     for name in brains:
         ratio = spread(ratios(taken[name], taken["eager"]))
         table.rows.append([name, first[name], spread(taken[name]), ratio])
-    difference = abs(losses["compiled"] - losses["eager"])
-    table.notes.append(f"Loss of the first iteration differs by {difference:.1g}.")
+    difference = max(abs(loss - losses["eager"]) for loss in losses.values())
+    table.notes.append(
+        f"Losses of the first iteration differ by {difference:.1g} at most."
+    )
     return [table]

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hetero_brain.models.operators import logits_at_once
 from hetero_brain.objectives import cross_entropy
 from hetero_brain.objectives.cross_entropy import linear_cross_entropy
 
@@ -42,6 +43,25 @@ def test_it_is_the_cross_entropy_of_a_linear_layer(rows, groups, monkeypatch):
     found = with_gradients(linear_cross_entropy, *of)
     torch.testing.assert_close(found, with_gradients(reference, *of))
     assert found[1].any() or rows == 1
+
+
+@pytest.mark.parametrize(
+    "device, sizes", [("cpu", [64, 64, 2]), ("meta", [130])], ids=["CPU", "GPU"]
+)
+def test_pieces_suit_the_device(device, sizes, monkeypatch):
+    """Four codebooks of 8192 codes: 64 rows at once on a CPU, 1024 on any GPU."""
+    chosen, pieces = logits_at_once(torch.empty(1, device=device)), []
+
+    def piece_by_piece(x, labels, *layer, original=cross_entropy.of_rows):
+        pieces.append(len(labels))
+        return original(x, labels, *layer)
+
+    monkeypatch.setattr(cross_entropy, "logits_at_once", lambda x: chosen)
+    monkeypatch.setattr(cross_entropy, "of_rows", piece_by_piece)
+    of = inputs(130, 4, classes=8192, size=2)
+    found = with_gradients(linear_cross_entropy, *of)
+    assert pieces == sizes
+    torch.testing.assert_close(found, with_gradients(reference, *of))
 
 
 def test_without_rows_the_loss_and_its_gradients_are_zero():

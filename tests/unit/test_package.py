@@ -1,6 +1,8 @@
 """The package as it is handed on: its public names, and a wheel that needs no clone."""
 
+import configparser
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +41,18 @@ def test_each_public_name_has_its_module():
         hetero_brain.HeteroBrian  # noqa: B018
     with pytest.raises(ImportError):
         from hetero_brain import nothing  # noqa: F401
+
+
+def test_a_gpu_machine_without_internet_gets_every_requirement():
+    """``bundle.sh`` downloads each that its comment does not say to be there."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    wanted = config["options"]["install_requires"].split()
+    text = (ROOT / "tests/benchmarks/bundle.sh").read_text("utf-8")
+    (there,) = re.findall("# (.*) are taken to be there", text)
+    (brought,) = re.findall('packages="([^"]*)"', text)
+    named = {*re.findall("[a-z]+", there), *re.findall("[a-z]+", brought)}
+    assert {re.match("[a-z]+", name)[0] for name in wanted} <= named
 
 
 # ------------------------------------------------------------------------------- wheel
