@@ -25,6 +25,7 @@ from hetero_brain.models.decoder import AttentionDecoder
 from hetero_brain.models.features import StackedFbank
 from hetero_brain.models.readouts import LastLayer
 from hetero_brain.objectives.bestrq import BestRQBrain
+from hetero_brain.objectives.masking import MaskDrawer
 from hetero_brain.pipelines.finetuning import finetune
 from hetero_brain.pipelines.rounds import Phase, run_phases
 from hetero_brain.recognition.ctc import CTCBrain
@@ -621,11 +622,21 @@ def test_to_resume_reads_nothing_of_what_came_before(few, tmp_path, monkeypatch)
         "__getitem__",
         lambda self, step: read.append(step) or real(self, step),
     )
+    draws, draw = [], MaskDrawer.__call__
+    monkeypatch.setattr(
+        MaskDrawer,
+        "__call__",
+        lambda self, batch, t: draws.append((t, *batch.id)) or draw(self, batch, t),
+    )
     state = (newest(tmp_path / "killed/PTLOC.1") / "brain.ckpt").read_text()
     at = yaml.safe_load(state)["optimizer_step"]
     assert at > 1
     bestrq(tmp_path / "killed", few, Clock(), every=1)
     assert read[0] == at and read == sorted(set(read))
+    # Each batch is drawn for once, by the loader: the Brain counts iterations alike.
+    trained = [drawn for drawn in draws if drawn[0] >= 0]
+    assert sorted({t for t, *_ in trained}) == read
+    assert len(trained) == len(set(trained)) and len(draws) > len(trained)
 
 
 # ---------------------------------------------------------------------------------- logs
