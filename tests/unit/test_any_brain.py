@@ -214,7 +214,7 @@ def test_local_steps_go_on_from_a_brain_without_them(tmp_path, caplog):
         caplog.clear()
         brain, *_ = half_a_recipe(HeteroBrain, tmp_path, epochs=epochs, **options)
         assert brain.optimizer_step == 10  # of the best epoch
-        assert brain.local_solver.states.keys() == {"a"}
+        assert brain.local_solver.states.files.keys() == {"a"}
         assert caplog.text.count(INDEX) == (epochs == 2)
     half_a_recipe(sb.Brain, tmp_path)
 

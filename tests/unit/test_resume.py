@@ -360,7 +360,7 @@ def test_a_full_disk_and_room_again(alone, tmp_path):
 
     def full(obj, path):
         saves.append(path)
-        if len(saves) == 50:
+        if len(saves) == 75:
             raise OSError(errno.ENOSPC, "No space left on device")
         save(obj, path)
 
