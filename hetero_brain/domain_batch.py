@@ -86,6 +86,40 @@ def domains_of(global_batch):
         ) from None
 
 
+def drawn(drawer, batch, iteration):
+    """What is drawn at random for a batch in an iteration, and kept with the batch.
+
+    A loader that calls this has its workers draw, ahead of the Brain, which finds the
+    result with the batch; it draws itself if there is none, or one of another iteration.
+
+    Arguments
+    ---------
+    drawer : callable
+        (batch, iteration) → tuple of tensors and numbers that depend on these two alone.
+        Equal ones draw the same.
+    batch : PaddedBatch
+        On the host.
+    iteration : int
+        -1 in a validation.
+
+    Returns
+    -------
+    tuple
+
+    Example
+    -------
+    >>> from types import SimpleNamespace
+    >>> batch = SimpleNamespace(id=["a", "b"])
+    >>> drawn(lambda batch, iteration: (len(batch.id), iteration), batch, 7)
+    (2, 7)
+    """
+    key, values = getattr(batch, "drawn_ahead", (None, ()))
+    if key != (drawer, iteration):
+        values = drawer(batch, iteration)
+        batch.drawn_ahead = (drawer, iteration), values
+    return values
+
+
 class NothingToLearn(ValueError):
     """A valid batch has no loss; ``compute_objectives`` may raise it.
 

@@ -11,7 +11,7 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from torch.utils.data import Dataset
 
-from ..domain_batch import DomainBatch, Share
+from ..domain_batch import DomainBatch, Share, drawn
 from ..training.parallel import check_ranks, share_out
 from ..training.rng import generator
 from .audio import BadAudio, read_audio
@@ -99,6 +99,8 @@ class GlobalBatches(Dataset):
         Whether a domain always belongs to the same rank, as it must if its local
         optimizer state is kept. Otherwise, units are distributed so that the ranks have
         as equal an amount of audio as possible.
+    drawer : callable, optional
+        Draws what is random of each batch; see :func:`~hetero_brain.domain_batch.drawn`.
 
     Raises
     ------
@@ -106,8 +108,10 @@ class GlobalBatches(Dataset):
         If there are more ranks than units in an iteration.
     """
 
-    def __init__(self, utterances, plan, rank=0, size=1, fixed_owners=False):
-        self.utterances, self.plan = utterances, plan
+    def __init__(
+        self, utterances, plan, rank=0, size=1, fixed_owners=False, drawer=None
+    ):
+        self.utterances, self.plan, self.drawer = utterances, plan, drawer
         self.rank, self.size, self.fixed_owners = rank, size, fixed_owners
         check_ranks(size, plan.domains_per_iteration, plan.replicas_per_domain)
 
@@ -121,6 +125,9 @@ class GlobalBatches(Dataset):
             n_rows += sum(len(rows) for rows in unit.batches)
             problems += [message for _, messages in read for message in messages]
             usable = tuple(batch for batch, _ in read if batch is not None)
+            if self.drawer is not None:
+                for batch in usable:
+                    drawn(self.drawer, batch, step)
             if usable:
                 replica = i % self.plan.replicas_per_domain
                 share.append(DomainBatch(unit.domain, usable, replica))
@@ -186,10 +193,13 @@ class DevBatches(Dataset):
     rank, size : int
         A rank has every ``size``-th batch, from batch ``rank`` on, so that all ranks
         together have each utterance once.
+    drawer : callable, optional
+        As for :class:`GlobalBatches`.
     """
 
-    def __init__(self, utterances, batch_seconds, rank=0, size=1):
+    def __init__(self, utterances, batch_seconds, rank=0, size=1, drawer=None):
         self.utterances, manifest = utterances, utterances.manifest
+        self.drawer = drawer
         self.batches, rows = [], []
         for row in np.lexsort((manifest.duration, manifest.domain)):
             # The last row is the longest of its batch, to which the others are padded.
@@ -216,5 +226,7 @@ class DevBatches(Dataset):
         batch, problems = self.utterances.batch(rows, step=0)
         domain = self.utterances.manifest[int(rows[0])]["domain"]
         found = batch is not None
+        if found and self.drawer is not None:
+            drawn(self.drawer, batch, iteration=-1)
         parts = [DomainBatch(domain, (batch,), self.numbers[index])] if found else []
         return parts, problems, len(rows)

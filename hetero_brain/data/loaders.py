@@ -65,7 +65,12 @@ def make_plan(manifest, seed, max_utterance_seconds=None, **settings):
 
 
 def train_loader(
-    utterances, plan, num_workers=0, max_bad_audio_fraction=0.01, fixed_owners=False
+    utterances,
+    plan,
+    num_workers=0,
+    max_bad_audio_fraction=0.01,
+    fixed_owners=False,
+    drawer=None,
 ):
     """A loader of this rank's share of the global batches; one pass is one epoch.
 
@@ -79,7 +84,7 @@ def train_loader(
         Processes that read audio; the batches do not depend on their number.
     max_bad_audio_fraction : float
         Stop if a larger fraction of the recordings cannot be used.
-    fixed_owners : bool
+    fixed_owners, drawer
         As for :class:`GlobalBatches`.
 
     Returns
@@ -87,7 +92,7 @@ def train_loader(
     AuditedLoader
     """
     return AuditedLoader(
-        GlobalBatches(utterances, plan, *rank_and_size(), fixed_owners),
+        GlobalBatches(utterances, plan, *rank_and_size(), fixed_owners, drawer),
         max_bad_audio_fraction,
         sampler=EpochSampler(plan.steps_per_epoch),
         num_workers=num_workers,
@@ -96,7 +101,9 @@ def train_loader(
     )
 
 
-def dev_loader(utterances, batch_seconds, num_workers=0, max_bad_audio_fraction=0.01):
+def dev_loader(
+    utterances, batch_seconds, num_workers=0, max_bad_audio_fraction=0.01, drawer=None
+):
     """A loader of this rank's share of all utterances, one domain batch at a time.
 
     Arguments
@@ -105,7 +112,7 @@ def dev_loader(utterances, batch_seconds, num_workers=0, max_bad_audio_fraction=
         Reads the audio.
     batch_seconds : float
         Seconds of audio in a batch, including padding.
-    num_workers, max_bad_audio_fraction
+    num_workers, max_bad_audio_fraction, drawer
         As for :func:`train_loader`.
 
     Returns
@@ -113,7 +120,7 @@ def dev_loader(utterances, batch_seconds, num_workers=0, max_bad_audio_fraction=
     SinglePartLoader
     """
     return SinglePartLoader(
-        DevBatches(utterances, batch_seconds, *rank_and_size()),
+        DevBatches(utterances, batch_seconds, *rank_and_size(), drawer),
         max_bad_audio_fraction,
         num_workers=num_workers,
     )

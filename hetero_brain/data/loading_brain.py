@@ -11,6 +11,19 @@ from .domain_loader import domain_loader
 class LoadingBrain(ResumableBrain):
     """A :class:`ResumableBrain` whose ``fit`` makes global batches of a dataset."""
 
+    @classmethod
+    def loader_drawer(cls, modules, hparams):
+        """What draws for each batch in loader workers, as for
+        :func:`~hetero_brain.domain_batch.drawn`; None if they draw nothing.
+
+        Arguments
+        ---------
+        modules, hparams : dict
+            Those of the Brain. The result must hold none of the modules, since it is sent
+            to the workers.
+        """
+        return None
+
     def make_dataloader(self, dataset, stage, ckpt_prefix="dataloader-", **kwargs):
         """As SpeechBrain's, except for training.
 

@@ -1,7 +1,8 @@
 """The models: what turns waveforms into features, encodings and words.
 
-``features``, ``front_ends``, ``conformer`` and ``readouts`` make an encoder, of which
-``layers`` has the parts, and ``decoder`` is what attention adds. ``operators`` chooses
+``features`` (of which ``frame_count`` counts the frames), ``front_ends``, ``conformer``
+and ``readouts`` make an encoder, of which ``layers`` has the parts, and ``decoder`` is
+what attention adds. ``operators`` chooses
 between PyTorch's operators and those of ``cpu``.
 
 What was trained is found by ``run_folder``, and loaded by ``transfer``. ``recorded``
@@ -16,6 +17,7 @@ __all__ = [
     "cpu",
     "decoder",
     "features",
+    "frame_count",
     "front_ends",
     "layers",
     "model_folder",

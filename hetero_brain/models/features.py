@@ -15,6 +15,7 @@ from speechbrain.lobes.features import Fbank
 from speechbrain.processing.features import Deltas, Filterbank, InputNormalization
 from torch import nn
 
+from .frame_count import FrameCount
 from .precision import full_fp32
 from .recorded import recorded
 
@@ -74,6 +75,7 @@ class StackedFbank(nn.Module):
         self.normalize = InputNormalization(norm_type="sentence", update_until_epoch=0)
         self.hop = self.fbank.compute_STFT.hop_length
         self.stack = stack
+        self.frames = FrameCount(((0, self.frame_samples),))
         self.output_size = n_mels * stack * (3 if deltas else 1)
 
     @torch.no_grad()
@@ -116,10 +118,6 @@ class StackedFbank(nn.Module):
     def frame_samples(self):
         """Samples from one stacked frame to the next."""
         return self.hop * self.stack
-
-    def frames(self, samples):
-        """Stacked frames of utterances of so many samples."""
-        return samples // self.hop // self.stack + 1
 
 
 def fixed_fbank(sample_rate, n_mels, n_fft):
@@ -198,6 +196,7 @@ class RawFrames(nn.Module):
     def __init__(self, stack=2):
         super().__init__()
         self.stack, self.output_size = stack, stack * WINDOW
+        self.frames = FrameCount(((1, self.output_size),))  # the last one padded
 
     @torch.no_grad()
     def forward(self, wavs, wav_lens):
@@ -230,7 +229,3 @@ class RawFrames(nn.Module):
     def frame_samples(self):
         """Samples from one stacked frame to the next."""
         return self.output_size
-
-    def frames(self, samples):
-        """Stacked frames of utterances of so many samples."""
-        return (samples + self.output_size - 1) // self.output_size

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..errors import InputError
 from .features import own_samples
+from .frame_count import FrameCount
 from .public_source import published
 from .recorded import Call
 
@@ -77,7 +78,8 @@ class NormalizedWaveforms(nn.Module):
 
     def __init__(self, convolutions, do_normalize):
         super().__init__()
-        self.convolutions, self.do_normalize = convolutions, do_normalize
+        self.do_normalize = do_normalize
+        self.frames = FrameCount(tuple(map(tuple, convolutions)))
         self.shortest = 1  # utterance that fills a frame, in samples
         for kernel, stride in reversed(convolutions):
             self.shortest = (self.shortest - 1) * stride + kernel
@@ -111,12 +113,6 @@ class NormalizedWaveforms(nn.Module):
         x = F.pad(x, (0, max(0, self.shortest - x.shape[1])))
         return x, self.frames(samples)
 
-    def frames(self, samples):
-        """Frames of the encoder for utterances of so many samples."""
-        for kernel, stride in self.convolutions:
-            samples = (samples - kernel) // stride + 1
-        return samples.clamp(min=1)
-
 
 class StackedLogMels(nn.Module):
     """Log-mels as w2v-BERT 2.0 takes them: those of ``SeamlessM4TFeatureExtractor``.
@@ -140,6 +136,7 @@ class StackedLogMels(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", window, persistent=False)
         self.stack = stack
+        self.frames = FrameCount(((FRAME, HOP), (stack, stack)))
 
     @torch.no_grad()
     def forward(self, wavs, wav_lens):
@@ -169,7 +166,3 @@ class StackedLogMels(nn.Module):
         x = (x / (variance + 1e-7).sqrt()).float()
         x = F.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
         return x.unflatten(1, (-1, self.stack)).flatten(2), self.frames(samples)
-
-    def frames(self, samples):
-        """Stacked frames of utterances of so many samples: whole ones."""
-        return (((samples - FRAME) // HOP + 1) // self.stack).clamp(min=1)

@@ -3,9 +3,10 @@
 ``masked_prediction`` predicts the labels that one of the ``quantizers`` gives, of the
 features or of other ``targets``, to the frames that ``masking`` chose, with the loss of
 ``cross_entropy``; ``bestrq`` does so with a new encoder. ``cpc`` tells the next frames of
-an utterance from others, and ``wav2vec2`` its masked ones, by ``contrasts``. All draw
-what is random of a batch once, by ``prepared``; ``public_passes`` has what the passes on
-a public model share besides.
+an utterance from others, by ``negatives``, and ``wav2vec2`` its masked ones, by
+``contrasts``. What is random of a batch is drawn once (``prepared``), most of it by
+loader workers (``drawing``); ``public_passes`` has what the passes on a public model
+share besides.
 """
 
 __all__ = [
@@ -13,8 +14,10 @@ __all__ = [
     "contrasts",
     "cpc",
     "cross_entropy",
+    "drawing",
     "masked_prediction",
     "masking",
+    "negatives",
     "prepared",
     "public_passes",
     "quantizers",

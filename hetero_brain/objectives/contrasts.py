@@ -1,6 +1,11 @@
 """Which masked frames wav2vec 2.0 tells apart: drawn per utterance."""
 
+from dataclasses import dataclass
+
 import numpy as np
+import torch
+
+from .masking import MaskDrawer
 
 
 def draw_contrasts(masks, n_negatives, rngs):
@@ -46,3 +51,31 @@ def draw_contrasts(masks, n_negatives, rngs):
             drawn[:count] = rng.integers(count - 1, size=(count, n_negatives))
             drawn[:count] += drawn[:count] >= np.arange(count)[:, None]  # not itself
     return places, inside, negatives
+
+
+@dataclass(frozen=True)
+class ContrastDrawer(MaskDrawer):
+    """Draws the masked frames of a batch, and their negatives.
+
+    Attributes
+    ----------
+    n_negatives : int
+        As for :func:`draw_contrasts`.
+    """
+
+    n_negatives: int
+
+    def __call__(self, batch, iteration):
+        """Draw for a batch.
+
+        Returns
+        -------
+        masks : torch.Tensor
+            (batch, frames) of bool.
+        places, inside, negatives : torch.Tensor
+            As from :func:`draw_contrasts`.
+        """
+        masks = self.masks(batch, iteration)
+        rngs = self.generators(batch, "negatives", iteration)
+        arrays = masks, *draw_contrasts(masks, self.n_negatives, rngs)
+        return tuple(map(torch.from_numpy, arrays))

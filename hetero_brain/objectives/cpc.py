@@ -14,7 +14,6 @@ follows.
 - The context of an instance must not contain its positives: the encoder is causal.
 """
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -22,7 +21,8 @@ from torch import nn
 from ..models.layers import Linear
 from ..models.precision import widened
 from ..training.devices import to_device
-from .prepared import PreparedOnce
+from .negatives import NegativeDrawer
+from .prepared import PreparedOnce, widened_places
 
 
 class FuturePredictor(nn.Module):
@@ -55,42 +55,6 @@ def make_predictor(encoder, n_positives=12):
     return FuturePredictor(encoder.d_model, n_positives)
 
 
-def draw_negatives(lengths, n_frames, n_steps, n_negatives, rngs):
-    """The instances of a batch, and the frames to contrast them with.
-
-    Arguments
-    ---------
-    lengths : sequence of int
-        Frames of each utterance.
-    n_frames : int
-        Frames of the padded batch.
-    n_steps, n_negatives : int
-        Positives and negatives per instance.
-    rngs : sequence of numpy.random.Generator
-        One per utterance.
-
-    Returns
-    -------
-    instances : numpy.ndarray
-        (N,) of int64, indices in the flattened (batch · n_frames): the frames t for which
-        all of t + 1 … t + n_steps are in the utterance.
-    negatives : numpy.ndarray
-        (N, n_negatives) of int64, indices likewise: uniform over the frames of the
-        utterance other than t + 1 … t + n_steps.
-    """
-    instances, negatives = [], []
-    for row, (length, rng) in enumerate(zip(lengths, rngs)):
-        frames = np.arange(max(0, length - n_steps))
-        if len(frames):
-            drawn = rng.integers(length - n_steps, size=(len(frames), n_negatives))
-            drawn += n_steps * (drawn > frames[:, None])  # skip the positives
-            instances.append(frames + row * n_frames)
-            negatives.append(drawn + row * n_frames)
-    if not instances:
-        return np.zeros(0, np.int64), np.zeros((0, n_negatives), np.int64)
-    return np.concatenate(instances), np.concatenate(negatives)
-
-
 class CPCBrain(PreparedOnce):
     """Discriminates the next frames of an utterance from its other frames (InfoNCE).
 
@@ -110,6 +74,16 @@ class CPCBrain(PreparedOnce):
     """
 
     graphs = None  # the number of instances is different in every batch
+
+    @classmethod
+    def make_drawer(cls, modules, hparams):
+        """A :class:`NegativeDrawer`."""
+        return NegativeDrawer(
+            seed=hparams["seed"],
+            frames=modules["features"].frames,
+            n_steps=modules["predictor"].n_steps,
+            n_negatives=hparams["n_negatives"],
+        )
 
     def predict(self, x, lengths, instances, negatives):
         """Scores of the candidates, the positive first; takes what :meth:`prepare`
@@ -141,15 +115,13 @@ class CPCBrain(PreparedOnce):
         lengths : torch.Tensor
             (batch,) in frames.
         instances, negatives : torch.Tensor
-            As from :func:`draw_negatives`.
+            As from :func:`~hetero_brain.objectives.negatives.draw_negatives`.
         """
-        steps, count = self.modules.predictor.n_steps, self.hparams.n_negatives
-        rngs = self.generators(batch, "negatives", iteration)
-        lengths = self.frames(batch)
+        n_frames, *places = self.drawn(batch, iteration)
         batch = batch.to(self.device, non_blocking=True)
         x, frames = self.modules.features(*batch.sig)
-        drawn = draw_negatives(lengths, x.shape[1], steps, count, rngs)
-        return x, frames, *(to_device(indices, x.device) for indices in drawn)
+        places = (widened_places(each, n_frames, x.shape[1]) for each in places)
+        return x, frames, *(to_device(each, x.device) for each in places)
 
     def compute_objectives(self, predictions, batch, stage):
         """Mean InfoNCE loss, in nats; 0 if no utterance of the batch is long enough."""

@@ -3,7 +3,6 @@
 import math
 from functools import cached_property
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -11,8 +10,8 @@ from ..training.devices import to_device
 from ..training.graphs import round_up
 from ..training.parallel import gathered
 from .cross_entropy import linear_cross_entropy
-from .masking import mask_batch
-from .prepared import PreparedOnce
+from .masking import MaskDrawer
+from .prepared import PreparedOnce, widened_places
 from .public_passes import before_passes, latents_of
 
 
@@ -32,6 +31,16 @@ class MaskedPredictionBrain(PreparedOnce):
     """
 
     graphs = None  # transformers' models may make the host wait, which no graph can
+
+    @classmethod
+    def make_drawer(cls, modules, hparams):
+        """A :class:`MaskDrawer`."""
+        return MaskDrawer(
+            seed=hparams["seed"],
+            frames=modules["features"].frames,
+            mask_prob=hparams["mask_prob"],
+            mask_span=hparams["mask_span"],
+        )
 
     def inputs(self, x, lengths, masked, batch, iteration):
         """What the passes on a batch begin with: the outputs of the front end if that is
@@ -98,13 +107,11 @@ class MaskedPredictionBrain(PreparedOnce):
         labels : torch.Tensor
             (masked frames, n_codebooks); -1 where they do not count.
         """
-        lengths = self.frames(batch)
-        prob, span = self.hparams.mask_prob, self.hparams.mask_span
-        rngs = self.generators(batch, "mask", iteration)
+        longest, places = self.drawn(batch, iteration)
         batch = batch.to(self.device, non_blocking=True)
         x, frames = self.padded(*self.modules.features(*batch.sig))
-        n_frames = self.size_of(max(lengths))
-        places = np.flatnonzero(mask_batch(lengths, n_frames, prob, span, rngs))
+        n_frames = self.size_of(longest)
+        places = widened_places(places, longest, n_frames)
         spare = self.spare(len(places), len(x) * n_frames)
         masked = to_device(places, x.device)
         labelled = self.labelled(x, batch, n_frames).flatten(0, 1)[masked]

@@ -1,6 +1,11 @@
 """Span masks, drawn per utterance from its own generator."""
 
+from dataclasses import dataclass
+
 import numpy as np
+import torch
+
+from .drawing import Drawer
 
 
 def span_mask(n_frames, mask_prob, span, rng):
@@ -61,3 +66,37 @@ def mask_batch(lengths, n_frames, mask_prob, span, rngs):
     for mask, length, rng in zip(masks, lengths, rngs):
         mask[:length] = span_mask(length, mask_prob, span, rng)
     return masks
+
+
+@dataclass(frozen=True)
+class MaskDrawer(Drawer):
+    """Draws the masked frames of a batch.
+
+    Attributes
+    ----------
+    mask_prob, mask_span
+        As for :func:`span_mask`.
+    """
+
+    mask_prob: float
+    mask_span: int
+
+    def masks(self, batch, iteration):
+        """(batch, frames) of bool."""
+        lengths = self.lengths(batch)
+        rngs = self.generators(batch, "mask", iteration)
+        prob, span = self.mask_prob, self.mask_span
+        return mask_batch(lengths, max(lengths), prob, span, rngs)
+
+    def __call__(self, batch, iteration):
+        """Draw for a batch.
+
+        Returns
+        -------
+        n_frames : int
+            Of the longest utterance.
+        masked : torch.Tensor
+            (masked frames,) of int64, indices in the flattened (batch · n_frames).
+        """
+        masks = self.masks(batch, iteration)
+        return masks.shape[1], torch.from_numpy(np.flatnonzero(masks))

@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 
 from ..brain import HeteroBrain
+from ..domain_batch import drawn
 from ..training.gradients import gradients
 from ..training.graphs import PassGraphs, round_up
-from ..training.rng import derive_seed, generator
+from ..training.rng import derive_seed
 
 
 class PreparedOnce(HeteroBrain):
     """A HeteroBrain that prepares each batch once and shares it among the K + 1 passes.
 
-    Subclasses define :meth:`prepare` and :meth:`predict`. The random numbers of the
-    former depend on (seed, iteration, utterances), and on the device where they are drawn
-    there. Reads from ``hparams``:
+    Subclasses define :meth:`prepare`, :meth:`predict` and :meth:`make_drawer`. The random
+    numbers of a batch depend on (seed, iteration, utterances), and on the device where
+    they are drawn there. Reads from ``hparams``:
 
     ``cuda_graphs`` : bool
         On a GPU, replay passes as CUDA graphs (False): several times as fast where the
@@ -103,19 +104,45 @@ class PreparedOnce(HeteroBrain):
         """
         raise NotImplementedError
 
-    def generators(self, batch, purpose, iteration):
-        """A NumPy generator for each utterance of a batch."""
-        seed = self.hparams.seed
-        return [generator(seed, purpose, iteration, name) for name in batch.id]
+    @classmethod
+    def make_drawer(cls, modules, hparams):
+        """A :class:`~hetero_brain.objectives.drawing.Drawer` for some modules and hparams
+        of a Brain; to be defined."""
+        raise NotImplementedError
+
+    @classmethod
+    def loader_drawer(cls, modules, hparams):
+        """That of :meth:`make_drawer`; None if it has a method of a module count frames,
+        as workers would need the module then: the Brain draws itself."""
+        drawer = cls.make_drawer(modules, hparams)
+        counts = getattr(drawer.frames, "__self__", None)
+        return None if isinstance(counts, torch.nn.Module) else drawer
+
+    @property
+    def drawer(self):
+        """What draws for a batch on the host; see :meth:`make_drawer`."""
+        return self.make_drawer(self.modules, vars(self.hparams))
+
+    def drawn(self, batch, iteration):
+        """What :attr:`drawer` draws, or loader workers have drawn; to be called before
+        the batch moves to the device, since the host would have to wait for it
+        afterwards."""
+        return drawn(self.drawer, batch, iteration)
 
     def device_generator(self, batch, purpose, iteration):
         """A PyTorch generator on the device for a batch."""
         seed = derive_seed(self.hparams.seed, purpose, iteration, *batch.id)
         return torch.Generator(self.device).manual_seed(seed)
 
-    def frames(self, batch):
-        """Encoder frames of each utterance, as a list; to be called before the batch
-        moves to the device, since the host would have to wait for it afterwards."""
-        wavs, lengths = batch.sig
-        samples = (lengths * wavs.shape[1]).round().long()
-        return self.modules.features.frames(samples).tolist()
+
+def widened_places(places, n_frames, wider):
+    """Indices in a flattened (batch · n_frames), as indices in (batch · wider).
+
+    Example
+    -------
+    >>> widened_places(torch.tensor([0, 4, 5, 9]), 5, 8)
+    tensor([ 0,  4,  8, 12])
+    """
+    if wider == n_frames:
+        return places
+    return places + places // n_frames * (wider - n_frames)

@@ -19,8 +19,7 @@ from speechbrain.utils.logger import get_logger
 from ..domain_batch import NothingToLearn
 from ..models.precision import widened
 from ..training.devices import to_device
-from .contrasts import draw_contrasts
-from .masking import mask_batch
+from .contrasts import ContrastDrawer
 from .prepared import PreparedOnce
 from .public_passes import before_passes, latents_of
 
@@ -62,6 +61,17 @@ class Wav2Vec2Brain(PreparedOnce):
     graphs = None  # the number of masked frames is different in every batch
     told = False  # of a collapse
 
+    @classmethod
+    def make_drawer(cls, modules, hparams):
+        """A :class:`.contrasts.ContrastDrawer`."""
+        return ContrastDrawer(
+            seed=hparams["seed"],
+            frames=modules["features"].frames,
+            mask_prob=hparams["mask_prob"],
+            mask_span=hparams["mask_span"],
+            n_negatives=hparams["n_negatives"],
+        )
+
     def prepare(self, batch, iteration):
         """What the passes begin with, the masks, the negatives and the Gumbel noise.
 
@@ -89,25 +99,20 @@ class Wav2Vec2Brain(PreparedOnce):
         NothingToLearn
             No utterance has two masked frames.
         """
-        lengths = self.frames(batch)
-        prob, span = self.hparams.mask_prob, self.hparams.mask_span
-        rngs = self.generators(batch, "mask", iteration)
-        masks = mask_batch(lengths, max(lengths), prob, span, rngs)
-        rngs = self.generators(batch, "negatives", iteration)
-        drawn = draw_contrasts(masks, self.hparams.n_negatives, rngs)
-        if not masks.any():
+        masks, places, *others = self.drawn(batch, iteration)
+        if places.shape[1] == 0:
             raise NothingToLearn("no utterance has two masked frames")
         batch = batch.to(self.device, non_blocking=True)
         x, frames = self.modules.features(*batch.sig)
         quantizer = self.modules.heads.quantizer
-        codes = *drawn[0].shape, quantizer.num_groups, quantizer.num_vars
+        codes = *places.shape, quantizer.num_groups, quantizer.num_vars
         noise = torch.zeros(codes, device=x.device)
         if iteration >= 0:
             rng = self.device_generator(batch, "gumbel", iteration)
             noise = -noise.exponential_(generator=rng).log()
-        arrays = masks, *drawn, self.temperature(max(iteration, 0))
+        values = masks, places, *others, self.temperature(max(iteration, 0))
         masked, places, inside, negatives, temperature = (
-            to_device(torch.as_tensor(array), x.device) for array in arrays
+            to_device(value, x.device) for value in values
         )
         x = before_passes(self.modules.encoder, x)
         return x, frames, masked, places, inside, negatives, noise, temperature

@@ -46,10 +46,12 @@ def pretrain(hparams, run_opts, train, dev):
         device=run_opts["device"],
     )
     fixed = hparams["local_optimizer_state"] == "per_domain"
+    drawer = hparams["brain_class"].loader_drawer(modules, hparams)
+    options = {**hparams["loader"], "drawer": drawer}
     run_phases(
         hparams,
         run_opts,
         hparams["brain_class"],
-        train_loader(train, plan, **hparams["loader"], fixed_owners=fixed),
-        dev and dev_loader(dev, hparams["global_batch_seconds"], **hparams["loader"]),
+        train_loader(train, plan, **options, fixed_owners=fixed),
+        dev and dev_loader(dev, hparams["global_batch_seconds"], **options),
     )

@@ -11,7 +11,8 @@ from speechbrain.dataio.batch import PaddedBatch
 from hetero_brain import DomainBatch
 from hetero_brain.models.conformer import make_encoder
 from hetero_brain.models.features import RawFrames
-from hetero_brain.objectives.cpc import CPCBrain, FuturePredictor, draw_negatives
+from hetero_brain.objectives.cpc import CPCBrain, FuturePredictor
+from hetero_brain.objectives.negatives import draw_negatives
 from hetero_brain.training.rng import generator
 
 STEPS, NEGATIVES = 12, 12

@@ -16,6 +16,8 @@ from hetero_brain.data.audited_loader import AuditedLoader
 from hetero_brain.data.datasets import DevBatches, GlobalBatches, Utterances
 from hetero_brain.data.loaders import EpochSampler, dev_loader, make_plan, train_loader
 from hetero_brain.data.splits import labelled
+from hetero_brain.models.frame_count import FrameCount
+from hetero_brain.objectives.masking import MaskDrawer
 
 RATE = 8000
 
@@ -279,15 +281,36 @@ def test_the_loader_gives_the_plan_from_any_iteration(corpus, num_workers):
     n = plan.steps_per_epoch
     assert n > 3
     batches = GlobalBatches(*load(corpus, max_seconds=0.4))
-    loader = train_loader(utterances, plan, num_workers)
+    loader = train_loader(utterances, plan, num_workers, drawer=DRAWER)
     assert len(loader) == n
     loader.sampler.start_at(n + 2)  # in the middle of the second epoch
-    found = [plain(parts) for parts in loader]
-    assert found == [plain(batches[t][0]) for t in range(n + 2, 2 * n)]
+    items, steps = list(loader), range(n + 2, 2 * n)
+    assert [plain(parts) for parts in items] == [plain(batches[t][0]) for t in steps]
+    for parts, t in zip(items, steps):
+        assert_drawn(parts, t)
     loader.sampler.start_at(0)
     assert [plain(parts) for parts in loader] == [
         plain(batches[t][0]) for t in range(n)
     ]
+
+
+DRAWER = MaskDrawer(3, FrameCount(((1, 80),)), mask_prob=0.3, mask_span=2)
+
+
+def assert_drawn(parts, iteration):
+    """The batches came with what is drawn for them."""
+    for batch in (batch for part in parts for batch in part.batches):
+        key, (n_frames, masked) = batch.drawn_ahead
+        expected = DRAWER(batch, iteration)
+        assert key == (DRAWER, iteration) and n_frames == expected[0]
+        assert torch.equal(masked, expected[1]) and len(masked)
+
+
+def test_batches_of_a_validation_come_with_what_is_drawn(corpus):
+    utterances, _ = load(corpus)
+    parts = list(dev_loader(utterances, 3.0, drawer=DRAWER))
+    assert parts
+    assert_drawn(parts, -1)
 
 
 def test_epoch_sampler():

@@ -25,6 +25,7 @@ from hetero_brain.models.decoder import AttentionDecoder
 from hetero_brain.models.features import StackedFbank
 from hetero_brain.models.readouts import LastLayer
 from hetero_brain.objectives.bestrq import BestRQBrain
+from hetero_brain.objectives.masking import MaskDrawer
 from hetero_brain.pipelines.finetuning import finetune
 from hetero_brain.pipelines.rounds import Phase, run_phases
 from hetero_brain.recognition.ctc import CTCBrain
@@ -193,7 +194,7 @@ def test_checkpoints_do_not_change_a_run(alone, tmp_path):
 def test_the_comparison_sees_a_difference(alone, tmp_path):
     pretrain(tmp_path, Clock(), seed=6)
     found = "\n".join(differences(alone[0], tmp_path))
-    for words in ("model.ckpt", "optimizer.ckpt", STATE, "local_solver.ckpt"):
+    for words in ("model.ckpt", "optimizer.ckpt", STATE, "local_solver."):
         assert f"PTLOC.1: {words}" in found
     for words in ("log.jsonl", "train_log.txt", "TensorBoard"):
         assert f"CSSL.1: {words}" in found
@@ -360,7 +361,7 @@ def test_a_full_disk_and_room_again(alone, tmp_path):
 
     def full(obj, path):
         saves.append(path)
-        if len(saves) == 50:
+        if len(saves) == 75:
             raise OSError(errno.ENOSPC, "No space left on device")
         save(obj, path)
 
@@ -622,11 +623,21 @@ def test_to_resume_reads_nothing_of_what_came_before(few, tmp_path, monkeypatch)
         "__getitem__",
         lambda self, step: read.append(step) or real(self, step),
     )
+    draws, draw = [], MaskDrawer.__call__
+    monkeypatch.setattr(
+        MaskDrawer,
+        "__call__",
+        lambda self, batch, t: draws.append((t, *batch.id)) or draw(self, batch, t),
+    )
     state = (newest(tmp_path / "killed/PTLOC.1") / "brain.ckpt").read_text()
     at = yaml.safe_load(state)["optimizer_step"]
     assert at > 1
     bestrq(tmp_path / "killed", few, Clock(), every=1)
     assert read[0] == at and read == sorted(set(read))
+    # Each batch is drawn for once, by the loader: the Brain counts iterations alike.
+    trained = [drawn for drawn in draws if drawn[0] >= 0]
+    assert sorted({t for t, *_ in trained}) == read
+    assert len(trained) == len(set(trained)) and len(draws) > len(trained)
 
 
 # ---------------------------------------------------------------------------------- logs
