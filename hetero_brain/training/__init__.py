@@ -8,7 +8,8 @@ among ranks, ``gradients`` adds them up, ``weights`` are θ and φ, ``module_sta
 else passes change, ``solves`` are what the local solves of an iteration gave.
 ``participants`` are the parts of a Brain in a local solve, and ``requirements`` what it
 has to meet. ``geometry`` measures how far PTLOC's update is from CSSL's, and ``local_lr``
-what other local learning rates would do. ``preemption`` handles signals. ``devices`` has
+what other local learning rates would do; ``local_optimizer`` makes the optimizer of local
+steps. ``preemption`` handles signals. ``devices`` has
 copies that keep nobody waiting, and ``graphs`` replays passes.
 ``stopping`` ends a run early.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
@@ -24,6 +25,7 @@ __all__ = [
     "graphs",
     "integrity",
     "local_lr",
+    "local_optimizer",
     "loggers",
     "module_state",
     "monitor",
