@@ -109,7 +109,7 @@ class CPCBrain(PreparedOnce):
     Also logged per domain: ``accuracy``, how often the positive scores highest.
     """
 
-    graphs = None  # the number of instances is different in every batch
+    no_graphs = "the number of instances is different in every batch"
 
     def predict(self, x, lengths, instances, negatives):
         """Scores of the candidates, the positive first; takes what :meth:`prepare`

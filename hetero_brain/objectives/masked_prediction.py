@@ -31,7 +31,7 @@ class MaskedPredictionBrain(PreparedOnce):
     collapsed codebook.
     """
 
-    graphs = None  # transformers' models may make the host wait, which no graph can
+    no_graphs = "a public model may make the host wait, which no CUDA graph can"
 
     def inputs(self, x, lengths, masked, batch, iteration):
         """What the passes on a batch begin with: the outputs of the front end if that is

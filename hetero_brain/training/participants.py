@@ -6,7 +6,7 @@ import speechbrain as sb
 import torch
 
 from .parallel import rank_and_size, without_collectives
-from .requirements import refuse_reentrant_checkpoint
+from .requirements import refuse_graphs, refuse_reentrant_checkpoint
 
 
 class Participants(sb.Brain):
@@ -17,6 +17,11 @@ class Participants(sb.Brain):
         super().__init__(*args, **kwargs)
         self.local_step = 0  # k of the pass that is running: 0 at θ, K at φ_K
         self.graph_is_checked = False  # that of the first pass
+        refuse_graphs(self)
+
+    def graph_obstacle(self):
+        """Why passes cannot be CUDA graphs, and what to do; None if they can."""
+        return f"{type(self).__name__} does not prepare batches of few shapes"
 
     def global_optimizers(self):
         """The optimizers of θ: one, unless a subclass creates several."""
