@@ -10,13 +10,15 @@ else passes change, ``solves`` are what the local solves of an iteration gave.
 has to meet. ``geometry`` measures how far PTLOC's update is from CSSL's, and ``local_lr``
 what other local learning rates would do; ``local_optimizer`` makes the optimizer of local
 steps. ``preemption`` handles signals. ``devices`` has
-copies that keep nobody waiting, and ``graphs`` replays passes.
+copies that keep nobody waiting, ``graphs`` replays passes, and ``determinism`` has a GPU
+give the same bits again.
 ``stopping`` ends a run early.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
 
 __all__ = [
     "checkpoints",
+    "determinism",
     "devices",
     "files",
     "fingerprint",

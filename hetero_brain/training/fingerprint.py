@@ -21,6 +21,7 @@ LEFT_OUT = {
     "ckpt_interval_steps",
     "cosine_interval",
     "cuda_graphs",
+    "deterministic",
     "epochs",
     "eval_batch_seconds",
     "eval_splits",

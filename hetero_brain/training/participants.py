@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import speechbrain as sb
 import torch
 
+from .devices import warn_of_slow_precision
 from .parallel import rank_and_size, without_collectives
 from .requirements import refuse_graphs, refuse_reentrant_checkpoint
 
@@ -17,6 +18,7 @@ class Participants(sb.Brain):
         super().__init__(*args, **kwargs)
         self.local_step = 0  # k of the pass that is running: 0 at θ, K at φ_K
         self.graph_is_checked = False  # that of the first pass
+        warn_of_slow_precision(self)
         refuse_graphs(self)
 
     def graph_obstacle(self):
