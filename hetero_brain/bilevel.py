@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import InputError
 from .training.gradients import laid_out
+from .training.local_optimizer import empty_state, make_local_optimizer
 from .training.local_states import LocalStates
 from .training.module_state import ModuleState
 from .training.requirements import second_derivatives
@@ -97,7 +98,7 @@ class LocalSolver(TwoWeights):
     @cached_property
     def optimizer(self):
         """The local optimizer. It skips what is frozen, which has no gradient."""
-        return self.factory([*self.phi_of.values()])
+        return make_local_optimizer(self.factory, [*self.phi_of.values()])
 
     @contextmanager
     def solve(self, domain=None):
@@ -109,8 +110,11 @@ class LocalSolver(TwoWeights):
         a solve that was not finite, by :attr:`finite` and by :meth:`forget`.
         """
         self.select()
-        self.optimizer.state = defaultdict(dict)
-        if self.keep_state and domain is not None:
+        if not self.keep_state:
+            self.optimizer.state = empty_state(self.optimizer, self.phi)
+        elif domain is None:
+            self.optimizer.state = defaultdict(dict)
+        else:
             self.optimizer.state = self.states.of(domain, self.optimizer)
         entry, self.finite = self.module_state.copy(), None
         try:

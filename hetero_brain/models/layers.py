@@ -58,6 +58,12 @@ def recompute(module):
     module.forward = partial(checkpoint, module.forward, use_reentrant=False)
 
 
+def is_recomputed(module):
+    """Whether a module was given to :func:`recompute`."""
+    forward = vars(module).get("forward")
+    return isinstance(forward, partial) and forward.func is checkpoint
+
+
 class Linear(nn.Linear):
     """``nn.Linear`` by ``operators.linear``."""
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from . import cpu
+from .precision import HALF
 
 
 def on_cpu(faster):
@@ -55,6 +56,10 @@ conv2d = on_cpu(cpu.conv2d)(F.conv2d)
 def attention(q, k, v, allowed=None, dropout_p=0.0, causal=False):
     """Attention of queries that are scaled already.
 
+    In half precision with a mask, the fast kernels want a multiple of 8 channels: zeros
+    are added to other heads, such as tiny's, as they change no product. With 36 channels,
+    PyTorch would take five times as long (H200, bf16: 1.27 ms against 0.26 with 40).
+
     Arguments
     ---------
     q, k, v : torch.Tensor
@@ -71,10 +76,14 @@ def attention(q, k, v, allowed=None, dropout_p=0.0, causal=False):
     torch.Tensor
         (batch, heads, frames, head_dim).
     """
+    qkv, channels = [x.to(v.dtype) for x in (q, k, v)], v.shape[-1]
+    if v.dtype in HALF and channels % 8:
+        qkv = [F.pad(x, (0, -channels % 8)) for x in qkv]
     with sdpa_kernel(ATTENTION):
-        return F.scaled_dot_product_attention(
-            q.to(v.dtype), k.to(v.dtype), v, allowed, dropout_p, causal, scale=1.0
+        out = F.scaled_dot_product_attention(
+            *qkv, allowed, dropout_p, causal, scale=1.0
         )
+    return out[..., :channels]
 
 
 @on_cpu(cpu.logits_at_once)

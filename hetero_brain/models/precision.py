@@ -4,10 +4,12 @@ from contextlib import contextmanager
 
 import torch
 
+HALF = torch.bfloat16, torch.float16
+
 
 def widened(x):
     """``x`` in fp32 if it is in half precision."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return x.float() if x.dtype in HALF else x
 
 
 @contextmanager

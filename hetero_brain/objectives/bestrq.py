@@ -3,7 +3,6 @@
 import torch
 
 from .masked_prediction import MaskedPredictionBrain
-from .prepared import PreparedOnce
 
 
 class BestRQBrain(MaskedPredictionBrain):
@@ -15,7 +14,7 @@ class BestRQBrain(MaskedPredictionBrain):
     the standard deviation of that noise (paper: variance 0.1, i.e. 0.316).
     """
 
-    graphs = PreparedOnce.graphs  # the Conformer never makes the host wait
+    no_graphs = None  # the Conformer never makes the host wait
 
     def inputs(self, x, lengths, masked, batch, iteration):
         """The features with noise in their masked spans, drawn on the device."""

@@ -73,7 +73,7 @@ class CPCBrain(PreparedOnce):
     Also logged per domain: ``accuracy``, how often the positive scores highest.
     """
 
-    graphs = None  # the number of instances is different in every batch
+    no_graphs = "the number of instances is different in every batch"
 
     @classmethod
     def make_drawer(cls, modules, hparams):

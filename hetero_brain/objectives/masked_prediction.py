@@ -30,7 +30,7 @@ class MaskedPredictionBrain(PreparedOnce):
     collapsed codebook.
     """
 
-    graphs = None  # transformers' models may make the host wait, which no graph can
+    no_graphs = "a public model may make the host wait, which no CUDA graph can"
 
     @classmethod
     def make_drawer(cls, modules, hparams):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from ..brain import HeteroBrain
 from ..domain_batch import drawn
+from ..models.layers import is_recomputed
 from ..training.gradients import gradients
 from ..training.graphs import PassGraphs, round_up
 from ..training.rng import derive_seed
@@ -23,9 +24,11 @@ class PreparedOnce(HeteroBrain):
     ``cuda_graphs`` : bool
         On a GPU, replay passes as CUDA graphs (False): several times as fast where the
         host is slower than the GPU. Batches are padded to a few shapes, by an eighth at
-        most. Not with a recomputed encoder, nor with the exact hypergradient.
+        most. Validations, and local steps in them, run without. Not with a recomputed
+        encoder, nor with the exact hypergradient: a ValueError says so.
     """
 
+    no_graphs = None  # in subclasses: why their passes cannot be CUDA graphs
     _of, _prepared = (None, None), None  # the last (batch, iteration), and its result
 
     def prepared(self, batch, stage):
@@ -40,11 +43,25 @@ class PreparedOnce(HeteroBrain):
     @cached_property
     def graphs(self):
         """Passes as CUDA graphs; None if they are not wanted, or not on a GPU."""
-        if not getattr(self.hparams, "cuda_graphs", False):
+        if not self.cuda_graphs or self.device_type != "cuda":
             return None
-        if torch.device(self.device).type != "cuda" or self.local_solver.exact:
-            return None
-        return PassGraphs(self.local_solver.params, self.run_pass)
+        return PassGraphs(lambda: self.local_solver.params, self.run_pass)
+
+    def graph_obstacle(self):
+        """See the base class; a subclass may say why in ``no_graphs``."""
+        if self.no_graphs:
+            return self.no_graphs
+        if getattr(self.hparams, "hypergradient", None) == "exact":
+            return (
+                "hypergradient: exact differentiates through passes, of which graphs "
+                "have gradients only; set it to first_order, or cuda_graphs to False"
+            )
+        if any(map(is_recomputed, self.modules.modules())):
+            return (
+                "a recomputed encoder makes the host wait, which no CUDA graph can; set "
+                "recomputed to none, or cuda_graphs to False"
+            )
+        return None
 
     def run_pass(self, *inputs):
         """A pass on the tensors of :meth:`prepare`: outputs, loss and gradients."""

@@ -58,7 +58,7 @@ class Wav2Vec2Brain(PreparedOnce):
     the same codes, which makes the contrastive loss 0: once a phase, a warning says so.
     """
 
-    graphs = None  # the number of masked frames is different in every batch
+    no_graphs = "the number of masked frames is different in every batch"
     told = False  # of a collapse
 
     @classmethod

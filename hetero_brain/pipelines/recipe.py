@@ -14,6 +14,7 @@ from speechbrain.utils.run_opts import RunOptions
 from ..data.workers import use_short_socket_paths
 from ..errors import InputError, reported
 from ..training import preemption
+from ..training.determinism import be_deterministic
 from .environment import describe_environment
 from .overrides import override
 from .pretrained import adopt
@@ -62,7 +63,8 @@ def load_recipe(argv, script=None):
     ``env.log``.
 
     Ranks on CPUs communicate through gloo; others through NCCL, SpeechBrain's default,
-    unless the command line chooses another backend.
+    unless the command line chooses another backend. With ``deterministic: True`` in the
+    YAML, results on a GPU can be repeated bit for bit.
 
     With ``--debug`` a run writes everything to ``<output_folder>/debug``, which starts
     empty: nothing there can be taken for a result, and a phase finds the one before it.
@@ -96,6 +98,8 @@ def load_recipe(argv, script=None):
     refuse_used_store()
     use_short_socket_paths()
     hparams, run_opts, resolved = read_recipe(argv)
+    if hparams.get("deterministic"):
+        be_deterministic()
     on_cpu = not torch.cuda.is_available() or run_opts["device"] == "cpu"
     if on_cpu and run_opts["distributed_backend"] == "nccl":
         run_opts = replace(run_opts, distributed_backend="gloo")

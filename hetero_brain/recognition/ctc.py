@@ -109,10 +109,12 @@ class CTCBrain(HeteroBrain):
         """CTC loss: −log p(words) of an utterance, in nats, averaged over those that CTC
         can spell; NaN if there are none."""
         log_probs, lengths, *_ = predictions
-        tokens, token_lens = batch.tokens
-        relative = lengths / log_probs.shape[1]
+        tokens, relative = batch.tokens, lengths / log_probs.shape[1]
+        inputs = log_probs, tokens.data, relative, tokens.lengths
+        if torch.are_deterministic_algorithms_enabled():
+            inputs = [x.cpu() for x in inputs]  # on a GPU the gradient is not
         # SpeechBrain's loss and its gradient are 0 for an utterance without a path.
-        total = ctc_loss(log_probs, tokens, relative, token_lens, self.blank, "sum")
+        total = ctc_loss(*inputs, self.blank, "sum").to(log_probs.device)
         return total / self.spellable(predictions, batch).sum()
 
     def spellable(self, predictions, batch):

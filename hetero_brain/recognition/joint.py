@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from speechbrain.decoders import CTCScorer, S2STransformerBeamSearcher, ScorerBuilder
 
+from ..training.determinism import any_algorithms
 from .ctc import CTCBrain, token_counts, unit_log_probs
 
 # Outputs after the tokenizer's pieces: the CTC blank, the beginning and the end of a
@@ -80,7 +81,8 @@ class JointBrain(CTCBrain):
         search = self.hparams.searches.get(stage)
         if search is None:
             return super().decode((log_probs, lengths), stage)
-        ids, *_ = search(encoded, lengths / encoded.shape[1])
+        with any_algorithms():  # CTC's scores of prefixes are cumulative sums
+            ids, *_ = search(encoded, lengths / encoded.shape[1])
         return [self.text(sequence) for sequence in ids]
 
 

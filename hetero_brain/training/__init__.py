@@ -7,10 +7,12 @@
 from. ``parallel`` shares work among ranks, ``gradients`` adds them up, ``weights`` are θ
 and φ, ``module_state`` is what else passes change, ``solves`` are what the local solves
 of an iteration gave. ``participants`` are the parts of a Brain in a local solve, and
-``requirements`` what it has to meet. ``geometry`` measures how far PTLOC's update is from
-CSSL's, ``gram`` the angles between the domains' gradients, and ``local_lr`` what other
-local learning rates would do. ``preemption`` handles signals. ``devices`` has copies that
-keep nobody waiting, ``graphs`` replays passes, and ``compilation`` compiles them.
+``requirements`` what it has to meet; ``local_optimizer`` makes the optimizer of local
+steps. ``geometry`` measures how far PTLOC's update is from CSSL's, ``gram`` the angles
+between the domains' gradients, and ``local_lr`` what other local learning rates would do.
+``preemption`` handles signals. ``devices`` has copies that keep nobody waiting,
+``graphs`` replays passes, ``compilation`` compiles them, and ``determinism`` has a GPU
+give the same bits again.
 ``stopping`` ends a run early.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
@@ -18,6 +20,7 @@ keep nobody waiting, ``graphs`` replays passes, and ``compilation`` compiles the
 __all__ = [
     "checkpoints",
     "compilation",
+    "determinism",
     "devices",
     "files",
     "fingerprint",
@@ -28,6 +31,7 @@ __all__ = [
     "integrity",
     "local_lr",
     "local_states",
+    "local_optimizer",
     "loggers",
     "module_state",
     "monitor",

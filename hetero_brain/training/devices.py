@@ -1,8 +1,13 @@
-"""Copies between the host and the device of the model that keep neither waiting."""
+"""What a device can do, and copies between it and the host that keep neither waiting."""
+
+import platform
 
 import torch
+from speechbrain.utils.logger import get_logger
 
 from ..errors import InputError
+
+logger = get_logger(__name__)
 
 
 def to_device(array, device):
@@ -51,3 +56,34 @@ def usable_device(name):
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name} cannot be used: {reason}") from error
+
+
+def cpu_multiplies_in_bf16():
+    """Whether the CPU has instructions for products in bf16.
+
+    oneDNN also takes bf16 on other CPUs with AVX-512, where it emulates them: what it
+    says of x86 is not enough.
+    """
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        return (
+            torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
+    has_onednn = torch.backends.mkldnn.is_available()
+    return has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def warn_of_slow_precision(brain):
+    """Warn, once a run, if bf16 is far slower than fp32 on the device of a Brain.
+
+    Arguments
+    ---------
+    brain : Brain
+        Its run options have been read.
+    """
+    keys = [k for k in ("precision", "eval_precision") if getattr(brain, k) == "bf16"]
+    if keys and brain.device_type == "cpu" and not cpu_multiplies_in_bf16():
+        logger.warning_once(
+            f"{' and '.join(keys)}: bf16 on a CPU without instructions for it, which "
+            "takes several times as long as fp32 (training of tiny: nine times). Set "
+            f"{' and '.join(f'{key}: fp32' for key in keys)}"
+        )

@@ -11,14 +11,17 @@ from pathlib import Path
 
 import torch
 
-# Keys that do not affect the weights at a given iteration: locations, logging intervals,
-# how audio is read, what is evaluated and how, how long the run is.
+# Keys that do not affect the weights at a given iteration, but for rounding: locations,
+# logging intervals, how audio is read, how kernels are chosen and launched, what is
+# evaluated and how, how long the run is.
 LEFT_OUT = {
     "angle_interval",
     "beam_size",
     "ckpt_interval_minutes",
     "ckpt_interval_steps",
     "cosine_interval",
+    "cuda_graphs",
+    "deterministic",
     "epochs",
     "eval_batch_seconds",
     "eval_splits",

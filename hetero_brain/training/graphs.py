@@ -30,21 +30,30 @@ class PassGraphs:
 
     Arguments
     ---------
-    params : list of torch.nn.Parameter
-        Those of the model. Their memory may alternate between several places, as that of
-        θ and φ does: each has its own graphs.
+    parameters : callable
+        Returns the list of parameters that passes differentiate with respect to: the same
+        list until some are frozen or unfrozen, and then another, for which all passes are
+        captured anew. Their memory may alternate between several places, as that of θ and
+        φ does: each has its own graphs.
     run_pass : callable
-        Tensors on the device → (outputs, loss, gradients aligned with ``params``),
+        Tensors on the device → (outputs, loss, gradients aligned with the parameters),
         without a wait for the device. Gradients must be used before the next call.
     """
 
-    def __init__(self, params, run_pass):
-        self.params, self.run_pass = params, run_pass
+    def __init__(self, parameters, run_pass):
+        self.parameters, self.run_pass = parameters, run_pass
+        self.start()
+
+    def start(self):
+        """Begin without graphs."""
+        self.params = self.parameters()
         self.graphs, self.seen, self.pool = {}, set(), None
         self.grads = None  # memory that all graphs share, with the strides of params
 
     def __call__(self, *inputs):
         """The pass of ``inputs``: (outputs, loss, gradients)."""
+        if self.parameters() is not self.params:
+            self.start()
         shapes = ((tuple(x.shape), x.dtype) for x in inputs)
         key = self.params[0].data_ptr(), *shapes
         if key not in self.seen:

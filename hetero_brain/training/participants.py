@@ -5,8 +5,9 @@ from contextlib import contextmanager
 import torch
 
 from .compilation import CompilingBrain
+from .devices import warn_of_slow_precision
 from .parallel import rank_and_size, without_collectives
-from .requirements import refuse_reentrant_checkpoint
+from .requirements import refuse_graphs, refuse_reentrant_checkpoint
 
 
 class Participants(CompilingBrain):
@@ -17,6 +18,12 @@ class Participants(CompilingBrain):
         super().__init__(*args, **kwargs)
         self.local_step = 0  # k of the pass that is running: 0 at θ, K at φ_K
         self.graph_is_checked = False  # that of the first pass
+        warn_of_slow_precision(self)
+        refuse_graphs(self)
+
+    def graph_obstacle(self):
+        """Why passes cannot be CUDA graphs, and what to do; None if they can."""
+        return f"{type(self).__name__} does not prepare batches of few shapes"
 
     def global_optimizers(self):
         """The optimizers of θ: one, unless a subclass creates several."""

@@ -3,6 +3,9 @@
 import re
 
 import torch
+from speechbrain.utils.logger import get_logger
+
+logger = get_logger(__name__)
 
 NOT_TWICE = (
     "hypergradient: exact differentiates twice, but {} has no second derivative in "
@@ -36,6 +39,28 @@ def refuse_own_fit_batch(brain, base):
                 "A Brain that minimises several losses in turn, such as a GAN, cannot "
                 "become heterogeneous."
             )
+
+
+def refuse_graphs(brain):
+    """Raise if ``cuda_graphs: True`` is set where passes cannot be CUDA graphs, and warn,
+    once a run, where it has no effect.
+
+    Arguments
+    ---------
+    brain : Participants
+        Its ``graph_obstacle`` says why they cannot.
+
+    Raises
+    ------
+    ValueError
+        Names the key and the reason.
+    """
+    if not getattr(brain.hparams, "cuda_graphs", False):
+        return
+    if obstacle := brain.graph_obstacle():
+        raise ValueError(f"cuda_graphs: True is not possible: {obstacle}")
+    if brain.device_type != "cuda":
+        logger.warning_once(f"cuda_graphs: True has no effect on {brain.device}")
 
 
 def scalar(loss, brain):

@@ -98,6 +98,7 @@ BRAIN_SETTINGS = {
     "cosine_interval": (0, is_count, "an integer ≥ 0 (iterations; 0: never)"),
     "angle_interval": (10, is_count, "an integer ≥ 0 (iterations; 0: never)"),
     "solve_seed": (None, lambda v: v is None or is_count(v), "an integer ≥ 0"),
+    "cuda_graphs": (False, lambda v: isinstance(v, bool), "True or False"),
 }
 RUN_SETTINGS = {
     "seed": (None, lambda v: v is None or is_count(v), "an integer ≥ 0"),

@@ -17,6 +17,8 @@ from functools import partial
 
 import torch
 
+from hetero_brain.training.devices import cpu_multiplies_in_bf16
+
 
 @dataclass
 class Table:
@@ -215,13 +217,6 @@ def peak_allocated(device, function):
     return torch.cuda.max_memory_allocated(device) - start
 
 
-def multiplies_bf16():
-    """Whether the processor has instructions for bf16 products."""
-    return bool(
-        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    )
-
-
 def machine():
     """The machine and software of the measurement: name → fact."""
     model = platform.processor() or platform.machine()
@@ -240,7 +235,7 @@ def machine():
         "date": date.today().isoformat(),
         "commit": commit or "unknown",
         "processor": model,
-        "multiplies in bf16": multiplies_bf16(),
+        "multiplies in bf16": cpu_multiplies_in_bf16(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load when started": round(os.getloadavg()[0], 2),

@@ -10,6 +10,7 @@ import speechbrain as sb
 import torch
 
 from hetero_brain import DomainBatch
+from hetero_brain.training.devices import cpu_multiplies_in_bf16
 
 from .kept import KINDS, REST, kept
 from .limit import Recorder, replay
@@ -17,7 +18,6 @@ from .measure import (
     Table,
     alternate_processes,
     in_new_process,
-    multiplies_bf16,
     peak_allocated,
     ratios,
     spread,
@@ -135,7 +135,7 @@ def run(quick, device="cpu"):
         ):  # recomputing the feed-forward layers saves too little there
             left_out.append("feed-forward recomputed")
         if size != "tiny":  # to save time: SpeechBrain gains little from bf16 there
-            has_bf16 = device != "cpu" or multiplies_bf16()
+            has_bf16 = device != "cpu" or cpu_multiplies_in_bf16()
             left_out.append("SpeechBrain, bf16" if has_bf16 else "bf16")
         names = [n for n in BUILDERS if not any(label in n for label in left_out)]
         n_batches = at_a_time * (1 + rounds)  # with the warm-up turn

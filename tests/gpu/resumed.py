@@ -1,12 +1,11 @@
 """Runs that stop and resume, against runs that do not.
 
-> CUBLAS_WORKSPACE_CONFIG=:4096:8 python -m tests.gpu.resumed cuda
+> python -m tests.gpu.resumed cuda
 
-does so with deterministic algorithms only, and prints the findings as JSON.
+does so with ``deterministic: True``, and prints the findings as JSON.
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+
+from hetero_brain.training.determinism import be_deterministic
 
 from .mini import ADAMW, largest, parameters, pretraining_brain, speech
 from .verdicts import Finding, skipped
@@ -38,18 +39,13 @@ def resumptions(device, deterministic):
     device : str
         Of the models.
     deterministic : bool
-        Whether to allow deterministic algorithms only, and to demand equal bits.
+        Whether to demand equal bits, since the process is deterministic.
     """
     if device == "cpu" and not deterministic:
         yield skipped("losses", "all of a CPU's are deterministic")
         return
     for name, settings in RUNS.items():
-        before = torch.are_deterministic_algorithms_enabled()
-        try:
-            torch.use_deterministic_algorithms(deterministic)
-            loss, theta = differences(device, **settings)
-        finally:
-            torch.use_deterministic_algorithms(before)
+        loss, theta = differences(device, **settings)
         for figure, difference in {"loss": loss, "parameter": theta}.items():
             demanded = "0" if deterministic else "-"
             holds = difference == 0 if deterministic else None
@@ -81,14 +77,13 @@ def losses(brain, iterations):
 
 
 def in_deterministic_process(device):
-    """:func:`resumptions` with deterministic algorithms, on a GPU in a new process:
-    cuBLAS reads its variable when it starts."""
+    """:func:`resumptions` with deterministic algorithms, on a GPU in a new process, as
+    cuBLAS has started in this one."""
     if device == "cpu":
         yield from resumptions(device, deterministic=True)
         return
     done = subprocess.run(
         [sys.executable, "-m", __name__, device],
-        env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
@@ -100,4 +95,5 @@ def in_deterministic_process(device):
 
 
 if __name__ == "__main__":
+    be_deterministic()
     print(json.dumps([*resumptions(sys.argv[1], deterministic=True)]))

@@ -16,7 +16,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hetero_brain import DomainBatch
 from hetero_brain.bilevel import LocalSolver
+from hetero_brain.training.local_optimizer import make_local_optimizer
 from hetero_brain.training.local_states import FORMER, INDEX
+from tests.fake_cuda import CUDA, fake_cuda
 
 ALPHA, BETA = 0.07, 0.3  # local and global learning rate
 SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
@@ -664,6 +666,68 @@ def test_local_optimizers_against_a_plain_loop(make_brain, name, state):
         near(ours, theirs)
     kept = {"a", "b", "c"} if state == "per_domain" else set()
     assert set(brain.local_solver.states) == kept
+
+
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        (torch.optim.Adam, {"amsgrad": True, "weight_decay": 0.1}),
+        (AdamW, {"amsgrad": True, "fused": True}),
+        (torch.optim.Adamax, {}),
+        (torch.optim.RAdam, {}),
+        (torch.optim.RMSprop, {"centered": True, "momentum": 0.9}),
+    ],
+)
+def test_a_fresh_state_is_the_last_one_set_to_zero(kind, options):
+    model, factory = small_model(), partial(kind, lr=0.1, **options)
+    solver, params = LocalSolver(model, factory), [*model.parameters()]
+    good = [[inputs(*p.shape, seed=i) for p in params] for i in range(2)]
+    nan = [None, *(torch.full_like(g, torch.nan) for g in good[0][1:])]
+
+    def solved(gradients):
+        with solver.solve() as phi:
+            for grads in gradients:
+                phi.step([None if g is None else g.clone() for g in grads])
+            return [bits(p) for p in params]
+
+    def places():
+        slots = solver.optimizer.state.values()
+        return {x.data_ptr() for state in slots for x in state.values()}
+
+    expected = [bits(p) for p in plainly(copy.deepcopy(model), factory, good)]
+    assert same(solved(good), expected)
+    before = places()
+    solved([good[0], nan])
+    assert same(solved(good), expected) and places() == before
+    part = [good[0][:1] + [None] * 3]
+    expected = [bits(p) for p in plainly(copy.deepcopy(model), factory, part)]
+    assert same(solved(part), expected)
+    params[0].requires_grad_(False)
+    with solver.solve():
+        assert solver.phi_of[params[0]] not in solver.optimizer.state
+
+
+def plainly(model, factory, gradients):
+    """The parameters after steps of an optimizer on them."""
+    params = [*model.parameters()]
+    optimizer = factory(params)
+    for grads in gradients:
+        for param, grad in zip(params, grads):
+            param.grad = grad
+        optimizer.step()
+    return params
+
+
+def test_local_adamw_is_fused_on_a_gpu():
+    def fused(factory, device):
+        params = [torch.nn.Parameter(torch.zeros(3, device=device))]
+        return make_local_optimizer(factory, params).param_groups[0].get("fused")
+
+    adamw = partial(AdamW, lr=0.1)
+    with fake_cuda(lambda tensor: [0.0] * tensor.numel()):
+        assert fused(adamw, CUDA) and not fused(adamw, "cpu")
+        assert not fused(partial(adamw, foreach=True), CUDA)
+        assert not fused(partial(SGD, lr=0.1), CUDA)
 
 
 @pytest.mark.parametrize("former", [False, True])

@@ -1,17 +1,22 @@
 """Passes as CUDA graphs: what is captured when, and that padding to few shapes changes
 no number. The graphs themselves run on a GPU only (``make gpu``)."""
 
+import logging
 from functools import partial
 
 import pytest
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.logger import MultiProcessLoggerAdapter
 
-from hetero_brain import DomainBatch
+from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.models.conformer import Conformer, make_head
 from hetero_brain.models.features import make_features
 from hetero_brain.objectives.bestrq import BestRQBrain
+from hetero_brain.objectives.cpc import CPCBrain
+from hetero_brain.objectives.masked_prediction import MaskedPredictionBrain
 from hetero_brain.objectives.quantizers import make_quantizer
+from hetero_brain.objectives.wav2vec2 import Wav2Vec2Brain
 from hetero_brain.training.graphs import PassGraphs, round_up
 
 
@@ -62,6 +67,11 @@ def brain_of(local_steps, codebooks=2):
     return brain
 
 
+def replayed(brain):
+    """The graphs of a Brain, replayed on a CPU."""
+    return Replayed(lambda: brain.local_solver.params, brain.run_pass)
+
+
 def parts():
     """Two domains, of utterances of odd lengths."""
     rng = torch.Generator().manual_seed(1)
@@ -86,7 +96,7 @@ def parts():
 def test_graphs_and_padding_change_no_number(local_steps):
     plain, graphed = brain_of(local_steps), brain_of(local_steps)
     params = graphed.local_solver.params
-    graphed.__dict__["graphs"] = graphs = Replayed(params, graphed.run_pass)
+    graphed.__dict__["graphs"] = graphs = replayed(graphed)
     for turn in range(4):
         losses = [brain.fit_batch(parts()).item() for brain in (plain, graphed)]
         assert losses[1] == pytest.approx(losses[0], rel=1e-5), turn
@@ -101,6 +111,58 @@ def test_graphs_and_padding_change_no_number(local_steps):
     assert any(shape[0][0] == 18 for shape in shapes)  # utterances for 17
 
 
+@pytest.mark.parametrize("local_steps", [0, 1])
+def test_graphs_fit_what_is_trained_now(local_steps):
+    plain, graphed = brain_of(local_steps), brain_of(local_steps)
+    graphed.__dict__["graphs"] = graphs = replayed(graphed)
+    for frozen in (False, True, True, True, False):
+        for brain in (plain, graphed):
+            for param in brain.modules.encoder.front_end.parameters():
+                param.requires_grad_(not frozen)
+        losses = [
+            brain.fit_batch(parts()).item() for brain in (plain, graphed) for _ in "ab"
+        ]
+        assert losses[2:] == pytest.approx(losses[:2], rel=1e-5)
+        assert graphs.graphs
+    pairs = zip(plain.modules.parameters(), graphed.modules.parameters())
+    for reference, ours in pairs:
+        torch.testing.assert_close(ours, reference, rtol=0, atol=1e-5)
+
+
+class Mean(HeteroBrain):
+    """Of no shape in particular."""
+
+
+@pytest.mark.parametrize(
+    "kind, settings, reason",
+    [
+        (BestRQBrain, {"hypergradient": "exact"}, "hypergradient: .* first_order"),
+        (BestRQBrain, {"recomputed": "blocks"}, "set recomputed to none"),
+        (MaskedPredictionBrain, {}, "public model"),
+        (Wav2Vec2Brain, {}, "masked frames"),
+        (CPCBrain, {}, "instances"),
+        (Mean, {}, "Mean does not prepare"),
+    ],
+)
+def test_graphs_that_cannot_be_are_refused(kind, settings, reason):
+    recomputed = settings.pop("recomputed", "none")
+    encoder = Conformer(
+        torch.nn.Linear(4, 4), 1, 4, nhead=1, d_ffn=4, recomputed=recomputed
+    )
+    settings |= {"local_steps": 0, "cuda_graphs": True}
+    with pytest.raises(ValueError, match=f"^cuda_graphs: True is not .*{reason}"):
+        kind({"encoder": encoder}, hparams=settings)
+    kind({"encoder": encoder}, hparams={**settings, "cuda_graphs": False})
+
+
+def test_graphs_without_a_gpu_are_warned_of(caplog):
+    caplog.set_level(logging.WARNING)
+    MultiProcessLoggerAdapter.warning_once.cache_clear()
+    brain = BestRQBrain(hparams={"cuda_graphs": True}, run_opts={"device": "cpu"})
+    assert brain.graphs is None
+    assert "cuda_graphs: True has no effect on cpu" in caplog.text
+
+
 def test_a_shape_is_captured_when_it_comes_again():
     weight = torch.nn.Parameter(torch.ones(2))
     passes = []
@@ -109,7 +171,8 @@ def test_a_shape_is_captured_when_it_comes_again():
         passes.append(tuple(x.shape))
         return (x.sum(),), (weight * x).sum(), [x.sum(0)]
 
-    graphs = Replayed([weight], run_pass)
+    params = [weight]
+    graphs = Replayed(lambda: params, run_pass)
     for rows in (3, 4, 3):
         _, loss, grads = graphs(torch.ones(rows, 2))
         assert (loss.item(), grads[0].tolist()) == (2 * rows, [rows] * 2)

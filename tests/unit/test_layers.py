@@ -112,6 +112,33 @@ def test_attention_on_a_gpu_is_not_cudnns(monkeypatch):
     assert allowed == [False] and torch.backends.cuda.cudnn_sdp_enabled()
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_on_a_gpu_has_heads_of_a_fast_size(monkeypatch, dtype, causal):
+    """``operators.attention`` behind the choice of the CPU's."""
+    q, k, v = (noise(3, 2, 2, 7, 36) / 6**0.5).requires_grad_()
+    allowed = torch.rand(2, 1, 1, 7) < 0.7 if not causal else None
+    options = dict(is_causal=causal, scale=1.0)
+    attend = nn.functional.scaled_dot_product_attention
+    reference = attend(q, k, v, allowed, **options)
+    sizes = set()
+
+    def recorded(q, k, v, *args, **kwargs):
+        sizes.update(x.shape[-1] for x in (q, k, v))
+        return attend(q, k, v, *args, **kwargs)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", recorded)
+    half = (x.to(dtype) for x in (q, k, v))
+    out = operators.attention.__wrapped__(*half, allowed, 0.0, causal)
+    assert sizes == {36 if dtype == torch.float32 else 40}
+    exact = dtype == torch.float32
+    assert out.dtype == dtype and out.shape == reference.shape
+    tolerance = dict(rtol=0, atol=0) if exact else dict(rtol=0.05, atol=0.05)
+    torch.testing.assert_close(out.float(), reference, **tolerance)
+    grads = [torch.autograd.grad(x.float().sum(), v)[0] for x in (out, reference)]
+    torch.testing.assert_close(*grads, **tolerance)
+
+
 def test_attention_dropout_only_in_training():
     torch.manual_seed(0)
     attention = RotarySelfAttention(8, 2, dropout=0.5)
