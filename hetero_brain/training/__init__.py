@@ -4,8 +4,9 @@
 ``monitor``, and ``saved`` what it writes to a checkpoint. ``checkpoints`` are written
 through ``files``, checked by ``integrity`` and compared by ``fingerprint``; ``retention``
 says which are kept, ``recovery`` which one a run goes on from. ``parallel`` shares work
-among ranks, ``gradients`` adds them up, ``weights`` are θ and φ, ``module_state`` is what
-else passes change, ``solves`` are what the local solves of an iteration gave.
+among ranks, ``gradients`` adds them up, ``weights`` are θ and φ, ``draws`` what all
+passes of a local solve draw alike, ``module_state`` what else they change, and ``solves``
+what the local solves of an iteration gave.
 ``participants`` are the parts of a Brain in a local solve, and ``requirements`` what it
 has to meet. ``geometry`` measures how far PTLOC's update is from CSSL's, and ``local_lr``
 what other local learning rates would do. ``preemption`` handles signals. ``devices`` has
@@ -17,6 +18,7 @@ copies that keep nobody waiting, and ``graphs`` replays passes.
 __all__ = [
     "checkpoints",
     "devices",
+    "draws",
     "files",
     "fingerprint",
     "geometry",

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import speechbrain as sb
 import torch
 
+from .draws import Draws
 from .parallel import rank_and_size, without_collectives
 from .requirements import refuse_reentrant_checkpoint
 
@@ -15,6 +16,7 @@ class Participants(sb.Brain):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.random_state = Draws(self.device)
         self.local_step = 0  # k of the pass that is running: 0 at θ, K at φ_K
         self.graph_is_checked = False  # that of the first pass
 
@@ -52,7 +54,7 @@ class Participants(sb.Brain):
 
     @contextmanager
     def alone(self):
-        """A local solve, in which other ranks take no part.
+        """A local solve, in which all passes draw alike, and other ranks take no part.
 
         Raises
         ------
@@ -61,7 +63,7 @@ class Participants(sb.Brain):
             which would then differ between ranks.
         """
         before = self.learning_rates()
-        with without_collectives():
+        with self.random_state.replaying(), without_collectives():
             yield
         if rank_and_size()[1] > 1 and self.learning_rates() != before:
             raise RuntimeError(
