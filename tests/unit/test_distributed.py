@@ -1,7 +1,9 @@
 """Ranks that share an iteration: the same model, whatever their number (gloo, CPU)."""
 
+import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -580,6 +582,19 @@ def test_communication_in_a_local_solve_is_refused(script, tmp_path):
     assert "torch.distributed.all_reduce was called in a local solve" in done.stdout
     assert "RuntimeError" in done.stdout and "normalisation" in done.stdout
     torchrun(1, normalised, tmp_path / "out.json", "{}")
+
+
+def test_whatever_a_synchronised_batch_norm_calls_is_refused(monkeypatch):
+    """By another name in each version of PyTorch."""
+    source = inspect.getsource(torch.nn.modules._functions)
+    names = {*re.findall(r"dist\.(\w+)\(", source)}
+    assert names
+    monkeypatch.setattr(parallel, "rank_and_size", lambda: (0, 2))
+    with parallel.without_collectives():
+        for name in names | {"all_reduce", "barrier", "broadcast_object_list", "send"}:
+            with pytest.raises(RuntimeError, match=f"distributed.{name} was called in"):
+                getattr(torch.distributed, name)()
+        assert not torch.distributed.is_initialized()  # which is no communication
 
 
 def test_a_rank_that_dies_takes_the_job_down(script, tmp_path):
