@@ -1,6 +1,7 @@
 """Which parts of a Brain take part in its local solves."""
 
 from contextlib import contextmanager
+from functools import cache
 
 import speechbrain as sb
 import torch
@@ -8,6 +9,12 @@ import torch
 from .draws import Draws
 from .parallel import rank_and_size, without_collectives
 from .requirements import refuse_reentrant_checkpoint
+
+COUNTING = {
+    "speechbrain.utils.Accuracy",
+    "speechbrain.utils.metric_stats",
+    "speechbrain.nnet.schedulers",
+}
 
 
 class Participants(sb.Brain):
@@ -47,10 +54,8 @@ class Participants(sb.Brain):
         ``hparams``, which count what ``compute_objectives`` gives them, and of the
         parameter groups whose rates they set."""
         given = (*vars(self).values(), *vars(self.hparams).values())
-        kinds = "speechbrain.utils.metric_stats", "speechbrain.nnet.schedulers"
-        counting = [vars(x) for x in given if type(x).__module__ in kinds]
         groups = [g for o in self.global_optimizers() for g in o.param_groups]
-        return [*counting, *groups]
+        return [*counting(given), *groups]
 
     @contextmanager
     def alone(self):
@@ -93,3 +98,19 @@ class Participants(sb.Brain):
             for i, param in enumerate(self.local_solver.params):
                 if id(param) not in trained:
                     grads[i] = None
+
+
+def counting(values):
+    """The attributes of the metrics and schedulers among some values, of those in
+    dictionaries among them, and of those that these hold in turn."""
+    for value in values:
+        for member in value.values() if type(value) is dict else [value]:
+            if counts(type(member)):
+                yield vars(member)
+                yield from counting(vars(member).values())
+
+
+@cache
+def counts(kind):
+    """Whether a class is a metric or a scheduler of SpeechBrain, or derived from one."""
+    return any(base.__module__ in COUNTING for base in kind.__mro__)
