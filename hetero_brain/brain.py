@@ -31,7 +31,7 @@ from .training.parallel import (
     reduce_gradients,
 )
 from .training.requirements import refuse_own_fit_batch, scalar
-from .training.rng import RandomState, derive_seed
+from .training.rng import derive_seed
 from .training.settings import brain_settings
 from .training.solves import Solve, fetched, sums
 
@@ -89,7 +89,6 @@ class HeteroBrain(LoadingBrain):
         settings = brain_settings(hparams or {})
         super().__init__(modules, opt_class, hparams or {}, *args, **kwargs)
         vars(self).update(settings)
-        self.random_state = RandomState(self.device)
 
     def fit_batch(self, global_batch):
         """One iteration of PTLOC (Algorithm 1): θ ← θ − β (1/M) Σ_i ∇ℓ_i(φ_K^i).

@@ -95,7 +95,7 @@ def finetune(hparams, run_opts, splits):
     warmup = hparams.get("warmup_iterations", 0)
     look_ahead(plan, train, rate, [Length("fine-tuning", hparams["epochs"], warmup)])
     loader = train_loader(utterances["train"], plan, **options)
-    checkpointer.add_recoverable("audit", loader)
+    checkpointer.add_recoverable("audit", loader, optional_load=True)
     checkpointer.fingerprint = fingerprint(
         brain,
         hparams,

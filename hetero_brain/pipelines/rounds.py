@@ -243,7 +243,7 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
     )
     manifest = None
     if isinstance(train_loader, AuditedLoader):
-        checkpointer.add_recoverable("audit", train_loader)
+        checkpointer.add_recoverable("audit", train_loader, optional_load=True)
         manifest = train_loader.dataset.utterances.manifest
     is_new = checkpointer.find_checkpoint() is None
     is_first = init == phase.init is not None  # it starts from a model, not a phase

@@ -5,8 +5,8 @@
 ``checkpoints`` are written through ``files``, checked by ``integrity`` and compared by
 ``fingerprint``; ``retention`` says which are kept, ``recovery`` which one a run goes on
 from. ``parallel`` shares work among ranks, ``gradients`` adds them up, ``weights`` are θ
-and φ, ``module_state`` is what else passes change, ``solves`` are what the local solves
-of an iteration gave. ``participants`` are the parts of a Brain in a local solve, and
+and φ, ``draws`` what all passes of a local solve draw alike, ``module_state`` what else
+they change, and ``solves`` what the local solves of an iteration gave. ``participants`` are the parts of a Brain in a local solve, and
 ``requirements`` what it has to meet; ``local_optimizer`` makes the optimizer of local
 steps. ``geometry`` measures how far PTLOC's update is from CSSL's, ``gram`` the angles
 between the domains' gradients, and ``local_lr`` what other local learning rates would do.
@@ -22,6 +22,7 @@ __all__ = [
     "compilation",
     "determinism",
     "devices",
+    "draws",
     "files",
     "fingerprint",
     "geometry",

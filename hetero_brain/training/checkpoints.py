@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import time
+import warnings
 
 import torch
 from speechbrain.utils.checkpoints import (
@@ -232,7 +233,7 @@ class AtomicCheckpointer(Checkpointer):
         Raises
         ------
         DamagedCheckpoint
-            All checkpoints are damaged; lists what is wrong with each.
+            No checkpoint is whole; lists what is wrong with each.
         AnotherRun
             The checkpoint has another fingerprint; lists what differs, with both values.
         """
@@ -251,11 +252,17 @@ class AtomicCheckpointer(Checkpointer):
         return self._construct_checkpoint_objects(folders)
 
     def load_checkpoint(self, checkpoint):
-        """As SpeechBrain's, but unpickles only tensors and plain values."""
+        """As SpeechBrain's, but unpickles only tensors and plain values, and logs which
+        optional recoverables have no file and stay as they are."""
         for name, obj in self.recoverables.items():
             if get_default_hook(obj, DEFAULT_LOAD_HOOKS) is torch_recovery:
                 self.custom_load_hooks.setdefault(name, _load_state)
-        super().load_checkpoint(checkpoint)
+        for name in sorted(self.recoverables.keys() - checkpoint.paramfiles.keys()):
+            if self.optional_recoverables.get(name):
+                logger.warning(f"{checkpoint.path} has no {name}.ckpt: it begins anew")
+        with warnings.catch_warnings():  # SpeechBrain's says the same, less clearly
+            warnings.filterwarnings("ignore", "Trying to load")
+            super().load_checkpoint(checkpoint)
 
     def _folders(self):
         return [p for p in self.checkpoints_dir.glob(f"{CKPT_PREFIX}+*") if p.is_dir()]

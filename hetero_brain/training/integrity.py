@@ -51,10 +51,15 @@ def damage(folder, names=()):
 
 
 def _torn(folder, names):
-    """What a kill has left undone in a checkpoint of SpeechBrain's own checkpointer."""
-    for name in names:
-        if not (folder / f"{name}{PARAMFILE_EXT}").exists():
-            return f"{name}{PARAMFILE_EXT} is missing"
+    """What a checkpoint of SpeechBrain's own checkpointer lacks: a kill has left it
+    undone, or a recipe wrote it that saves other things."""
+    files = [f"{name}{PARAMFILE_EXT}" for name in names]
+    if missing := [file for file in files if not (folder / file).exists()]:
+        return (
+            f"{', '.join(missing)}: missing, as SpeechBrain's own checkpointer was "
+            "killed while it saved, or saved in another recipe. Its weights can start a "
+            f"run in another output_folder, in recipes by --pretrained {folder}"
+        )
     for path in sorted(folder.glob(f"*{PARAMFILE_EXT}")):
         with open(path, "rb") as file:
             start = file.read(2)

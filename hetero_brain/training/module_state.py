@@ -1,10 +1,16 @@
 """What passes change besides parameters: in modules, metrics and schedulers."""
 
 import torch
+from torch.utils.data import dataloader
 
 from .parallel import gathered, rank_and_size
 
 KINDS = {torch.Tensor, int, float, type(None)}
+# An iterator of a loader is held, but not how far it has been read: see draws.py.
+HELD = KINDS | {
+    dataloader._SingleProcessDataLoaderIter,
+    dataloader._MultiProcessingDataLoaderIter,
+}
 USUAL = {*vars(torch.nn.Module())}  # what every module has
 OTHER = "other"  # what cannot be averaged over ranks
 
@@ -61,7 +67,7 @@ class ModuleState:
             for name, value in of_thing.items():
                 if type(value) is list:
                     lengths.append((value, len(value)))
-                elif type(value) in KINDS and name not in USUAL:
+                elif type(value) in HELD and name not in USUAL:
                     attributes.append((of_thing, name, value, copied(value)))
         return buffers, attributes, lengths
 

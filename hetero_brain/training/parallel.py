@@ -5,8 +5,10 @@ of the number of ranks; a local solve needs no communication.
 """
 
 import heapq
+import re
 from collections import Counter, defaultdict
 from contextlib import contextmanager
+from types import FunctionType
 from unittest.mock import patch
 
 import torch
@@ -17,10 +19,10 @@ from .devices import to_device
 from .gradients import memory_of
 
 BUCKET_BYTES = 25 * 2**20  # of gradients per all-reduce, as in DDP
-COLLECTIVES = (
-    "all_gather all_gather_into_tensor all_gather_object all_reduce barrier broadcast "
-    "broadcast_object_list gather gather_object reduce reduce_scatter_tensor scatter"
-).split()
+# What functions of torch.distributed that communicate begin with, in any version.
+COLLECTIVE = re.compile(
+    "_?(all_|batch_|barrier|broadcast|gather|i?recv|i?send|monitored|reduce|scatter)"
+)
 
 
 def rank_and_size():
@@ -116,9 +118,12 @@ def without_collectives():
     if rank_and_size()[1] == 1:
         yield
         return
-    with patch.multiple(
-        torch.distributed, **{name: refusing(name) for name in COLLECTIVES}
-    ):
+    names = [
+        name
+        for name, value in vars(torch.distributed).items()
+        if COLLECTIVE.match(name) and type(value) is FunctionType
+    ]
+    with patch.multiple(torch.distributed, **{name: refusing(name) for name in names}):
         yield
 
 

@@ -1,13 +1,21 @@
 """Which parts of a Brain take part in its local solves."""
 
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
 from .compilation import CompilingBrain
 from .devices import warn_of_slow_precision
+from .draws import Draws
 from .parallel import rank_and_size, without_collectives
 from .requirements import refuse_graphs, refuse_reentrant_checkpoint
+
+COUNTING = {
+    "speechbrain.utils.Accuracy",
+    "speechbrain.utils.metric_stats",
+    "speechbrain.nnet.schedulers",
+}
 
 
 class Participants(CompilingBrain):
@@ -16,6 +24,7 @@ class Participants(CompilingBrain):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.random_state = Draws(self.device)
         self.local_step = 0  # k of the pass that is running: 0 at θ, K at φ_K
         self.graph_is_checked = False  # that of the first pass
         warn_of_slow_precision(self)
@@ -52,14 +61,12 @@ class Participants(CompilingBrain):
         ``hparams``, which count what ``compute_objectives`` gives them, and of the
         parameter groups whose rates they set."""
         given = (*vars(self).values(), *vars(self.hparams).values())
-        kinds = "speechbrain.utils.metric_stats", "speechbrain.nnet.schedulers"
-        counting = [vars(x) for x in given if type(x).__module__ in kinds]
         groups = [g for o in self.global_optimizers() for g in o.param_groups]
-        return [*counting, *groups]
+        return [*counting(given), *groups]
 
     @contextmanager
     def alone(self):
-        """A local solve, in which other ranks take no part.
+        """A local solve, in which all passes draw alike, and other ranks take no part.
 
         Raises
         ------
@@ -68,7 +75,7 @@ class Participants(CompilingBrain):
             which would then differ between ranks.
         """
         before = self.learning_rates()
-        with without_collectives():
+        with self.random_state.replaying(), without_collectives():
             yield
         if rank_and_size()[1] > 1 and self.learning_rates() != before:
             raise RuntimeError(
@@ -98,3 +105,19 @@ class Participants(CompilingBrain):
             for i, param in enumerate(self.local_solver.params):
                 if id(param) not in trained:
                     grads[i] = None
+
+
+def counting(values):
+    """The attributes of the metrics and schedulers among some values, of those in
+    dictionaries among them, and of those that these hold in turn."""
+    for value in values:
+        for member in value.values() if type(value) is dict else [value]:
+            if counts(type(member)):
+                yield vars(member)
+                yield from counting(vars(member).values())
+
+
+@cache
+def counts(kind):
+    """Whether a class is a metric or a scheduler of SpeechBrain, or derived from one."""
+    return any(base.__module__ in COUNTING for base in kind.__mro__)

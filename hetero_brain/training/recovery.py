@@ -16,7 +16,7 @@ DAMAGED = "damaged."  # prefix of the name of a damaged checkpoint
 
 
 class DamagedCheckpoint(InputError, RuntimeError):
-    """There are checkpoints, but every one of them is damaged."""
+    """There are checkpoints, but every one of them is damaged, or another recipe's."""
 
 
 class AnotherRun(InputError):
@@ -45,7 +45,7 @@ def first_undamaged(candidates, folders, names):
     Raises
     ------
     DamagedCheckpoint
-        All are damaged; lists what is wrong with each.
+        None is whole; lists what is wrong with each.
     """
     problems = {path: metadata_damage(path) for path in folders}
     problems = {path: problem for path, problem in problems.items() if problem}
@@ -59,8 +59,8 @@ def first_undamaged(candidates, folders, names):
     lines = [f"{path}: {problem}" for path, problem in sorted(problems.items())]
     if problems and found is None:
         raise DamagedCheckpoint(
-            "All checkpoints are damaged; remove them to start from scratch:\n  "
-            + "\n  ".join(lines)
+            "No checkpoint here can be loaded; remove them, or give another "
+            "output_folder, to start from scratch:\n  " + "\n  ".join(lines)
         )
     for path, line in zip(sorted(problems), lines):
         logger.warning(f"Damaged checkpoint {line}; {found.path.name} is used.")

@@ -72,7 +72,7 @@ def scalar(loss, brain):
         ``compute_objectives`` returned something else.
     """
     if torch.is_tensor(loss) and loss.numel() == 1:
-        return loss.squeeze()
+        return loss
     found = (
         f"shape {tuple(loss.shape)}" if torch.is_tensor(loss) else type(loss).__name__
     )

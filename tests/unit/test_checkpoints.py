@@ -368,8 +368,8 @@ def test_a_checkpoint_of_speechbrains_own_is_taken(tmp_path, caplog, with_finger
 @pytest.mark.parametrize(
     "name, torn, words",
     [
-        ("model.ckpt", os.unlink, "is missing"),
-        ("counter.ckpt", os.unlink, "is missing"),
+        ("model.ckpt", os.unlink, "missing"),
+        ("counter.ckpt", os.unlink, "missing"),
         ("counter.ckpt", lambda path: os.truncate(path, 0), "is empty"),
         ("optimizer.ckpt", lambda path: os.truncate(path, 900), "is cut off"),
         (METAFNAME, lambda path: os.truncate(path, 30), "is corrupt"),
@@ -387,8 +387,56 @@ def test_a_torn_checkpoint_of_speechbrains_own_is_refused(
     ours = Saved(tmp_path)
     assert ours.checkpointer.recover_if_possible().meta["epoch"] == 1
     assert torch.equal(ours.value(), value)
-    assert f"{path}: {name} {words}" in caplog.text
+    assert re.search(f"{re.escape(str(path))}: {name}:? {words}", caplog.text)
     assert f"damaged.{path.name}" in names(tmp_path)
+
+
+def test_a_checkpoint_of_another_recipe_is_named_as_such(tmp_path):
+    """SpeechBrain's own checkpointer saved there, of a Brain with fewer recoverables."""
+    theirs = Saved(tmp_path, Checkpointer)
+    del theirs.checkpointer.recoverables["optimizer"]
+    del theirs.checkpointer.recoverables["counter"]
+    theirs.save()
+    before = names(tmp_path)
+    with pytest.raises(DamagedCheckpoint) as error:
+        Saved(tmp_path).checkpointer.recover_if_possible()
+    message = str(error.value)
+    assert "optimizer.ckpt, counter.ckpt: missing" in message
+    assert "another recipe" in message and "give another output_folder" in message
+    assert f"--pretrained {tmp_path / before[0]}" in message
+    assert names(tmp_path) == before
+
+
+def with_audit(saved):
+    """Some object that a checkpoint may lack."""
+    saved.audit = EpochCounter(100)
+    saved.checkpointer.add_recoverable("audit", saved.audit, optional_load=True)
+    return saved
+
+
+@pytest.mark.parametrize("kind", [Checkpointer, AtomicCheckpointer])
+def test_what_is_optional_may_be_absent(tmp_path, caplog, recwarn, kind):
+    theirs = Saved(tmp_path, kind)
+    value = theirs.step()
+    theirs.save()
+    path = theirs.checkpointer.find_checkpoint().path
+    ours = with_audit(Saved(tmp_path))
+    ours.checkpointer.recover_if_possible()
+    assert torch.equal(ours.value(), value) and ours.counter.current == 1
+    assert ours.audit.current == 0
+    assert (
+        f"{path} has no audit.ckpt: it begins anew" in caplog.text and not recwarn.list
+    )
+    next(ours.audit)
+    ours.save()
+    caplog.clear()
+    again = with_audit(Saved(tmp_path))
+    again.checkpointer.recover_if_possible()
+    assert again.audit.current == 1 and "audit" not in caplog.text
+    # What one of ours did save must be there, optional or not.
+    (newest(tmp_path) / "audit.ckpt").unlink()
+    assert with_audit(Saved(tmp_path)).checkpointer.recover_if_possible().path == path
+    assert "audit.ckpt is missing" in caplog.text
 
 
 # ------------------------------------------------------------------------------- damage

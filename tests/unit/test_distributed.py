@@ -1,7 +1,9 @@
 """Ranks that share an iteration: the same model, whatever their number (gloo, CPU)."""
 
+import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
-from hetero_brain import DomainBatch, HeteroBrain
+from hetero_brain import DomainBatch, HeteroBrain, domain_loader
 from hetero_brain.data.datasets import GlobalBatches
 from hetero_brain.data.plan import Plan
 from hetero_brain.domain_batch import Share
@@ -29,6 +31,7 @@ from hetero_brain.training.parallel import share_out
 from hetero_brain.training.preemption import Leaving
 from tests.benchmarks.ranks import on_ranks, simulated_idle
 from tests.processes import python
+from tests.unit.test_domain_loader import dynamic, epochs, speech, train
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "recipes/VoicePrompts/sample"
@@ -58,7 +61,7 @@ import json, sys
 from functools import partial
 import torch
 import speechbrain as sb
-from hetero_brain import DomainBatch, HeteroBrain
+from hetero_brain import DomainBatch, HeteroBrain, domain_loader
 from hetero_brain.domain_batch import Share
 from hetero_brain.pipelines.recipe_run import recipe_brain
 from hetero_brain.training.parallel import gathered, rank_and_size
@@ -371,13 +374,17 @@ def two_ranks(tmp_path_factory):
 
 
 def on_a_rank(folder):
-    sums = [reduced_in_buckets(size) for size in (10**6, 100, 1)]
     rank, _ = parallel.rank_and_size()
-    cosines = [cosines_of(part) for part in (UNITS[rank], UNITS[rank][: 2 - 2 * rank])]
-    statistics = averaged_statistics(folder / "statistics")
-    states = kept_states(folder / "states")
+    os.environ["RANK"] = str(rank)  # where SpeechBrain looks
     return SimpleNamespace(
-        sums=sums, cosines=cosines, statistics=statistics, states=states
+        sums=[reduced_in_buckets(size) for size in (10**6, 100, 1)],
+        cosines=[
+            cosines_of(part) for part in (UNITS[rank], UNITS[rank][: 2 - 2 * rank])
+        ],
+        statistics=averaged_statistics(folder / "statistics"),
+        shares=[loaded(keywords) for keywords in LOADERS],
+        runs=[interrupted_runs(folder / str(i), LOADERS[i]) for i in (0, 1)],
+        states=kept_states(folder / "states"),  # the last: it makes new groups
     )
 
 
@@ -487,7 +494,6 @@ def averaged_statistics(folder):
         ``norm`` in each checkpoint.
     """
     rank, _ = parallel.rank_and_size()
-    os.environ["RANK"] = str(rank)  # where SpeechBrain looks
     norm, counting, events = torch.nn.BatchNorm1d(1), Counting(rank), []
 
     def statistics():
@@ -647,6 +653,62 @@ def test_each_rank_has_the_optimizer_states_of_its_own_units(two_ranks):
     assert states | second[2] == expected[1]
 
 
+LOADERS = [
+    {"seed": 1, "batch_size": 2},
+    {"seed": 1, "batch_sampler": dynamic},
+    {"seed": 1, "batch_size": 1, "replicas_per_domain": 3},
+]
+
+
+def loaded(keywords):
+    """On a rank: two epochs, and the second from its third iteration on."""
+    loader = domain_loader(speech(), **keywords)
+    whole = epochs(loader, 2)
+    return whole, epochs(domain_loader(speech(), **keywords), 1, first=len(loader) + 2)[
+        0
+    ]
+
+
+@pytest.mark.parametrize("i", range(len(LOADERS)))
+def test_ranks_share_what_a_domain_loader_gives(two_ranks, i):
+    (one, one_rest), (other, other_rest) = (found.shares[i] for found in two_ranks)
+    whole = epochs(domain_loader(speech(), **LOADERS[i]), 2)
+    for epoch, *of_ranks in zip(whole, one, other, strict=True):
+        for units, mine, yours in zip(epoch, *of_ranks, strict=True):
+            assert mine and yours and not mine.keys() & yours.keys()
+            assert mine | yours == units
+    assert (one_rest, other_rest) == (one[1][2:], other[1][2:]) and one_rest
+
+
+def interrupted_runs(folder, keywords):
+    """On a rank: the ids of the batches and the weights of a run, and of one that was
+    interrupted after two iterations and started again."""
+    rank, _ = parallel.rank_and_size()
+    domains = 2 - rank  # of three
+    keywords = {"batch_size": None, **keywords}
+    runs = [
+        train(folder / "whole", **keywords),
+        train(folder / "resumed", left=2 * domains, **keywords),
+        train(folder / "resumed", **keywords),
+    ]
+    weights = [brain.modules.model.weight.tolist() for brain in runs]
+    return [brain.seen for brain in runs], weights
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_two_ranks_resume_within_an_epoch(two_ranks, i):
+    whole = epochs(domain_loader(speech(), **LOADERS[i]), 2)
+    states = []
+    for rank, found in enumerate(two_ranks):
+        (seen, *parts), weights = found.runs[i]
+        mine = ["en", "it"] if rank == 0 else ["fr"]
+        assert seen == [units[d][0] for epoch in whole for units in epoch for d in mine]
+        assert parts[0][: 2 * len(mine)] + parts[1] == seen
+        assert weights[0] == weights[2] != weights[1]
+        states.append(weights[0])
+    assert states[0] == states[1]
+
+
 def test_communication_in_a_local_solve_is_refused(script, tmp_path):
     """Instead of a hang, as ranks have different numbers of solves."""
     normalised = tmp_path / "normalised.py"
@@ -664,6 +726,19 @@ def test_communication_in_a_local_solve_is_refused(script, tmp_path):
     assert "torch.distributed.all_reduce was called in a local solve" in done.stdout
     assert "RuntimeError" in done.stdout and "normalisation" in done.stdout
     torchrun(1, normalised, tmp_path / "out.json", "{}")
+
+
+def test_whatever_a_synchronised_batch_norm_calls_is_refused(monkeypatch):
+    """By another name in each version of PyTorch."""
+    source = inspect.getsource(torch.nn.modules._functions)
+    names = {*re.findall(r"dist\.(\w+)\(", source)}
+    assert names
+    monkeypatch.setattr(parallel, "rank_and_size", lambda: (0, 2))
+    with parallel.without_collectives():
+        for name in names | {"all_reduce", "barrier", "broadcast_object_list", "send"}:
+            with pytest.raises(RuntimeError, match=f"distributed.{name} was called in"):
+                getattr(torch.distributed, name)()
+        assert not torch.distributed.is_initialized()  # which is no communication
 
 
 def test_a_rank_that_dies_takes_the_job_down(script, tmp_path):

@@ -119,8 +119,10 @@ def test_before_the_optimizers_exist(make_brain):
     fresh = type(brain)(
         {"model": Bowl()}, brain.opt_class, vars(brain.hparams), {"device": "cpu"}
     )
+    fresh.modules.eval()
     rows = local_lr_finder(fresh, [[DomainBatch("flat", ("flat",))]], [0.1])
     assert rows[0]["local_gain"] == pytest.approx(1 - 0.9**2)
+    assert not any(module.training for module in fresh.modules.modules())
     assert "local_solver" not in vars(fresh) and not hasattr(fresh, "optimizer")
     assert fresh.modules.model.theta.grad is None
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import torch
 from speechbrain.nnet.schedulers import CyclicLRScheduler
-from speechbrain.utils.metric_stats import MetricStats
+from speechbrain.utils.Accuracy import AccuracyStats
+from speechbrain.utils.metric_stats import MetricStats, MultiMetricStats
 from torch import nn
 
 from hetero_brain import DomainBatch
@@ -73,6 +74,29 @@ def test_other_objects():
     state.restore(snapshot)
     assert metric.ids == ["a"] and len(metric.scores) == 1
     assert scheduler.clr_iterations == 0
+
+
+class Errors(MetricStats):
+    """A metric of a recipe's own."""
+
+
+def test_metrics_of_any_kind_count_each_batch_once(make_brain):
+    own, accuracy = Errors(lambda p, y: (p - y).abs()), AccuracyStats()
+    several = MultiMetricStats(lambda p, y: {"sum": p + y}, batch_eval=True)
+
+    def loss(model, x):
+        outputs = model(x)
+        own.append(["a"], outputs, x)
+        several.append(["a"], outputs[:, 0], x[:, 0])
+        accuracy.append(outputs[None], torch.zeros(1, len(x)))
+        return outputs.square().mean()
+
+    metrics = {"by": {"name": own}, "several": several, "accuracy": accuracy}
+    brain = make_brain(nn.Linear(2, 2), loss, local_lr=0.1, local_steps=2, **metrics)
+    for _ in range(2):
+        brain.fit_batch([DomainBatch("a", (torch.ones(3, 2),))])
+    assert len(own.ids) == len(own.scores) / 3 == len(several.ids) == 2
+    assert len(several.metrics["sum"].ids) == 2 and accuracy.total == 6
 
 
 def test_local_solves_leave_what_the_first_pass_left(make_brain):

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import speechbrain as sb
@@ -15,10 +16,13 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from hetero_brain import DomainBatch, HeteroBrain
+from hetero_brain.data.audited_loader import AuditedLoader
 from hetero_brain.data.loaders import EpochSampler
 from hetero_brain.models.transfer import find_checkpoint
 from hetero_brain.pipelines.rounds import Phase, alternation, continued, run_phases
+from hetero_brain.training.integrity import FILES, RUN
 from hetero_brain.training.loggers import JsonLinesLogger
+from hetero_brain.training.saved import STATE
 
 pytestmark = pytest.mark.usefixtures("unplotted")
 N_STEPS = 3
@@ -91,7 +95,7 @@ def make_hparams(folder, seed=0, **changed):
     }
 
 
-def run(hparams, stop_at=None, **options):
+def run(hparams, stop_at=None, train_loader=None, **options):
     """Run the phases; returns their passes, first and last weights."""
 
     class Run(Toy):
@@ -100,7 +104,7 @@ def run(hparams, stop_at=None, **options):
     Run.stop_at = stop_at
     options = {"device": "cpu", "noprogressbar": True, **options}
     try:
-        run_phases(hparams, options, Run, loader())
+        run_phases(hparams, options, Run, train_loader or loader())
     except Interrupted:
         assert stop_at is not None
     else:
@@ -374,3 +378,31 @@ def test_an_external_checkpoint_to_start_from(tmp_path):
     done = run(make_hparams(tmp_path / "ours", phases=phases))
     assert torch.equal(done.first["CSSL.1"], weights(nn.ModuleDict({"model": theirs})))
     assert torch.equal(done.first["PTLOC.1"], done.last["CSSL.1"])
+
+
+class Audited(Batches):
+    """Global batches as an ``AuditedLoader`` takes them."""
+
+    utterances = SimpleNamespace(manifest=None)
+
+    def __getitem__(self, step):
+        return super().__getitem__(step), [], 8
+
+
+def test_a_phase_goes_on_from_a_checkpoint_that_an_sb_brain_saved(tmp_path, caplog):
+    """It counts no bad recordings, and lacks what SpeechBrain has no place for."""
+
+    def run_epochs(n):
+        phases = alternation(1, {**CSSL, "epochs": n}, PTLOC)
+        hparams = make_hparams(tmp_path, phases=phases, only_phases=["CSSL.1"])
+        sampler = EpochSampler(N_STEPS)
+        return run(hparams, train_loader=AuditedLoader(Audited(), sampler=sampler))
+
+    begun = run_epochs(1)
+    checkpoint = find_checkpoint(tmp_path / "CSSL.1")
+    for name in ("audit.ckpt", FILES, RUN, STATE):
+        (checkpoint / name).unlink()
+    resumed = run_epochs(2)
+    assert resumed.passes == begun.passes == {"CSSL.1": 2 * N_STEPS}
+    assert torch.equal(resumed.first["CSSL.1"], begun.last["CSSL.1"])
+    assert f"{checkpoint} has no audit.ckpt" in caplog.text
