@@ -169,10 +169,8 @@ def row_of(path):
 
 def of_channels(row):
     """A row for each channel, ``ID:channel``; the row itself if there is only one."""
-    from .audio import (
-        AudioFile,
-        BadAudio,
-    )  # with torch, which a command's help can spare
+    # It imports torch, which the help of a command can spare.
+    from .audio import AudioFile, BadAudio
 
     try:
         with AudioFile(row["wav"]) as file:
