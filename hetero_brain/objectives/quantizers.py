@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +101,19 @@ class KMeansQuantizer(nn.Module):
         Principal components (not whitened) that are clustered.
     seed : int
         Of the initial centroids.
+    means : callable
+        (frames, n_clusters, seed) → centroids, of float32 arrays; :func:`lloyd_means` by
+        default.
     """
 
     n_codebooks = 1
 
-    def __init__(self, input_size, codebook_size=512, n_components=64, seed=0):
+    def __init__(
+        self, input_size, codebook_size=512, n_components=64, seed=0, means=None
+    ):
         super().__init__()
         self.codebook_size, self.seed = codebook_size, seed
+        self.means = means or lloyd_means
         self.register_buffer("mean", torch.zeros(input_size))
         self.register_buffer("components", torch.zeros(input_size, n_components))
         self.register_buffer("centroids", torch.zeros(codebook_size, n_components))
@@ -124,8 +131,6 @@ class KMeansQuantizer(nn.Module):
         InputError
             Fewer frames than clusters.
         """
-        from scipy.cluster.vq import kmeans2
-
         if len(x) < self.codebook_size:
             raise InputError(
                 f"k-means with codebook_size: {self.codebook_size} needs as many "
@@ -136,12 +141,7 @@ class KMeansQuantizer(nn.Module):
         _, vectors = torch.linalg.eigh(torch.cov((x - mean).T))
         components = vectors.flip(1)[:, : self.components.shape[1]]
         reduced = ((x - mean) @ components).float().numpy()
-        rng, size = np.random.default_rng(self.seed), self.codebook_size
-        if len(x) < 20_000:
-            start = {"k": plus_plus(reduced, size, rng), "minit": "matrix"}
-        else:
-            start = {"k": size, "minit": "points", "rng": rng}
-        centroids, _ = kmeans2(reduced, iter=20, **start)
+        centroids = self.means(reduced, self.codebook_size, self.seed)
         self.mean.copy_(mean)
         self.components.copy_(components)
         self.centroids.copy_(torch.from_numpy(centroids))
@@ -154,6 +154,32 @@ class KMeansQuantizer(nn.Module):
             # argmin |r − c|² = argmax r·c − |c|²/2: again one product.
             scores = reduced @ self.centroids.T - self.centroids.square().sum(1) / 2
         return scores.argmax(-1, keepdim=True)
+
+
+def lloyd_means(x, n_clusters, seed):
+    """k-means by 20 iterations of SciPy; (frames, size) → (n_clusters, size)."""
+    from scipy.cluster.vq import kmeans2
+
+    rng = np.random.default_rng(seed)
+    if len(x) < 20_000:
+        start = {"k": plus_plus(x, n_clusters, rng), "minit": "matrix"}
+    else:
+        start = {"k": n_clusters, "minit": "points", "rng": rng}
+    return kmeans2(x, iter=20, **start)[0]
+
+
+def mini_batch_means(x, n_clusters, seed):
+    """k-means by scikit-learn, with the settings of HuBERT but for its 20 beginnings.
+
+    For 100 000 frames of 768 dimensions, drawn from 2000 Gaussians, and 500 clusters, the
+    inertia is 15 % lower than by :func:`lloyd_means`, which also leaves clusters empty;
+    it takes 90 s on one core instead of 30.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    settings = dict(max_iter=100, tol=0.0, max_no_improvement=100, n_init=1)
+    settings |= dict(batch_size=10_000, reassignment_ratio=0.0, random_state=seed)
+    return MiniBatchKMeans(n_clusters, **settings).fit(x).cluster_centers_
 
 
 def plus_plus(x, count, rng):
@@ -207,6 +233,8 @@ def make_quantizer(labels, input_size, codebook_size, n_codebooks=1, seed=0):
     ------
     ValueError
         Unknown labels, or several codebooks with k-means.
+    InputError
+        The package that a teacher's labels need is missing.
     """
     if labels == "random_projection":
         return RandomProjectionQuantizer(
@@ -217,8 +245,15 @@ def make_quantizer(labels, input_size, codebook_size, n_codebooks=1, seed=0):
             f"labels: {labels}, n_codebooks: {n_codebooks}; there are random_projection, "
             "and kmeans and teacher with one codebook"
         )
-    n_components = input_size if labels == "teacher" else 64
-    return KMeansQuantizer(input_size, codebook_size, n_components, seed)
+    if labels == "teacher":
+        if find_spec("sklearn") is None:
+            raise InputError(
+                "labels: teacher needs scikit-learn; install the extra public: "
+                "pip install 'hetero_brain[public]'"
+            )
+        means = mini_batch_means
+        return KMeansQuantizer(input_size, codebook_size, input_size, seed, means)
+    return KMeansQuantizer(input_size, codebook_size, 64, seed)
 
 
 def fit_quantizer(

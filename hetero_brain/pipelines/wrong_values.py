@@ -33,6 +33,7 @@ def are_splits(value):
 
 FACTORY = (None, callable, "a class or factory, such as !name:torch.optim.AdamW")
 SHARE = (None, is_share, "a number from 0 to 1")
+COUNT = (None, lambda v: is_count(v, 1), "an integer ≥ 1")
 SETTINGS = {
     **BRAIN_SETTINGS,
     **RUN_SETTINGS,
@@ -44,6 +45,7 @@ SETTINGS = {
         "an integer ≥ 1, or null",
     ),
     "brain_class": FACTORY,
+    "codebook_size": COUNT,
     "ctc_weight": SHARE,
     "decoder": FACTORY,
     "domain_sampling": one_of(*SAMPLINGS),
@@ -51,12 +53,18 @@ SETTINGS = {
     "keep_last": (2, lambda v: is_count(v, 2), "an integer ≥ 2 (checkpoints)"),
     "label_smoothing": SHARE,
     "mask_prob": SHARE,
-    "mask_span": (None, lambda v: is_count(v, 1), "an integer ≥ 1 (frames)"),
+    "mask_span": COUNT,
     "milestone_interval": (0, is_count, "an integer ≥ 0 (epochs; 0: none)"),
+    "n_codebooks": COUNT,
+    "n_mels": COUNT,
+    "n_negatives": COUNT,
     "opt_class": FACTORY,
     "precision": one_of("fp32", "bf16", "fp16"),
+    "sample_rate": COUNT,
     "search_ctc_weight": SHARE,
+    "stack": COUNT,
     "unit": one_of("char", "unigram", "bpe"),
+    "vocab_size": COUNT,
 }
 
 

@@ -3,6 +3,7 @@ mask embedding, what is shared and what is frozen; and it learns."""
 
 import copy
 import math
+import sys
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from transformers import AutoModel
 from hetero_brain import DomainBatch
 from hetero_brain.data.datasets import GlobalBatches, Utterances
 from hetero_brain.data.loaders import make_plan
+from hetero_brain.errors import InputError
 from hetero_brain.models.conformer import make_head
 from hetero_brain.models.features import StackedFbank
 from hetero_brain.models.public import PublicEncoder
@@ -356,3 +358,29 @@ def test_unknown_labels_are_refused(sources):
 def test_teacher_labels_are_clustered_in_all_dimensions():
     assert make_quantizer("teacher", 768, 500).components.shape == (768, 768)
     assert make_quantizer("kmeans", 160, 500).components.shape == (160, 64)
+
+
+def test_clusters_of_a_teacher_are_tighter_than_those_of_scipy():
+    """And all in use, and the same for the same seed."""
+    draw = torch.Generator().manual_seed(0)
+    centres = torch.randn(60, 16, generator=draw) * 3
+    x = centres.repeat(50, 1) + torch.randn(3000, 16, generator=draw)
+    inertia, found = [], []
+    of_scipy = KMeansQuantizer(16, 40, 16, seed=3)
+    of_teachers = (make_quantizer("teacher", 16, 40, seed=3) for _ in range(2))
+    for quantizer in (of_scipy, *of_teachers):
+        quantizer.fit(x)
+        own = quantizer(x).squeeze(1)
+        reduced = (x - quantizer.mean) @ quantizer.components
+        inertia.append((reduced - quantizer.centroids[own]).square().sum(1).mean())
+        found.append(own)
+    assert inertia[1] < inertia[0]
+    assert len(found[1].unique()) == 40
+    assert torch.equal(found[1], found[2])
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(InputError, match=r"pip install 'hetero_brain\[public\]'"):
+        make_quantizer("teacher", 16, 4)
+    make_quantizer("kmeans", 16, 4)

@@ -22,6 +22,7 @@ WRONG = [
     (PRETRAIN, "labels", "x", "there are random_projection, and kmeans"),
     (PRETRAIN, "labels", "teacher", "needs a public model"),
     (PRETRAIN, "local_optimizer_state", "x", "one of fresh, per_domain"),
+    (PRETRAIN, "n_mels", "0", "an integer ≥ 1"),
     (PRETRAIN, "only_phases", "[CSSL.7]", "no phase ['CSSL.7'] among ['CSSL.1', 'PTL"),
     (PRETRAIN, "pretrained", "x/y", "there is no such folder"),
     (PRETRAIN, "quantizer", "x", OBJECT),
