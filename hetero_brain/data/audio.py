@@ -10,6 +10,7 @@ import torch
 import torchaudio
 
 from .containers import read_container, read_mpeg
+from .decoders import NamedSoundFile
 
 FAR_BYTES, FAR_SAMPLES = 1 << 44, 1 << 40  # beyond the end of any file
 AS_FLOAT = {"dtype": "float32", "always_2d": True}
@@ -19,7 +20,7 @@ class BadAudio(ValueError):
     """A recording that cannot be used; the message names the file and the reason."""
 
 
-class AudioFile(soundfile.SoundFile):
+class AudioFile(NamedSoundFile):
     """An audio file open for reading, with all the audio that it really contains.
 
     libsndfile reads no more samples than the header states; for an mp3 that states no
@@ -70,7 +71,7 @@ class AudioFile(soundfile.SoundFile):
         self.close()
         self._view = view
         try:
-            super().__init__(view or path, "r")
+            super().__init__(path, view)
         except soundfile.LibsndfileError as error:
             raise BadAudio(f"{path}: {error.error_string}") from error
 

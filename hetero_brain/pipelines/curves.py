@@ -1,6 +1,7 @@
 """Learning curves of runs, from their logs, as PNGs."""
 
 import io
+import logging
 from collections import defaultdict
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def plot(logs, panels, path):
     -------
     matplotlib.figure.Figure
     """
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # else it logs each font
     from matplotlib.figure import Figure  # needs no display, unlike pyplot
 
     found = {

@@ -6,7 +6,6 @@ phase takes is logged once, after :data:`PACED` of its iterations.
 
 import time
 from collections import defaultdict
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -75,13 +74,13 @@ def count(number, noun):
 
 
 def equally_long(phases):
-    """For phases of the same length: their names, epochs and iterations of warm-up."""
-
-    def length(phase):
-        return phase.epochs, phase.warmup_iterations
-
-    for (epochs, warmup), alike in groupby(sorted(phases, key=length), key=length):
-        yield ", ".join(phase.name for phase in alike), epochs, warmup
+    """For phases of the same length: their names, epochs and iterations of warm-up, in
+    the order of the phases."""
+    alike = defaultdict(list)
+    for phase in phases:
+        alike[phase.epochs, phase.warmup_iterations].append(phase.name)
+    for (epochs, warmup), names in alike.items():
+        yield ", ".join(names), epochs, warmup
 
 
 def doubts(summary, steps, phases):

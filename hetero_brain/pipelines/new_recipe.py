@@ -73,6 +73,7 @@ SPEAK_OF_CORPUS = {
     r"(^#.*\n)+^alphabet:.*\n": "",
     r": 94 frames/s at 48 kHz": ": 31 frames/s at 16 kHz",
     r"^( +)finetune_domains: .*": r"\1finetune_domains: []  # FILL IN: one run for each",
+    r": ctc/PTLOC\.1/1/es$": ": judge/model/seed/domain",
     r"^eval_splits: \[test\].*": "eval_splits: [dev]  # dev, test or both",
 }
 # In rows of tests: keys of a corpus, a domain, and the split that is evaluated.

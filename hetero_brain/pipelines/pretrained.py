@@ -20,6 +20,8 @@ logger = get_logger(__name__)
 # is computed, up to dropout.
 FREE = ("dropout", "freeze_front_end", "front_end_gradient", "recomputed")
 MODULES = ("features", "encoder")
+# What a checkpoint holds besides modules.
+NO_MODULES = {"audit", "brain", "counter", "hetero_brain", "local_solver", "optimizer"}
 
 
 def adopt(tree, given):
@@ -208,7 +210,7 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
         )
     for key in found:
         fit_state(modules[key], key, weights / f"{key}.ckpt")
-    left = sorted({p.stem for p in weights.glob("*.ckpt")} - {*found})
+    left = sorted({p.stem for p in weights.glob("*.ckpt")} - {*found} - NO_MODULES)
     new = sorted(modules.keys() - {*found, "features"})
     for said, keys in (
         ("new, with random weights", new),

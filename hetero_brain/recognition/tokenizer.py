@@ -16,6 +16,7 @@ logger = get_logger(__name__)
 
 SPACE = "\u2581"  # how SentencePiece writes the space
 RESERVED = {"\0", SPACE, "\u2585"}  # characters that SentencePiece reserves
+WITHIN_WORDS = "'’ʼ-·"  # marks that are a part of words
 MAX_SHOWN = 20
 CHUNK = 10_000  # texts per call of the tokenizer
 
@@ -66,6 +67,7 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
         if exists := model_file.exists():
             model = model_file.read_bytes()
         else:
+            warn_of_marks(words)
             model = fit(words, model_file, unit, vocab_size, alphabet)
         check_round_trip(model, [alphabet, *words], model_file)
         if not exists:
@@ -74,6 +76,22 @@ def train_tokenizer(texts, model_file, unit="char", vocab_size=1000, alphabet=""
 
     run_on_main(train)
     return sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+
+
+def warn_of_marks(texts):
+    """Log what looks as if nobody had normalised the transcripts: punctuation, digits,
+    and letters in both cases. A recogniser learns to write all of it."""
+    characters = {*"".join(texts)}
+    marks = [c for c in characters if unicodedata.category(c)[0] in "PSN"]
+    marks = sorted({*marks} - {*WITHIN_WORDS})
+    cases = sum(c.lower() != c and c.lower() in characters for c in characters)
+    if marks or cases:
+        found = [" ".join(marks)] * bool(marks)
+        found += [f"{cases} letters in both cases"] * bool(cases)
+        logger.warning(
+            f"the transcripts have {', and '.join(found)}, which the recogniser learns "
+            "to write; if it shall not, normalise them in the column wrd"
+        )
 
 
 def fit(words, model_file, unit, vocab_size, alphabet):

@@ -8,6 +8,7 @@ import pytest
 import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.utils.epoch_loop import EpochCounter
 
 from hetero_brain.models.conformer import Conformer, make_head
 from hetero_brain.models.decoder import AttentionDecoder
@@ -283,7 +284,8 @@ def test_nothing_is_said_of_what_there_is_not(tmp_path, caplog):
     from speechbrain.utils.checkpoints import Checkpointer
 
     modules = {"encoder": torch.nn.Linear(3, 3)}
-    Checkpointer(tmp_path / "save", modules).save_checkpoint()
+    others = {"counter": EpochCounter(3), "optimizer": torch.nn.Linear(1, 1)}
+    Checkpointer(tmp_path / "save", modules | others).save_checkpoint()
     with caplog.at_level("INFO"):
         load_pretrained(modules, tmp_path)
     assert "encoder: loaded" in caplog.text

@@ -1,5 +1,6 @@
 """Learning curves: what is drawn of a log, and that it is an image."""
 
+import logging
 import os
 
 import matplotlib.image
@@ -45,6 +46,7 @@ def test_phases(tmp_path):
         os.utime(log, (place, place))
     figure = plot_phases(tmp_path, tmp_path / "phases.png")
     assert matplotlib.image.imread(tmp_path / "phases.png").shape[2] == 4
+    assert not logging.getLogger("matplotlib.font_manager").isEnabledFor(logging.INFO)
     axes, curves = drawn(figure, 5, 2)
     assert [axis.get_title() for axis in axes[0]] == ["CSSL.1", "A-later.1"]
     assert curves[0, 0] == {d: [[10, 5.0], [20, 6.0]] for d in ("en", "fr")}

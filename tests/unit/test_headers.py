@@ -1,6 +1,7 @@
 """Files whose header does not say how long they are: preparation and training read all
 of them, and agree."""
 
+import os
 import re
 import shutil
 import struct
@@ -12,6 +13,7 @@ import soundfile
 
 from hetero_brain.data.audio import AudioFile, BadAudio, read_audio
 from hetero_brain.data.corpora.headers import read_header
+from hetero_brain.data.decoders import named
 
 RATE = 48000
 SECONDS = 3.0
@@ -112,6 +114,33 @@ def test_an_mp3_whose_table_fits_is_not_decoded(mp3, tmp_path, monkeypatch):
     (tmp_path / "a.mp3").write_bytes(mp3)
     header = read_header(tmp_path / "a.mp3")
     assert header.frames == SECONDS * RATE and not header.cut
+
+
+def test_what_a_decoder_prints_names_the_file(mp3, tmp_path, capfd, caplog):
+    path, whole = tmp_path / "hole.mp3", tmp_path / "whole.mp3"
+    path.write_bytes(MP3S["a hole"](mp3))
+    whole.write_bytes(mp3)
+    files = os.listdir("/dev/fd")
+    row = {"start": 24000, "stop": 3 * RATE, "duration": 2.5}
+    for each in (path, whole):
+        read_audio({"wav": str(each), **row}, RATE)
+    assert os.listdir("/dev/fd") == files
+    assert caplog.messages and all(m.startswith(f"{path}: ") for m in caplog.messages)
+    assert any("Illegal Audio-MPEG-Header" in m for m in caplog.messages)
+    os.write(2, b"afterwards")
+    assert capfd.readouterr().err == "afterwards"
+
+
+def test_what_another_thread_redirects_is_left_alone(capfd, caplog):
+    with named("a.mp3"), named("b.mp3"):
+        os.write(2, b"Note: 1\nNote: 2\n")
+    assert caplog.messages == ["a.mp3: Note: 1", "a.mp3: Note: 2"]
+    with pytest.raises(KeyError), named("c.mp3"):
+        os.write(2, b"Note: 3\n")
+        raise KeyError
+    assert caplog.messages[2:] == ["c.mp3: Note: 3"]
+    os.write(2, b"afterwards")
+    assert capfd.readouterr().err == "afterwards"
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\5\26\7" + bytes(4000)])

@@ -14,6 +14,7 @@ from hetero_brain.pipelines.look_ahead import (
     Length,
     Pace,
     doubts,
+    equally_long,
     in_words,
     look_ahead,
     resampling,
@@ -57,6 +58,14 @@ def test_padding():
     assert "global_batch_seconds to 17 or less" in doubt
     assert "max_utterance_seconds" in doubt
     assert doubts_about(np.tile([1.0, 1.2], 20), 14) == []
+
+
+def test_phases_of_a_length_are_named_together_in_their_order():
+    lengths = ("CSSL.1", 34, 100), ("PTLOC.1", 9, 100), ("CSSL.2", 34, 100)
+    assert [*equally_long([Length(*each) for each in lengths])] == [
+        ("CSSL.1, CSSL.2", 34, 100),
+        ("PTLOC.1", 9, 100),
+    ]
 
 
 @pytest.mark.parametrize(

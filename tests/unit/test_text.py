@@ -14,6 +14,7 @@ from hetero_brain.data import manifest
 from hetero_brain.recognition.tokenizer import (
     check_round_trip,
     train_tokenizer,
+    warn_of_marks,
     warn_of_unknown,
 )
 
@@ -197,6 +198,22 @@ def test_characters_that_no_recogniser_can_write_are_named(tmp_path, caplog):
     assert "'ä' LATIN SMALL LETTER A WITH DIAERESIS: 2 times" in message
     caplog.clear()
     assert not warn_of_unknown(tokenizer, ["cat tea"], "dev") and not caplog.records
+
+
+def test_transcripts_that_nobody_has_normalised_are_named(tmp_path, caplog):
+    words = ["¿Qué? [bip]", "Don't drop-in", "no don't 2"]
+    train_tokenizer(words, tmp_path / "marks", "char")
+    (message,) = [record.message for record in caplog.records]
+    assert "have 2 ? [ ] ¿, and 1 letters in both cases, which the rec" in message
+    caplog.clear()
+    for texts, said in (
+        (["Élan", "él"], "have 1 letters in both"),
+        (["a.b"], "have ., "),
+    ):
+        warn_of_marks(texts)
+        assert said in caplog.messages.pop()
+    warn_of_marks(["don't drop-in", "Ärger über"])  # German has its nouns
+    assert len(caplog.records) == 2
 
 
 def test_a_space_is_unknown_where_training_has_none(tmp_path):
