@@ -38,6 +38,21 @@ def refuse_own_fit_batch(brain, base):
             )
 
 
+def refuse_data_parallel(brain):
+    """Raise if a Brain is to spread a batch over GPUs, as local solves are not spread.
+
+    Raises
+    ------
+    ValueError
+        The run option ``data_parallel_backend`` is set.
+    """
+    if brain.data_parallel_backend:
+        raise ValueError(
+            "data_parallel_backend: a local solve runs on one GPU; start a process for "
+            "each GPU with torchrun instead, and they share the domains"
+        )
+
+
 def scalar(loss, brain):
     """The loss itself, if it is a single number.
 
