@@ -9,7 +9,11 @@ from .compilation import CompilingBrain
 from .devices import warn_of_slow_precision
 from .draws import Draws
 from .parallel import rank_and_size, without_collectives
-from .requirements import refuse_graphs, refuse_reentrant_checkpoint
+from .requirements import (
+    refuse_data_parallel,
+    refuse_graphs,
+    refuse_reentrant_checkpoint,
+)
 
 COUNTING = {
     "speechbrain.utils.Accuracy",
@@ -24,6 +28,7 @@ class Participants(CompilingBrain):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        refuse_data_parallel(self)
         self.random_state = Draws(self.device)
         self.local_step = 0  # k of the pass that is running: 0 at θ, K at φ_K
         self.graph_is_checked = False  # that of the first pass

@@ -63,6 +63,21 @@ def refuse_graphs(brain):
         logger.warning_once(f"cuda_graphs: True has no effect on {brain.device}")
 
 
+def refuse_data_parallel(brain):
+    """Raise if a Brain is to spread a batch over GPUs, as local solves are not spread.
+
+    Raises
+    ------
+    ValueError
+        The run option ``data_parallel_backend`` is set.
+    """
+    if brain.data_parallel_backend:
+        raise ValueError(
+            "data_parallel_backend: a local solve runs on one GPU; start a process for "
+            "each GPU with torchrun instead, and they share the domains"
+        )
+
+
 def scalar(loss, brain):
     """The loss itself, if it is a single number.
 

@@ -47,6 +47,13 @@ def test_a_fit_batch_of_ones_own():
         brain_of(kind)
 
 
+def test_data_parallel_in_one_process(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    options = {"device": "cpu", "data_parallel_backend": True}
+    with pytest.raises(ValueError, match="data_parallel_backend: .* with torchrun"):
+        HeteroBrain({"model": model()}, torch.optim.SGD, {}, options)
+
+
 @pytest.mark.parametrize(
     "several, found",
     [
