@@ -145,8 +145,8 @@ class LocalSolver(TwoWeights):
         loss_closure : callable
             Computes ℓ_i at the current weights; needed by the exact hypergradient.
         """
-        if self.exact:
-            phi = [p.detach().clone() for p in self.params]
+        if self.exact:  # θ's memory is never written to, φ's is
+            phi = [p.data.clone() if self.theta else p.data for p in self.params]
             moved = [g is not None for g in grads]
             self.trajectory.append((phi, moved, loss_closure))
         if self.theta:
@@ -194,24 +194,24 @@ class LocalSolver(TwoWeights):
         sequence of torch.Tensor or None
             Aligned with ``params``.
         """
+        if not self.trajectory:
+            return grads
         group = self.optimizer.param_groups[0]
         lr, decay = group["lr"], group["lr"] * group["weight_decay"]
-        last = [p.detach().clone() for p in self.params] if self.trajectory else None
-        for phi, moved, loss_closure in reversed(self.trajectory):
-            with torch.no_grad():
-                torch._foreach_copy_(self.params, phi)
+        while self.trajectory:
+            phi, moved, loss_closure = self.trajectory.pop()
+            for param, memory in zip(self.params, phi):
+                param.data = memory
             product = self._hessian_product(loss_closure, grads)
             # SGD skips a parameter without a gradient: it does not decay either.
-            decayed = [
+            decayed = (
                 v if v is None or not m else v - decay * v for v, m in zip(grads, moved)
-            ]
+            )
             grads = [
                 v if h is None else -lr * h if v is None else v - lr * h
                 for v, h in zip(decayed, product)
             ]
-        if last is not None:
-            with torch.no_grad():
-                torch._foreach_copy_(self.params, last)
+        self.point_at_phi()  # from θ, where the first step began
         return grads
 
     def _hessian_product(self, loss_closure, vector):
