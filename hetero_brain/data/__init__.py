@@ -3,12 +3,13 @@
 ``corpora/`` reads releases, and ``manifest/`` the CSV files that prepare scripts write.
 ``splits`` selects the rows that a run uses. ``plan`` says which rows form global batch t:
 ``domain_sampling`` draws its domains, and ``bucketing`` cuts a domain into batches of
-similar length. ``audio``, ``containers`` and ``decoders`` read audio files, ``datasets``
-collates padded batches, and ``loaders`` delivers them. ``audited_loader`` counts the
-recordings that cannot be used. ``domain_loader`` makes global batches of SpeechBrain's
-own datasets, by the domain of each row (``domain_rows``); ``loading_brain`` has ``fit``
-call it. ``worker_loader`` is below all loaders, ``workers`` manages the processes that
-read, and ``packed`` is how these send batches.
+similar length. ``audio``, ``containers`` and ``decoders`` read audio files,
+``resampling`` changes their rate, ``datasets`` collates padded batches, and ``loaders``
+delivers them. ``audited_loader`` counts the recordings that cannot be used.
+``domain_loader`` makes global batches of SpeechBrain's own datasets, by the domain of
+each row (``domain_rows``); ``loading_brain`` has ``fit`` call it. ``worker_loader`` is
+below all loaders, ``workers`` manages the processes that read, and ``packed`` is how
+these send batches.
 A trained model takes ``recordings`` of any length, by ``streaming``, with ``progress``.
 """
 
@@ -31,6 +32,7 @@ __all__ = [
     "plan_checks",
     "progress",
     "recordings",
+    "resampling",
     "splits",
     "streaming",
     "worker_loader",

@@ -22,6 +22,7 @@ SECTIONS = (
     "limit",
     "compiled",
     "ranks",
+    "formats",
 )
 ON_DEVICE = ("throughput", "bilevel", "libraries")  # the others are about CPUs
 

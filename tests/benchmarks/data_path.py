@@ -31,6 +31,7 @@ from .measure import (
 )
 
 KINDS = ((".wav", 8000, 8000), (".flac", 16000, 16000), (".flac", 16000, 8000))
+ENCODED = {".mp3": None, ".ogg": "OPUS"}  # the others: 16 bits
 MODELS = {"tiny": 2, "base": 1}  # size → global batches per measurement
 WORKERS = (0, 2)
 ROOT = Path(__file__).parents[2]
@@ -87,14 +88,13 @@ def files(folder, kinds):
 
 def copy_of(utterances, folder, suffix, rate):
     """A manifest of the same speech, converted to files of another format: 16 bits, or
-    what is usual for mp3."""
+    what is usual for mp3 and Opus."""
     rows = []
     for number, row in enumerate(utterances.manifest):
         signal = read_audio(row, speech.RATE)
         signal = torchaudio.functional.resample(signal, speech.RATE, rate)
         wav = folder / f"{number}{suffix}"
-        subtype = None if suffix == ".mp3" else "PCM_16"
-        soundfile.write(wav, signal.clamp(-1, 1), rate, subtype)
+        soundfile.write(wav, signal.clamp(-1, 1), rate, ENCODED.get(suffix, "PCM_16"))
         rows.append({**row, "wav": wav, "start": None, "stop": None})
     path = folder / f"{suffix[1:]}.csv"
     manifest.write(path, rows)

@@ -40,7 +40,7 @@ def main():
         parser.error("there is no GPU here; --device cpu runs the small version")
     args.output_folder.mkdir(parents=True, exist_ok=True)
 
-    facts, tables, failed = machine(), [], []
+    facts, tables, found, failed = machine(), [], [], []
     print(
         "\n".join(f"{name}: {fact}" for name, fact in facts.items()), "\n", flush=True
     )
@@ -53,7 +53,8 @@ def main():
             ):
                 tables.append(table)
                 failed += table.failures
-                results = {"machine": facts, "tables": [asdict(t) for t in tables]}
+                found.append({"section": name, **asdict(table)})
+                results = {"machine": facts, "tables": found}
                 (args.output_folder / "gpu.json").write_text(
                     json.dumps(results, indent=1), encoding="utf-8"
                 )

@@ -29,7 +29,9 @@ def run(device, quick):
     """
     shapes = CPU_SHAPES if device == "cpu" else SHAPES
     title = f"Compiled encoder on {device}: {shapes} batches of different shapes"
-    ways = {"dynamic shapes": True, "each shape by itself": False}
+    ways = {"dynamic shapes": None, "each shape by itself": False}
+    if device == "cpu":
+        del ways["each shape by itself"]
     yield judged(title, [(way, compilation(device, ways[way], shapes)) for way in ways])
 
 
@@ -37,7 +39,7 @@ def compilation(device, dynamic, shapes):
     """Losses of a compiled encoder against those without, and what compiling costs."""
     compiler = torch.compile
     if device == "cpu":  # where Inductor takes a minute
-        compiler = partial(torch.compile, backend="aot_eager")
+        compiler = partial(torch.compile, backend="eager")
     elif shutil.which("gcc") is None and shutil.which("cc") is None:
         yield skipped("losses", "no C compiler")
         return
@@ -65,12 +67,15 @@ def compilation(device, dynamic, shapes):
     compilations = sum(now > before for before, now in zip(graphs, graphs[1:]))
     yield Finding("graphs compiled in the first iteration", "-", str(graphs[0]), None)
     text = f"{graphs[-1] - graphs[0]} in {compilations} iterations"
-    holds = compilations == 0 if dynamic else None
-    yield Finding("graphs compiled afterwards", "0" if dynamic else "-", text, holds)
+    holds = compilations == 0 if dynamic is None else None
+    yield Finding(
+        "graphs compiled afterwards", "0" if dynamic is None else "-", text, holds
+    )
     text = ", ".join(f"{s:.2g}" for s in seconds)
     yield Finding("seconds of each iteration", "-", text, None)
 
 
 def shaped(i):
-    """Two copies of a batch of a shape that no other ``i`` has."""
-    return deepcopy(batch(3 + i, i)), deepcopy(batch(3 + i, i))
+    """Two copies of a batch of several utterances, of a shape that no other ``i`` has."""
+    found = batch(8 + i, i, like=1 + i / 4)
+    return deepcopy(found), deepcopy(found)

@@ -3,21 +3,10 @@
 import itertools
 import os
 import tempfile
-import time
-from pathlib import Path
 
-import numpy as np
-
-from hetero_brain.data.datasets import Utterances
-from hetero_brain.data.loaders import train_loader
 from tests.benchmarks import speech
-from tests.benchmarks.data_path import (
-    audio_of,
-    copy_of,
-    plan_of,
-    repeated,
-    train_from,
-)
+from tests.benchmarks.data_path import audio_of, train_from
+from tests.benchmarks.formats import converted, loader_of, loader_rate
 from tests.benchmarks.measure import Table
 from tests.benchmarks.models import ours
 
@@ -30,66 +19,9 @@ UNIT, N_DOMAINS = 80, 3  # seconds of a domain batch
 LOADED_UNIT = 16  # of the loader alone: short, so that each worker sends many
 MEASURED_SECONDS = 1.0
 N_PROFILED = 3  # iterations
-LONG_EPOCH = 100_000  # seconds of audio: longer than any measurement
 LIMIT = 45  # seconds
 MP3, FLAC = "MP3 48 kHz", "FLAC 8 kHz (the sample)"
 RATES = {MP3: 16_000, FLAC: speech.RATE}  # at which the loader alone reads them, in Hz
-
-
-def converted(folder, suffix, rate, n_utterances):
-    """A manifest of some utterances of the sample, converted to files of another format.
-
-    Arguments
-    ---------
-    folder : str
-        For the files.
-    suffix : str
-        Of the files, e.g. ``.mp3``.
-    rate : int
-        Sample rate of the files in Hz.
-    n_utterances : int
-        How many, evenly distributed over the sample.
-    """
-    sample = speech.utterances()
-    rows = np.linspace(0, len(sample) - 1, n_utterances).astype(int)
-    part = Utterances(sample.manifest.subset(rows), speech.RATE)
-    return copy_of(part, Path(folder), suffix, rate)
-
-
-def loader_of(rows, rate, seconds, workers):
-    """A loader with one long epoch of a manifest's rows, read at ``rate`` Hz."""
-    times = int(LONG_EPOCH / rows.duration.sum()) + 1
-    utterances = repeated(Utterances(rows, rate), times)
-    return train_loader(utterances, plan_of(utterances.manifest, seconds), workers)
-
-
-def loader_rate(loader, workers, rate, seconds):
-    """Seconds until a loader's first global batch, and its audio per second after.
-
-    Arguments
-    ---------
-    loader : AuditedLoader
-        Its epoch is not finished.
-    workers : int
-        As many batches may be ready at the first, and are not counted.
-    rate : int
-        Sample rate of the batches in Hz.
-    seconds : float
-        Time of the measurement.
-    """
-    start = time.perf_counter()
-    batches = iter(loader)
-    next(batches)
-    first = time.perf_counter() - start
-    for _ in range(workers):
-        next(batches)
-    start, audio, taken = time.perf_counter(), 0.0, 0.0
-    for global_batch in batches:
-        audio += audio_of(global_batch) * speech.RATE / rate
-        taken = time.perf_counter() - start
-        if taken > seconds:
-            break
-    return first, audio / taken
 
 
 def training_rows(table, device, size, sources, unit, workers, steps, graphs):

@@ -42,12 +42,15 @@ class HostFbank(StackedFbank):
         return x.to(wavs.device), lengths.to(wavs.device)
 
 
-def speech(n_domains=2, seconds=4):
-    """A global batch of speech, in memory of its own.
+def speech(n_domains=2, seconds=3):
+    """A global batch of short utterances, in memory of its own.
 
     A Brain moves a batch to its device in place, so no two devices can share one.
     """
-    parts = ((f"domain{i}", deepcopy(batch(seconds, i))) for i in range(n_domains))
+    parts = (
+        (f"domain{i}", deepcopy(batch(seconds, i, like=1 + i)))
+        for i in range(n_domains)
+    )
     return [DomainBatch(domain, (part,)) for domain, part in parts]
 
 
@@ -116,6 +119,7 @@ def pretraining_brain(
         optimizer,
         {
             "seed": 0,
+            "solve_seed": 0,
             "mask_prob": 0.15,
             "mask_span": 4,
             "noise_std": 0.1,

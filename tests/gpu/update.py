@@ -26,14 +26,14 @@ def plain_iteration(brain, parts):
     brain.optimizers_step()
 
 
-def cost_rows(table, device, size, seconds, rounds, is_over):
+def cost_rows(table, device, size, seconds, rounds, domains, steps, is_over):
     """Add a row for each K, all with one Brain."""
     brain, parts = (
         ours(size, 1, precision=PRECISION, device=device),
-        host_parts(N_DOMAINS, seconds),
+        host_parts(domains, seconds),
     )
     points = []
-    for local_steps in STEPS:
+    for local_steps in steps:
         if is_over():
             break
         brain.local_steps = local_steps
@@ -50,7 +50,7 @@ def cost_rows(table, device, size, seconds, rounds, is_over):
                 size,
                 seconds,
                 local_steps,
-                N_DOMAINS * (local_steps + 1),
+                domains * (local_steps + 1),
                 spread(taken["iteration"]),
                 spread(taken["passes"]),
                 spread(found, 4),
@@ -91,11 +91,12 @@ def library_rows(table, device, size, seconds, rounds):
 
 def run(device, quick):
     """Time and memory for base and the paper's size; libraries with base."""
-    sizes, seconds, rounds = (("base", "paper"), SECONDS, ROUNDS)
+    sizes, seconds, rounds = ("base", "paper"), SECONDS, ROUNDS
+    domains, steps = N_DOMAINS, STEPS
     if quick:
-        sizes, seconds, rounds = ("mini",), 2, 1
+        sizes, seconds, rounds, domains, steps = ("mini",), 1, 1, 2, STEPS[:2]
     times = Table(
-        f"Bilevel update on the GPU (M = {N_DOMAINS}, {PRECISION})",
+        f"Bilevel update on the GPU (M = {domains}, {PRECISION})",
         [
             "size",
             "unit (s)",
@@ -117,7 +118,7 @@ def run(device, quick):
     batch(seconds)  # reads the manifests before the first round
     for size in sizes:
         with attempt(times, size):
-            cost_rows(times, device, size, seconds, rounds, is_over)
+            cost_rows(times, device, size, seconds, rounds, domains, steps, is_over)
         release()
     yield times
     memory = Table(
@@ -130,7 +131,7 @@ def run(device, quick):
         ],
     )
     for size in sizes:
-        memory_rows(memory, device, size, STEPS[:2] if quick else STEPS)
+        memory_rows(memory, device, size, steps)
     yield memory
     size = "mini" if quick else "base"
     domains = f"{libraries.DOMAINS} domains of {seconds} s"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 from speechbrain.dataio.batch import PaddedBatch
 
 from hetero_brain import DomainBatch
@@ -15,6 +16,7 @@ from hetero_brain.data.audio import BadAudio, read_audio
 from hetero_brain.data.audited_loader import AuditedLoader
 from hetero_brain.data.datasets import DevBatches, GlobalBatches, Utterances
 from hetero_brain.data.loaders import EpochSampler, dev_loader, make_plan, train_loader
+from hetero_brain.data.resampling import resampler
 from hetero_brain.data.splits import labelled
 from hetero_brain.models.frame_count import FrameCount
 from hetero_brain.objectives.masking import MaskDrawer
@@ -82,11 +84,15 @@ def test_a_silent_channel_is_bad_though_the_other_is_not(tmp_path):
         read_audio({**row_of(tmp_path / "bad.wav", 0.5), "channel": 1}, RATE)
 
 
-@pytest.mark.parametrize("rate", [16000, 11025, 48000])
+@pytest.mark.parametrize("rate", [16000, 11025, 48000, 12000, 6000])
 def test_other_rates_are_resampled(tmp_path, rate):
     soundfile.write(tmp_path / "a.wav", tone(1.0, rate), rate)
     signal = read_audio(row_of(tmp_path / "a.wav", 1.0), RATE)
     assert len(signal) == RATE
+    original = torch.from_numpy(soundfile.read(tmp_path / "a.wav", dtype="float32")[0])
+    expected = torchaudio.functional.resample(original, rate, RATE)
+    torch.testing.assert_close(signal, expected, rtol=0, atol=1e-6)
+    assert resampler(rate, RATE) is resampler(rate, RATE)  # made once
     inner = slice(200, -200)
     np.testing.assert_allclose(signal[inner], tone(1.0)[inner], atol=5e-3)
 
