@@ -4,17 +4,16 @@ Deals with parameters, gradients and optimizers only, not with speech or SpeechB
 training loop. Source: PTLOC, arXiv:2508.19990, section "Update" (eqs. 5-12).
 """
 
-from collections import ChainMap, defaultdict
+from collections import defaultdict
 from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map_only
 
 from .training.gradients import laid_out
+from .training.local_states import LocalStates
 from .training.module_state import ModuleState
-from .training.parallel import gathered, rank_and_size
 from .training.requirements import second_derivatives
 from .training.weights import TwoWeights
 
@@ -76,8 +75,7 @@ class LocalSolver(TwoWeights):
         super().__init__(parameters or module.parameters)
         self.factory = optimizer
         self.keep_state = state == "per_domain"
-        self.states = {}  # domain → optimizer state, with per_domain
-        self.solved = set()  # domains that this process has solved, with per_domain
+        self.states = LocalStates()  # with per_domain
         self.exact = hypergradient == "exact"
         self.module_state = ModuleState(module.modules())
         self.after_theta = None  # the state of modules after the pass at θ
@@ -112,8 +110,7 @@ class LocalSolver(TwoWeights):
         self.select()
         self.optimizer.state = defaultdict(dict)
         if self.keep_state and domain is not None:
-            self.optimizer.state = self.states.setdefault(domain, defaultdict(dict))
-            self.solved.add(domain)
+            self.optimizer.state = self.states.of(domain, self.optimizer)
         entry, self.finite = self.module_state.copy(), None
         try:
             yield self
@@ -227,24 +224,3 @@ class LocalSolver(TwoWeights):
                 return [None] * len(self.params)
             outputs, vectors = zip(*differentiable)
             return second_derivatives(outputs, self.params, vectors)
-
-    def save(self, path):
-        """Write the optimizer states of all ranks' domains; every rank must call it."""
-        packed = {}
-        for domain, state in self.states.items():
-            self.optimizer.state = state
-            packed[domain] = tree_map_only(
-                torch.Tensor, torch.Tensor.cpu, self.optimizer.state_dict()["state"]
-            )
-        of_ranks = gathered({key: packed[key] for key in self.solved})
-        if rank_and_size()[0] == 0:
-            torch.save({**packed, **dict(ChainMap(*of_ranks))}, path)
-
-    def load(self, path):
-        """Read what :meth:`save` wrote, on any number of ranks."""
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.states.clear()
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        for domain, state in saved.items():
-            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
-            self.states[domain] = self.optimizer.state

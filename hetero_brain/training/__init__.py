@@ -1,15 +1,15 @@
 """The parts of a training run around the algorithm; nothing here is specific to speech.
 
 ``resumable`` is the Brain that resumes after any iteration, with the figures of
-``monitor``, and ``saved`` what it writes to a checkpoint. ``checkpoints`` are written
-through ``files``, checked by ``integrity`` and compared by ``fingerprint``; ``retention``
-says which are kept, ``recovery`` which one a run goes on from. ``parallel`` shares work
-among ranks, ``gradients`` adds them up, ``weights`` are θ and φ, ``module_state`` is what
-else passes change, ``solves`` are what the local solves of an iteration gave.
-``participants`` are the parts of a Brain in a local solve, and ``requirements`` what it
-has to meet. ``geometry`` measures how far PTLOC's update is from CSSL's, and ``local_lr``
-what other local learning rates would do. ``preemption`` handles signals. ``devices`` has
-copies that keep nobody waiting, and ``graphs`` replays passes.
+``monitor``, and ``saved`` what it writes to a checkpoint, beside the ``local_states``.
+``checkpoints`` are written through ``files``, checked by ``integrity`` and compared by
+``fingerprint``; ``retention`` says which are kept, ``recovery`` which one a run goes on
+from. ``parallel`` shares work among ranks, ``gradients`` adds them up, ``weights`` are θ
+and φ, ``module_state`` is what else passes change, ``solves`` are what the local solves
+of an iteration gave. ``participants`` are the parts of a Brain in a local solve, and
+``requirements`` what it has to meet. ``geometry`` measures how far PTLOC's update is from
+CSSL's, and ``local_lr`` what other local learning rates would do. ``preemption`` handles
+signals. ``devices`` has copies that keep nobody waiting, and ``graphs`` replays passes.
 ``stopping`` ends a run early.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
@@ -24,6 +24,7 @@ __all__ = [
     "graphs",
     "integrity",
     "local_lr",
+    "local_states",
     "loggers",
     "module_state",
     "monitor",

@@ -12,13 +12,13 @@ from speechbrain.utils.checkpoints import (
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
+from .local_states import INDEX
 from .parallel import rank_and_size
 from .participants import Participants
 
 logger = get_logger(__name__)
 
 STATE = "hetero_brain.ckpt"  # what :meth:`SavedBrain.run_state` returns
-LOCAL_STATES = "local_solver.ckpt"  # of the local optimizers, if they are kept
 
 
 @partial(register_checkpoint_hooks, save_on_main_only=False)
@@ -56,11 +56,11 @@ class SavedBrain(Participants):
             super()._save(path)
             torch.save(state, path.with_name(STATE))
         if solver is not None:
-            solver.save(path.with_name(LOCAL_STATES))
+            solver.states.save(path.parent, solver.optimizer)
 
     @mark_as_loader
     def _recover(self, path, end_of_epoch):
-        states, solver = path.with_name(LOCAL_STATES), self.solver_with_states()
+        solver = self.solver_with_states()
         if zipfile.is_zipfile(path):  # until November 2026 it held all of the state
             state = _load(path)
             for name in ("step", "avg_train_loss", "optimizer_step"):
@@ -69,13 +69,10 @@ class SavedBrain(Participants):
         else:
             super()._recover(path, end_of_epoch)
             self._recover_state(path.with_name(STATE))
-        if solver is not None and states.exists():
-            solver.load(states)
-        elif solver is not None:
-            solver.states.clear()
+        if solver is not None and not solver.states.load(path.parent):
             logger.warning(
-                f"{path.parent} has no states of local optimizers ({LOCAL_STATES}): "
-                "those of all domains start empty"
+                f"{path.parent} has no states of local optimizers ({INDEX}): those of "
+                "all domains start empty"
             )
 
     def _recover_state(self, path):

@@ -18,7 +18,8 @@ from torch import nn
 
 from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.training.checkpoints import AtomicCheckpointer
-from hetero_brain.training.saved import LOCAL_STATES, STATE
+from hetero_brain.training.local_states import INDEX
+from hetero_brain.training.saved import STATE
 from tests.unit import recipe_brains
 from tests.unit.recipe_brains import ALONE, SHAPES, batch_of
 from tests.unit.test_distributed import flat, torchrun
@@ -213,8 +214,8 @@ def test_local_steps_go_on_from_a_brain_without_them(tmp_path, caplog):
         caplog.clear()
         brain, *_ = half_a_recipe(HeteroBrain, tmp_path, epochs=epochs, **options)
         assert brain.optimizer_step == 10  # of the best epoch
-        assert brain.local_solver.states.keys() == {"a"}
-        assert caplog.text.count(LOCAL_STATES) == (epochs == 2)
+        assert brain.local_solver.states.files.keys() == {"a"}
+        assert caplog.text.count(INDEX) == (epochs == 2)
     half_a_recipe(sb.Brain, tmp_path)
 
 

@@ -1,7 +1,9 @@
 """The bilevel update against closed forms and plain loops, and θ exactly restored."""
 
 import copy
+import json
 import pickle
+import shutil
 from functools import partial
 from itertools import product
 
@@ -14,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hetero_brain import DomainBatch
 from hetero_brain.bilevel import LocalSolver
-from hetero_brain.training.saved import LOCAL_STATES
+from hetero_brain.training.local_states import FORMER, INDEX
 
 ALPHA, BETA = 0.07, 0.3  # local and global learning rate
 SGD, AdamW = torch.optim.SGD, torch.optim.AdamW
@@ -664,8 +666,9 @@ def test_local_optimizers_against_a_plain_loop(make_brain, name, state):
     assert set(brain.local_solver.states) == kept
 
 
+@pytest.mark.parametrize("former", [False, True])
 @pytest.mark.parametrize("name", ["momentum", "adamw"])
-def test_kept_state_survives_a_checkpoint(make_brain, tmp_path, name):
+def test_kept_state_survives_a_checkpoint(make_brain, tmp_path, name, former):
     domains = [DomainBatch(d, (inputs(5, 3, seed=i),)) for i, d in enumerate("abc")]
 
     def fresh_brain():
@@ -683,19 +686,30 @@ def test_kept_state_survives_a_checkpoint(make_brain, tmp_path, name):
     first = fresh_brain()
     for _ in range(2):
         first.fit_batch(domains)
-    first.checkpointer.save_checkpoint()
+    folder = first.checkpointer.save_checkpoint().path
+    if former:  # the states of all domains in one file
+        (folder / INDEX).unlink()
+        files = [*folder.glob("local_solver.*")]
+        states = [torch.load(file, weights_only=True) for file in files]
+        assert sorted(domain for state in states for domain in state) == [*"abc"]
+        torch.save(
+            {k: v for state in states for k, v in state.items()}, folder / FORMER
+        )
+        for file in files:
+            file.unlink()
     first.fit_batch(domains)
 
     second = fresh_brain()
-    assert set(second.local_solver.states) == {"a", "b", "c"}
+    assert not second.local_solver.states  # until they are asked for
     second.fit_batch(domains)
+    assert set(second.local_solver.states) == {"a", "b", "c"}
     assert same(all_bits(second.modules), all_bits(first.modules))
 
     # A process that has continued, with a new domain, returns to the saved state.
     first.fit_batch([DomainBatch("d", (inputs(5, 3),))])
     first.checkpointer.recover_if_possible()
-    assert set(first.local_solver.states) == {"a", "b", "c"}
     first.fit_batch(domains)
+    assert set(first.local_solver.states) == {"a", "b", "c"}
     assert same(all_bits(second.modules), all_bits(first.modules))
 
 
@@ -706,14 +720,47 @@ def test_a_fresh_state_is_not_in_the_checkpoint(make_brain, tmp_path):
         model, small_loss, local_lr=0.1, local_steps=1, checkpointer=checkpointer
     )
     checkpoint = checkpointer.save_checkpoint()
-    assert checkpoint.path.exists() and not (checkpoint.path / LOCAL_STATES).exists()
+    assert checkpoint.path.exists() and not [*checkpoint.path.glob("local_solver*")]
 
 
 def test_loading_executes_nothing(tmp_path):
     solver = LocalSolver(Theta(), partial(AdamW, lr=0.1), state="per_domain")
-    torch.save({"a": partial(print, "executed")}, tmp_path / "state")
+    torch.save({"a": partial(print, "executed")}, tmp_path / FORMER)
     with pytest.raises(pickle.UnpicklingError, match="[Ww]eights.only"):
-        solver.load(tmp_path / "state")
+        solver.states.load(tmp_path)
+    (tmp_path / INDEX).write_text(json.dumps({"a": FORMER}))
+    assert solver.states.load(tmp_path)
+    with pytest.raises(pickle.UnpicklingError, match="[Ww]eights.only"):
+        with solver.solve("a"):
+            pass
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_what_nobody_has_solved_is_in_every_later_checkpoint(tmp_path, renamed):
+    """Also while rank 0 still writes the newest, or deletes the one before."""
+    solver = LocalSolver(Theta(), partial(AdamW, lr=0.1), state="per_domain")
+    grads = [torch.ones_like(p) for p in solver.params]
+
+    def solve(unit):
+        with solver.solve(unit) as phi:
+            phi.step(grads)
+
+    def steps(unit):
+        return {s["step"].item() for s in solver.states[unit].values()}
+
+    for unit in ("a", "a#1", "a#1"):
+        solve(unit)
+    one, two = tmp_path / "one", tmp_path / "unfinished.two"
+    one.mkdir(), two.mkdir()
+    solver.states.save(one, solver.optimizer)
+    assert solver.states.load(one)
+    solve("a")
+    solver.states.save(two, solver.optimizer)
+    shutil.rmtree(one)
+    if renamed:
+        two.rename(tmp_path / "two")
+    solve("a#1")
+    assert steps("a") == {2} and steps("a#1") == {3}
 
 
 def test_local_gradients_never_reach_grad(make_brain):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -19,8 +20,10 @@ from speechbrain.utils.checkpoints import Checkpointer
 from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.data.datasets import GlobalBatches
 from hetero_brain.data.plan import Plan
+from hetero_brain.domain_batch import Share
 from hetero_brain.pipelines.recipe import run
 from hetero_brain.training import parallel
+from hetero_brain.training.checkpoints import AtomicCheckpointer
 from hetero_brain.training.parallel import share_out
 from hetero_brain.training.preemption import Leaving
 from tests.benchmarks.ranks import on_ranks, simulated_idle
@@ -368,7 +371,9 @@ def two_ranks(tmp_path_factory):
 
 def on_a_rank(folder):
     sums = [reduced_in_buckets(size) for size in (10**6, 100, 1)]
-    return SimpleNamespace(sums=sums, statistics=averaged_statistics(folder))
+    statistics = averaged_statistics(folder / "statistics")
+    states = kept_states(folder / "states")
+    return SimpleNamespace(sums=sums, statistics=statistics, states=states)
 
 
 def reduced_in_buckets(bucket_bytes):
@@ -499,6 +504,96 @@ def test_statistics_are_averaged_before_they_are_saved_and_before_validations(
     assert (other_counted[1], other_counted[3]) == (6, [0, 1, 2])
     for state, (_, (norm, _)) in zip(saved, events):
         assert {key: value.item() for key, value in state.items()} == norm
+
+
+class Kept(HeteroBrain):
+    """With a state of the local optimizer for each unit."""
+
+    def __init__(self, folder=None):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(3, 1)
+        saver = folder and AtomicCheckpointer(folder, {"model": model})
+        hparams = {"local_steps": 2, "local_optimizer_state": "per_domain"}
+        hparams["local_optimizer"] = partial(torch.optim.AdamW, lr=0.1)
+        sgd, options = partial(torch.optim.SGD, lr=0.1), {"device": "cpu"}
+        super().__init__({"model": model}, sgd, hparams, options, saver)
+        self.on_fit_start()
+        self.modules.train()
+
+    def compute_forward(self, batch, stage):
+        return self.modules.model(batch)
+
+    def compute_objectives(self, predictions, batch, stage):
+        return (predictions - 1).square().mean()
+
+    def iterate(self, steps, turn=0):
+        """Iterations with two units each, as sums of two do not depend on their order.
+
+        Unit i belongs to rank i + ``turn``, in turn.
+        """
+        rank, size = parallel.rank_and_size()
+        for t in steps:
+            units = [("a", t % 2), ("bc"[t % 2], 0)]  # a and b, or a#1 and c
+            share = Share(domain for domain, _ in units)
+            for i, (domain, replica) in enumerate(units):
+                if (i + turn) % size == rank:
+                    rng = torch.Generator().manual_seed(2 * t + i)
+                    batch = torch.randn(4, 3, generator=rng)
+                    share.append(DomainBatch(domain, (batch,), replica))
+            self.fit_batch(share)
+
+    def figures(self):
+        """θ, and the states of this rank, as lists of numbers."""
+        states = {
+            unit: [x.tolist() for part in state.values() for x in part.values()]
+            for unit, state in self.local_solver.states.items()
+        }
+        return [p.tolist() for p in self.modules.parameters()], states
+
+
+def kept_states(folder):
+    """On a rank: a run on two ranks, continued on one, and on two again.
+
+    Returns
+    -------
+    held : list of list
+        The units whose states this rank had at the end of each part.
+    theta, states
+        At the end.
+    expected
+        Both at the end of a run without a stop on one rank, from rank 0.
+    """
+    rank, _ = parallel.rank_and_size()
+    held, expected = [], None
+    brain = Kept(folder)
+    brain.iterate(range(4))
+    brain.checkpointer.save_checkpoint()
+    held.append([*brain.local_solver.states])
+    torch.distributed.destroy_process_group()
+    if rank == 0:
+        brain = Kept(folder)
+        brain.iterate([4])
+        brain.checkpointer.save_checkpoint()
+        held.append([*brain.local_solver.states])
+        for checkpoint in brain.checkpointer.find_checkpoints()[1:]:
+            shutil.rmtree(checkpoint.path)
+        brain = Kept()
+        brain.iterate(range(7))
+        expected = brain.figures()
+    place = f"file://{folder}/again"
+    torch.distributed.init_process_group("gloo", place, rank=rank, world_size=2)
+    brain = Kept(folder)
+    brain.iterate([5, 6], turn=1)
+    held.append([*brain.local_solver.states])
+    return held, *brain.figures(), expected
+
+
+def test_each_rank_has_the_optimizer_states_of_its_own_units(two_ranks):
+    (first, theta, states, expected), second = (found.states for found in two_ranks)
+    assert first == [["a", "a#1"], ["a", "b"], ["c", "b"]]
+    assert second[0] == [["b", "c"], ["a#1", "a"]]
+    assert theta == second[1] == expected[0]
+    assert states | second[2] == expected[1]
 
 
 def test_communication_in_a_local_solve_is_refused(script, tmp_path):

@@ -66,7 +66,8 @@ def test_a_killed_run_is_that_of_one_life(objective, source, few, tmp_path):
     killed(again, [clock.now // 3, clock.now // 3])
     assert not differences(tmp_path / "alone", tmp_path / "killed")
     saved = {path.stem for path in (tmp_path / "alone").rglob("CKPT*/*.ckpt")}
-    assert "encoder" in saved and "local_solver" in saved and "targets" not in saved
+    assert "encoder" in saved and "targets" not in saved
+    assert any(name.startswith("local_solver.") for name in saved)
 
 
 def test_two_ranks_train_the_model_of_one(source, tmp_path):
