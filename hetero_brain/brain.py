@@ -58,7 +58,7 @@ class HeteroBrain(LoadingBrain):
         (epoch, iteration) → factor on all learning rates, local and global.
     ``cosine_interval`` : int
         Iterations between measurements of the cosines between the domains'
-        hypergradients; 0 (default): never. Needs memory for M gradients.
+        hypergradients; 0 (default): never. Needs host memory for M gradients.
     ``angle_interval`` : int
         Iterations between measurements of the angle between the updates of PTLOC and
         CSSL (10); 0: never. Needs memory for two more gradients.

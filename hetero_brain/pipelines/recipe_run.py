@@ -209,7 +209,7 @@ class RecipeRun:
         if self.pace is not None:
             self.pace.tick(self.iteration)
         if self.is_due(self.cosine_interval, done=True):
-            self.log(train_stats=self.monitor.cosines())
+            self.log(train_stats=self.monitor.cosines(self.device))
         if self.is_due(self.log_interval, done=True):
             self.log(train_stats=self.interval_stats())
 

@@ -8,8 +8,9 @@ from. ``parallel`` shares work among ranks, ``gradients`` adds them up, ``weight
 and φ, ``module_state`` is what else passes change, ``solves`` are what the local solves
 of an iteration gave. ``participants`` are the parts of a Brain in a local solve, and
 ``requirements`` what it has to meet. ``geometry`` measures how far PTLOC's update is from
-CSSL's, and ``local_lr`` what other local learning rates would do. ``preemption`` handles
-signals. ``devices`` has copies that keep nobody waiting, and ``graphs`` replays passes.
+CSSL's, ``gram`` the angles between the domains' gradients, and ``local_lr`` what other
+local learning rates would do. ``preemption`` handles signals. ``devices`` has copies that
+keep nobody waiting, and ``graphs`` replays passes.
 ``stopping`` ends a run early.
 ``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
@@ -21,6 +22,7 @@ __all__ = [
     "fingerprint",
     "geometry",
     "gradients",
+    "gram",
     "graphs",
     "integrity",
     "local_lr",

@@ -108,7 +108,8 @@ class UpdateGeometry:
         brain, solver = self.brain, self.brain.local_solver
         last = k == brain.local_steps
         if last and brain.is_due(brain.cosine_interval):
-            brain.monitor.keep_gradient(domain, grads, solver.params)
+            vector = grads, solver.params
+            brain.monitor.keep_gradient(domain, *vector, brain.iteration)
         if not self.is_due():
             return
         if k == 0:

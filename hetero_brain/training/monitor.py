@@ -5,6 +5,7 @@ from itertools import combinations
 
 import torch
 
+from .gram import gram
 from .parallel import gathered
 
 
@@ -27,7 +28,7 @@ class DomainMonitor:
         self.sums = defaultdict(float)
         self.counts = defaultdict(int)
         self.dropped = defaultdict(int)
-        self.gradients = {}
+        self.gradients, self.kept_in = {}, None  # domain → vector; of which iteration
 
     def add(self, domain, **figures):
         """Add one iteration's figures of a domain, or of all of them together if that is
@@ -55,29 +56,53 @@ class DomainMonitor:
         """Count an iteration in which a domain was left out."""
         self.dropped[domain] += 1
 
-    def keep_gradient(self, domain, grads, params):
-        """Keep a domain's hypergradient, in host memory, for :meth:`cosines`.
+    def keep_gradient(self, domain, grads, params, iteration):
+        """Keep a hypergradient of a domain, in host memory, for :meth:`cosines`.
 
-        A parameter without a gradient counts as zeros, so that all domains line up.
+        Those of its replicas in an iteration are added up. A parameter without a gradient
+        counts as zeros, so that all domains line up.
         """
+        if iteration != self.kept_in:
+            self.gradients, self.kept_in = {}, iteration
         dense = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, params)]
-        self.gradients[domain] = torch.cat([g.flatten().float() for g in dense]).cpu()
+        vector = torch.cat([g.flatten().float() for g in dense]).cpu()
+        if domain in self.gradients:
+            vector += self.gradients[domain]
+        self.gradients[domain] = vector
 
-    def cosines(self):
-        """Pairwise cosines of the hypergradients kept since the last call.
+    def cosines(self, device="cpu"):
+        """Pairwise cosines of the hypergradients of the domains in an iteration.
+
+        Arguments
+        ---------
+        device : torch.device or str
+            Where to compute them.
 
         Returns
         -------
         dict
-            ``cosine/a~b`` → float.
+            ``cosine/a~b`` → float; without domains whose hypergradient is zero, as where
+            it was not finite.
         """
-        kept = {
-            k: v for of_rank in gathered(self.gradients) for k, v in of_rank.items()
-        }
-        self.gradients = {}
+        own, self.gradients = self.gradients, {}
+        length = max(map(len, own.values()), default=0)
+        of_ranks = gathered((list(own), length))
+        most = max(len(names) for names, _ in of_ranks)
+        length = max(length for _, length in of_ranks)
+        dots = gram([*own.values()], most, length, device)
+        # A domain is the sum of its replicas, which several ranks may have.
+        domains = sorted({name for names, _ in of_ranks for name in names})
+        shares = dots.new_zeros(len(domains), len(dots))
+        for rank, (names, _) in enumerate(of_ranks):
+            for i, name in enumerate(names, start=rank * most):
+                shares[domains.index(name), i] = 1
+        dots = shares @ dots @ shares.T
+        norms = dots.diagonal().sqrt()
+        cosines = (dots / norms / norms[:, None]).clamp(-1, 1)
         return {
-            f"cosine/{a}~{b}": torch.cosine_similarity(kept[a], kept[b], dim=0).item()
-            for a, b in combinations(sorted(kept), 2)
+            f"cosine/{domains[i]}~{domains[j]}": cosines[i, j].item()
+            for i, j in combinations(range(len(domains)), 2)
+            if norms[i] and norms[j]
         }
 
     def mean(self, name):

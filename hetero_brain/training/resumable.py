@@ -133,7 +133,6 @@ class ResumableBrain(SavedBrain):
             Whether all passes were finite.
         """
         if reason := reason_to_leave_out(passes):
-            self.monitor.gradients.pop(domain, None)
             self.leave_out(domain, reason)
         else:
             self.monitor.add_solve(domain, passes)

@@ -22,8 +22,9 @@ from hetero_brain.data.datasets import GlobalBatches
 from hetero_brain.data.plan import Plan
 from hetero_brain.domain_batch import Share
 from hetero_brain.pipelines.recipe import run
-from hetero_brain.training import parallel
+from hetero_brain.training import gram, parallel
 from hetero_brain.training.checkpoints import AtomicCheckpointer
+from hetero_brain.training.monitor import DomainMonitor
 from hetero_brain.training.parallel import share_out
 from hetero_brain.training.preemption import Leaving
 from tests.benchmarks.ranks import on_ranks, simulated_idle
@@ -370,10 +371,15 @@ def two_ranks(tmp_path_factory):
 
 
 def on_a_rank(folder):
+    rank, _ = parallel.rank_and_size()
+    os.environ["RANK"] = str(rank)  # where SpeechBrain looks
     sums = [reduced_in_buckets(size) for size in (10**6, 100, 1)]
+    cosines = [cosines_of(part) for part in (UNITS[rank], UNITS[rank][: 2 - 2 * rank])]
     statistics = averaged_statistics(folder / "statistics")
     states = kept_states(folder / "states")
-    return SimpleNamespace(sums=sums, statistics=statistics, states=states)
+    return SimpleNamespace(
+        sums=sums, cosines=cosines, statistics=statistics, states=states
+    )
 
 
 def reduced_in_buckets(bucket_bytes):
@@ -403,6 +409,52 @@ def test_gradients_are_added_up_in_buckets(two_ranks):
             assert grads[i].shape == (3, i + 1)
             assert grads[i].dtype == (torch.float64 if i == 2 else torch.float32)
             assert torch.all(grads[i] == expected)
+
+
+# Rank → the domains of its units: replicas of one, and one that was not finite.
+UNITS = ["ab0", "acab"]
+
+
+def hypergradients(domains):
+    """Domain and gradients of two parameters of each of some units."""
+    for i, domain in enumerate(domains):
+        rng = torch.Generator().manual_seed(10 * len(domains) + i)
+        first, second = torch.randn(3, 4, generator=rng), torch.randn(11, generator=rng)
+        if domain == "0":
+            first, second = first.zero_(), second.zero_()
+        yield domain, [first, None if i == 1 else second]
+
+
+def cosines_of(*of_ranks):
+    """Cosines between the domains of some units, those of other ranks included."""
+    monitor, params = DomainMonitor(), [torch.zeros(3, 4), torch.zeros(11)]
+    monitor.keep_gradient("a", [torch.ones(3, 4), None], params, iteration=3)
+    for domains in of_ranks:
+        for domain, grads in hypergradients(domains):
+            monitor.keep_gradient(domain, grads, params, iteration=4)
+    if not any(of_ranks):
+        monitor.gradients = {}
+    with patch.object(gram, "CHUNK", 7):
+        return monitor.cosines()
+
+
+def test_cosines_are_between_domains_whichever_ranks_have_them(two_ranks):
+    sums = {}
+    for domain, (first, second) in (
+        u for units in UNITS for u in hypergradients(units)
+    ):
+        second = torch.zeros(11) if second is None else second
+        vector = torch.cat([first.flatten(), second]).double()
+        sums[domain] = sums.get(domain, 0) + vector
+    expected = {
+        f"cosine/{a}~{b}": torch.cosine_similarity(sums[a], sums[b], dim=0).item()
+        for a, b in ("ab", "ac", "bc")
+    }
+    assert cosines_of(*UNITS) == pytest.approx(expected, rel=1e-6)
+    for found in two_ranks:
+        whole, of_one_rank = found.cosines
+        assert whole == pytest.approx(expected, rel=1e-6)
+        assert of_one_rank == pytest.approx(cosines_of("ab"))
 
 
 class Counting(torch.nn.Module):
@@ -436,7 +488,6 @@ def averaged_statistics(folder):
         ``norm`` in each checkpoint.
     """
     rank, _ = parallel.rank_and_size()
-    os.environ["RANK"] = str(rank)  # where SpeechBrain looks
     norm, counting, events = torch.nn.BatchNorm1d(1), Counting(rank), []
 
     def statistics():
