@@ -451,6 +451,19 @@ def test_solver_takes_trainable_parameters_once():
     assert not any(model.frozen is p for p in solver.params)
 
 
+def test_an_exact_hypergradient_leaves_the_model_at_phi():
+    model, batch = small_model(), inputs(5, 3)
+    solver = LocalSolver(model, partial(SGD, lr=0.1), hypergradient="exact")
+    before, loss = all_bits(model), partial(small_loss, model, batch)
+    with solver.solve() as phi:
+        for _ in range(2):
+            phi.step(torch.autograd.grad(loss(), solver.params), loss)
+        at_phi = all_bits(model)
+        phi.hypergradient(torch.autograd.grad(loss(), solver.params))
+        assert same(all_bits(model), at_phi) and not phi.trajectory
+    assert same(all_bits(model), before) and not same(at_phi, before)
+
+
 def test_phi_has_one_block_of_memory_and_theta_is_never_touched():
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     solver = LocalSolver(model, partial(SGD, lr=0.1))
