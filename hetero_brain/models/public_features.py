@@ -1,5 +1,7 @@
 """What public checkpoints take: normalised waveforms, or w2v-BERT's log-mels."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from speechbrain.dataio.dataio import length_to_mask
@@ -111,6 +113,11 @@ class NormalizedWaveforms(nn.Module):
         x = F.pad(x, (0, max(0, self.shortest - x.shape[1])))
         return x, self.frames(samples)
 
+    @property
+    def frame_samples(self):
+        """Samples from one frame of the encoder to the next."""
+        return math.prod(stride for _, stride in self.convolutions)
+
     def frames(self, samples):
         """Frames of the encoder for utterances of so many samples."""
         for kernel, stride in self.convolutions:
@@ -169,6 +176,11 @@ class StackedLogMels(nn.Module):
         x = (x / (variance + 1e-7).sqrt()).float()
         x = F.pad(x, (0, 0, 0, -x.shape[1] % self.stack))
         return x.unflatten(1, (-1, self.stack)).flatten(2), self.frames(samples)
+
+    @property
+    def frame_samples(self):
+        """Samples from one stacked frame to the next."""
+        return HOP * self.stack
 
     def frames(self, samples):
         """Stacked frames of utterances of so many samples: whole ones."""
