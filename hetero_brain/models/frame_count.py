@@ -1,5 +1,6 @@
 """How many frames an utterance has: loader workers know it without the features."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -16,11 +17,17 @@ class FrameCount:
     Example
     -------
     >>> import torch
-    >>> FrameCount(((400, 320), (2, 2)))(torch.tensor([100, 1039, 1040, 16000]))
-    tensor([ 1,  1,  1, 24])
+    >>> frames = FrameCount(((400, 320), (2, 2)))
+    >>> frames(torch.tensor([100, 1039, 1040, 16000])), frames.step
+    (tensor([ 1,  1,  1, 24]), 640)
     """
 
     windows: tuple
+
+    @property
+    def step(self):
+        """Samples from one frame to the next."""
+        return math.prod(step for _, step in self.windows)
 
     def __call__(self, samples):
         """(…) of int64, samples → (…) of int64, frames: whole windows, at least 1."""

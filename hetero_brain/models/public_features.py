@@ -80,6 +80,7 @@ class NormalizedWaveforms(nn.Module):
         super().__init__()
         self.do_normalize = do_normalize
         self.frames = FrameCount(tuple(map(tuple, convolutions)))
+        self.frame_samples = self.frames.step
         self.shortest = 1  # utterance that fills a frame, in samples
         for kernel, stride in reversed(convolutions):
             self.shortest = (self.shortest - 1) * stride + kernel
@@ -137,6 +138,7 @@ class StackedLogMels(nn.Module):
         self.register_buffer("window", window, persistent=False)
         self.stack = stack
         self.frames = FrameCount(((FRAME, HOP), (stack, stack)))
+        self.frame_samples = self.frames.step
 
     @torch.no_grad()
     def forward(self, wavs, wav_lens):

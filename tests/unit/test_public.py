@@ -18,6 +18,7 @@ from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
 from torch.nn.utils.rnn import pad_sequence
 
 from hetero_brain import DomainBatch, HeteroBrain
+from hetero_brain.data.recordings import Recordings
 from hetero_brain.errors import InputError
 from hetero_brain.models import public_source
 from hetero_brain.models.public import PretrainingHeads, PublicEncoder
@@ -28,6 +29,8 @@ from hetero_brain.models.transfer import without_a_folder
 from hetero_brain.pipelines.finetuning import finetune
 from hetero_brain.pipelines.pretrained import load_pretrained
 from hetero_brain.pipelines.wrong_values import wrong_combinations
+from hetero_brain.recognition.recogniser import load_recogniser
+from hetero_brain.recognition.transcription import transcribe
 from tests.public_models import (
     KINDS,
     change_tensors,
@@ -650,6 +653,10 @@ def test_a_public_model_is_probed_and_fine_tuned(
     alone = theirs.load_audio(three[0]["wav"]).unsqueeze(0)
     text, _ = theirs.transcribe_batch(alone, torch.ones(1))
     assert theirs.transcribe_file(three[0]["wav"]) == text[0]
+    # So does the command.
+    rows = Recordings([], three)
+    found = transcribe(load_recogniser(tmp_path), rows, batch_seconds=1)
+    assert {row["ID"]: one["text"] for row, one in found} == hypotheses
 
 
 def test_what_fine_tuning_starts_from(folders, tmp_path):

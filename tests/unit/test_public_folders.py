@@ -1,15 +1,19 @@
 """Public checkpoints in model folders: no hub and no source is needed to use them."""
 
 import pytest
+import soundfile
 import torch
 
 from hetero_brain import load_encoder
+from hetero_brain.data.recordings import Recordings, row_of
+from hetero_brain.data.streaming import Windows
 from hetero_brain.errors import InputError
 from hetero_brain.models.model_folder import find_model
 from hetero_brain.models.model_writing import write_model
 from hetero_brain.models.public import PublicEncoder
 from hetero_brain.models.public_features import make_public_features
 from hetero_brain.pipelines.description import describe
+from hetero_brain.pipelines.extraction import features
 from hetero_brain.pipelines.pretrained import adopt, load_pretrained, refuse_source
 from hetero_brain.pipelines.yaml_files import read_tree
 from tests.public_models import KINDS, save_small
@@ -69,6 +73,22 @@ def test_a_checkpoint_is_an_encoder_as_it_is(tmp_path):
     assert encoder.sample_rate == RATE
     half = load_encoder(str(source), sample_rate=8000)
     assert half(torch.randn(1, 2000) / 10)[0].shape[1] == expected.shape[1]
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "w2v_bert"])
+def test_recordings_are_encoded_as_a_whole_or_in_windows(kind, tmp_path):
+    encoder = load_encoder(save_small(kind, tmp_path / "source"), freeze=True)
+    sound = torch.randn(31_000, generator=torch.Generator().manual_seed(0)) / 10
+    soundfile.write(tmp_path / "a.wav", sound.numpy(), RATE, subtype="FLOAT")
+    rows = Recordings([row_of(str(tmp_path / "a.wav"))])
+    ((_, whole),) = features(encoder, rows)
+    torch.testing.assert_close(whole, encoder(sound[None])[0][0])
+    ((_, joined),) = features(encoder, rows, window_seconds=0.6)
+    assert len(joined) == len(whole) == 96
+    size = Windows(RATE, 320, 0.6).size
+    first = encoder(sound[None, :size])[0][0]
+    kept = size // 320 * 5 // 6
+    torch.testing.assert_close(joined[:kept], first[:kept], atol=1e-5, rtol=1e-4)
 
 
 def test_a_name_that_is_no_folder_is_asked_of_the_hub(monkeypatch):
