@@ -38,13 +38,14 @@ ROOT = Path(__file__).parents[2]
 N_DOMAINS, GLOBAL_BATCH_SECONDS = 10, 320  # of the timed plans
 ROWS_PER_FILE = 100  # of manifests
 HELD_OUT = 10_000  # clips in each of dev and test of the synthetic Common Voice
+QUICK_CLIPS = 500  # in each of its splits, if quick
 CLIPS_PER_SPEAKER = 20
 
 
 def run(quick):
     """The tables of the loader, the plan and the manifest."""
-    planned = (1_000, 10_000)
-    planned += () if quick else (100_000, 1_000_000, 10_000_000)
+    planned = (1_000, 2_000) if quick else tuple(10**n for n in range(3, 8))
+    clips = ((QUICK_CLIPS,), QUICK_CLIPS) if quick else ((20_000, 200_000), HELD_OUT)
     with tempfile.TemporaryDirectory() as folder:
         sources = files(Path(folder), KINDS[-1:] if quick else KINDS)
         sizes = {quick: 2} if quick else MODELS
@@ -54,7 +55,7 @@ def run(quick):
             wait_table(quick or "tiny", seconds, 4 if quick else 6),
             plan_table(planned),
             manifest_table(planned[1:2] if quick else planned[1:4]),
-            common_voice_table((2_000,) if quick else (20_000, 200_000)),
+            common_voice_table(*clips),
         ]
 
 
@@ -443,25 +444,28 @@ def rows_of(n_rows):
 # ---------------------------------------------------------------------------- corpora
 
 
-def common_voice_table(sizes):
-    """Time and memory of preparing a release of Common Voice, by number of clips."""
+def common_voice_table(sizes, held_out):
+    """Time and memory of preparing a release of Common Voice, by number of clips; there
+    are ``held_out`` in each of dev and test."""
     table = Table(
         "Preparing Common Voice",
         ["clips in train", "wall-clock time, s", "CPU time, s", "peak, MiB"],
         notes=[
             "A synthetic release: one language, 9-word sentences, clip durations, and "
-            f"{HELD_OUT} more clips in each of dev and test. Its mp3 files have a size "
+            f"{held_out} more clips in each of dev and test. Its mp3 files have a size "
             "but no content, and are in memory where /dev/shm exists.",
             "From the TSVs to all manifests in one process, including the normalisation "
             "of the words.",
             "Peak: memory above that at the start, each size in its own process.",
         ],
     )
-    table.rows = [[size, *in_new_process(prepare_figures, size)] for size in sizes]
+    table.rows = [
+        [size, *in_new_process(prepare_figures, size, held_out)] for size in sizes
+    ]
     return table
 
 
-def prepare_figures(n_clips):
+def prepare_figures(n_clips, held_out):
     """The columns of :func:`common_voice_table` for one number of clips."""
     sys.path.append(str(ROOT / "recipes/CommonVoice"))
     from common_voice_prepare import prepare_common_voice
@@ -470,7 +474,7 @@ def prepare_figures(n_clips):
     with tempfile.TemporaryDirectory(
         dir=memory_disk if memory_disk.is_dir() else None
     ) as folder:
-        synthetic_release(Path(folder) / "en", n_clips)
+        synthetic_release(Path(folder) / "en", n_clips, held_out)
         kept = []
 
         def prepare():
@@ -489,7 +493,7 @@ def prepare_figures(n_clips):
     return seconds, processor, memory / 2**20
 
 
-def synthetic_release(folder, n_clips):
+def synthetic_release(folder, n_clips, held_out):
     """A language of Common Voice: tables, and audio files of zeros."""
     clips = folder / "clips"
     clips.mkdir(parents=True)
@@ -501,8 +505,8 @@ def synthetic_release(folder, n_clips):
         durations.write("clip\tduration[ms]\n")
         for split, n_rows in {
             "train": n_clips,
-            "dev": HELD_OUT,
-            "test": HELD_OUT,
+            "dev": held_out,
+            "test": held_out,
         }.items():
             with open(folder / f"{split}.tsv", "w", encoding="utf-8") as table:
                 table.write(f"{header}\n")

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from hetero_brain.data.audio import AudioFile, extent, read_audio
 from hetero_brain.data.datasets import Utterances
@@ -116,6 +117,7 @@ def run(quick):
     """A row for each format."""
     formats, workers, n_utterances, rounds = FORMATS, WORKERS, N_UTTERANCES, ROUNDS
     seconds = MEASURED_SECONDS
+    torch.set_num_threads(1)  # as a loader worker has
     if quick:
         formats = {"MP3 48 kHz": FORMATS["MP3 48 kHz"]}
         workers, n_utterances, rounds, seconds = WORKERS[:1], 6, 1, 0.1
@@ -146,5 +148,5 @@ def run(quick):
                 loader_rate(loader, n, RATE, seconds)[1]
                 for loader, n in zip(loaders, workers)
             ]
-            table.rows.append([name, *cells, *rates])
+            table.add(name, *cells, *rates)
     return [table]

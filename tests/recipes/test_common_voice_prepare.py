@@ -594,11 +594,10 @@ def test_command_line_prints_the_table(release, tmp_path, monkeypatch, caplog):
 
 
 def test_benchmark(monkeypatch):
-    monkeypatch.setattr(data_path, "HELD_OUT", 30)
-    assert min(data_path.prepare_figures(100)[:2]) > 0
+    assert min(data_path.prepare_figures(100, 30)[:2]) > 0
     monkeypatch.setattr(data_path, "CLIPS_PER_SPEAKER", 1000)  # of train, dev and test
     with pytest.raises(InputError, match="nothing is left of pretrain"):
-        data_path.prepare_figures(100)
+        data_path.prepare_figures(100, 30)
 
 
 # ------------------------------------------------------------- out of the voice prompts
