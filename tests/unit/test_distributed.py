@@ -66,12 +66,11 @@ from hetero_brain.domain_batch import Share
 from hetero_brain.pipelines.recipe_run import recipe_brain
 from hetero_brain.training.parallel import gathered, rank_and_size
 
-out, variant = sys.argv[1], json.loads(sys.argv[2])
+out, variants = sys.argv[1], json.loads(sys.argv[2])
 options = ["x.yaml", "--device", "cpu", "--distributed_backend", "gloo"]
 _, run_opts, _ = sb.parse_arguments(options)
 sb.utils.distributed.ddp_init_group(run_opts)
 rank, size = rank_and_size()
-torch.manual_seed(rank)  # all ranks get θ of rank 0
 
 class Net(torch.nn.Module):
     def __init__(self):
@@ -89,41 +88,47 @@ class Brain(HeteroBrain):
     def compute_objectives(self, predictions, batch, stage):
         return (predictions - 1).square().mean()
 
-net = Net().double()
-if size == 1:
-    torch.manual_seed(0)
+def trained(variant):
+    torch.manual_seed(rank)  # all ranks get θ of rank 0
     net = Net().double()
-# Column-major: fused optimizers walk through memory, others through elements.
-weight = net.body.weight
-weight.data = weight.data.T.contiguous().T
-local = getattr(torch.optim, variant.get("local", "SGD"))
-brain = recipe_brain(Brain)(
-    {"net": net},
-    partial(torch.optim.AdamW, lr=0.05, fused=variant.get("fused", False)),
-    {"local_steps": 2, "local_optimizer": partial(local, lr=0.1), "solve_seed": 3,
-     "local_optimizer_state": variant.get("state", "fresh"),
-     "domain_weights": variant.get("weights"), "log_interval": 2, "cosine_interval": 2,
-     "angle_interval": 2},
-    run_opts,
-)
-brain.on_fit_start()
-brain.modules.train()
-losses, entries = [], []
-brain.log = lambda **stats: entries.append(stats["train_stats"])
-for t in range(4):
-    share = [] if variant.get("lists") else Share("abcd")
-    for i, domain in enumerate("abcd"):
-        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(9 * t + i)).double()
-        if (t, domain) == (1, "c"):
-            x *= float("nan")
-        if i % size == rank:
-            share.append(DomainBatch(domain, ((domain, x),)))
-    losses.append(brain.fit_batch(share).item())
-state = {k: v.tolist() for k, v in net.state_dict().items()}
-same = gathered(state)
-if rank == 0:
+    if size == 1:
+        torch.manual_seed(0)
+        net = Net().double()
+    # Column-major: fused optimizers walk through memory, others through elements.
+    weight = net.body.weight
+    weight.data = weight.data.T.contiguous().T
+    local = getattr(torch.optim, variant.get("local", "SGD"))
+    brain = recipe_brain(Brain)(
+        {"net": net},
+        partial(torch.optim.AdamW, lr=0.05, fused=variant.get("fused", False)),
+        {"local_steps": 2, "local_optimizer": partial(local, lr=0.1), "solve_seed": 3,
+         "local_optimizer_state": variant.get("state", "fresh"),
+         "domain_weights": variant.get("weights"), "log_interval": 2,
+         "cosine_interval": 2, "angle_interval": 2},
+        run_opts,
+    )
+    brain.on_fit_start()
+    brain.modules.train()
+    losses, entries = [], []
+    brain.log = lambda **stats: entries.append(stats["train_stats"])
+    for t in range(4):
+        share = [] if variant.get("lists") else Share("abcd")
+        for i, domain in enumerate("abcd"):
+            rng = torch.Generator().manual_seed(9 * t + i)
+            x = torch.randn(5, 3, generator=rng).double()
+            if (t, domain) == (1, "c"):
+                x *= float("nan")
+            if i % size == rank:
+                share.append(DomainBatch(domain, ((domain, x),)))
+        losses.append(brain.fit_batch(share).item())
+    state = {k: v.tolist() for k, v in net.state_dict().items()}
+    same = gathered(state)
     assert all(other == state for other in same)
-    json.dump({"state": state, "losses": losses, "entries": entries}, open(out, "w"))
+    return {"state": state, "losses": losses, "entries": entries}
+
+found = {name: trained(variant) for name, variant in variants.items()}
+if rank == 0:
+    json.dump(found, open(out, "w"))
 torch.distributed.destroy_process_group()
 """
 
@@ -133,6 +138,7 @@ VARIANTS = {
     "per_domain": {"local": "AdamW", "state": "per_domain"},
     "lists": {"lists": True, "weights": {"a": 1, "b": 2, "c": 3, "d": 0.5}},
 }
+PLAIN = json.dumps({"plain": VARIANTS["plain"]})
 
 
 @pytest.fixture(scope="module")
@@ -149,13 +155,19 @@ def flat(value):
     return [x for v in value for x in flat(v)] if isinstance(value, list) else [value]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_model_is_the_same_on_1_2_and_4_ranks(variant, script, tmp_path):
-    found = {}
+@pytest.fixture(scope="module")
+def on_ranks_of(script, tmp_path_factory):
+    """Number of ranks → variant → what was trained."""
+    found, folder = {}, tmp_path_factory.mktemp("variants")
     for size in (1, 2, 4):
-        out = tmp_path / f"{size}.json"
-        torchrun(size, script, out, json.dumps(VARIANTS[variant]))
-        found[size] = json.loads(out.read_text())
+        torchrun(size, script, folder / f"{size}.json", json.dumps(VARIANTS))
+        found[size] = json.loads((folder / f"{size}.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_model_is_the_same_on_1_2_and_4_ranks(variant, on_ranks_of):
+    found = {size: of_variants[variant] for size, of_variants in on_ranks_of.items()}
     for size in (2, 4):
         for key in ("state", "losses", "entries"):
             ours, reference = flat(found[size][key]), flat(found[1][key])
@@ -721,11 +733,11 @@ def test_communication_in_a_local_solve_is_refused(script, tmp_path):
     lines = lines.replace('"solve_seed": 3,', f'"solve_seed": 3, "norm": {norm},')
     imported = "from speechbrain.processing.features import InputNormalization\n"
     normalised.write_text(imported + lines)
-    done = torchrun(2, normalised, tmp_path / "out.json", "{}", check=False)
+    done = torchrun(2, normalised, tmp_path / "out.json", PLAIN, check=False)
     assert done.returncode != 0
     assert "torch.distributed.all_reduce was called in a local solve" in done.stdout
     assert "RuntimeError" in done.stdout and "normalisation" in done.stdout
-    torchrun(1, normalised, tmp_path / "out.json", "{}")
+    torchrun(1, normalised, tmp_path / "out.json", PLAIN)
 
 
 def test_whatever_a_synchronised_batch_norm_calls_is_refused(monkeypatch):
@@ -744,9 +756,10 @@ def test_whatever_a_synchronised_batch_norm_calls_is_refused(monkeypatch):
 def test_a_rank_that_dies_takes_the_job_down(script, tmp_path):
     """Instead of a hang: the other ranks exit, too, and the launcher reports it."""
     dying = tmp_path / "dying.py"
-    death = "    if rank == 1 and t == 2: import os; os._exit(9)\n"
-    lines = SCRIPT.replace("    share = []", death + "    share = []")
+    death = "        if rank == 1 and t == 2: import os; os._exit(9)\n"
+    lines = SCRIPT.replace("        share = []", death + "        share = []")
+    assert lines != SCRIPT
     dying.write_text(lines)
-    done = torchrun(2, dying, tmp_path / "out.json", "{}", check=False)
+    done = torchrun(2, dying, tmp_path / "out.json", PLAIN, check=False)
     assert done.returncode != 0 and "exitcode" in done.stdout
     assert not (tmp_path / "out.json").exists()
