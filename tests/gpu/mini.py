@@ -116,6 +116,7 @@ def pretraining_brain(
         optimizer,
         {
             "seed": 0,
+            "solve_seed": 0,
             "mask_prob": 0.15,
             "mask_span": 4,
             "noise_std": 0.1,
