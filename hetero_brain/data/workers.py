@@ -34,10 +34,6 @@ FOLDER_BYTES, NAME_BYTES = len("/pymp-abcdefgh"), len("/listener-abcdefgh")
 SERVER_GONE = 255  # exit code that Python gives to workers whose fork server has ended
 NOT_SENT = 70  # exit code of a worker that cannot send its batch
 
-# Imported once by the fork server rather than by each worker. It is a name because that
-# module imports this one.
-PRELOADED = ["hetero_brain.data.loaders"]
-
 with_workers = weakref.WeakSet()  # iterators of loaders whose workers may be alive
 
 CAUSES = {  # why a worker ended, by its exit code
@@ -91,7 +87,7 @@ def worker_options(start_method="forkserver", worker_init_fn=None):
     use_short_socket_paths()
     if start_method != "forkserver":
         return options
-    forkserver.set_forkserver_preload(PRELOADED)
+    forkserver.set_forkserver_preload(preloaded())
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         resource_tracker.ensure_running()  # This unblocks some of the signals.
@@ -100,6 +96,15 @@ def worker_options(start_method="forkserver", worker_init_fn=None):
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return options
+
+
+def preloaded():
+    """Modules that the fork server imports once, rather than each worker: those of this
+    package that the run has imported, since a worker imports the script of the run again,
+    and so all that this imports. That takes seconds, in every epoch."""
+    package = __name__.partition(".")[0]
+    imported = [name for name in sys.modules if name.partition(".")[0] == package]
+    return ["hetero_brain.data.loaders", *imported]
 
 
 def use_short_socket_paths():

@@ -1,6 +1,7 @@
 """Every YAML has a row in a table here and runs from it; every README command runs."""
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.processes import python
 from tests.public_models import save_small
 from tests.recipes.common_voice_fixture import common_voice_tree
@@ -35,23 +37,36 @@ READMES = [
 
 
 @pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """Dataset → the folder of its data, a small one in the layout of the real one."""
-    made = {"VoicePrompts": SAMPLE}
+def data():
+    """Dataset → the folder of its data, a small one in the layout of the real one, which
+    all processes of the tests share."""
 
     def of(dataset):
-        if dataset not in made:
-            folder = made[dataset] = tmp_path_factory.mktemp(dataset)
-            if dataset == "CommonVoice":
-                common_voice_tree(folder)
-            elif dataset != "MultiDomainEnglish":  # made by `recipe`
-                sample_manifests(folder)
-            else:
-                domains = {"data_root": str(folder), "domains": english_tree(folder)}
-                (folder / "domains.json").write_text(json.dumps(domains))
-        return made[dataset]
+        if dataset == "VoicePrompts":
+            return SAMPLE
+        folder = Path(os.environ[processes.FOLDER], dataset)
+        with open(f"{folder}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                making = folder.with_name(f"{dataset}.new")
+                making.mkdir()
+                make_data(dataset, making, folder)
+                making.rename(folder)
+        return folder
 
     return of
+
+
+def make_data(dataset, folder, final):
+    """Make the small data of a dataset in a folder that will be renamed to ``final``."""
+    if dataset == "CommonVoice":
+        common_voice_tree(folder)
+    elif dataset != "MultiDomainEnglish":  # made by `recipe`
+        sample_manifests(folder)
+    else:
+        domains = {"data_root": str(folder), "domains": english_tree(folder)}
+        text = json.dumps(domains).replace(str(folder), str(final))
+        (folder / "domains.json").write_text(text)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,12 +21,12 @@ from hetero_brain.data.loaders import make_plan
 from hetero_brain.models.conformer import Conformer, make_head
 from hetero_brain.models.features import StackedFbank
 from hetero_brain.objectives.bestrq import BestRQBrain
+from hetero_brain.objectives.k_means import plus_plus
 from hetero_brain.objectives.masking import mask_batch
 from hetero_brain.objectives.quantizers import (
     KMeansQuantizer,
     RandomProjectionQuantizer,
     fit_quantizer,
-    plus_plus,
 )
 
 TRAIN, VALID = sb.Stage.TRAIN, sb.Stage.VALID

@@ -112,7 +112,8 @@ def test_files_have_their_numbers_and_there_are_no_others(tmp_path):
 def test_signals_arrive(kind, name):
     code = "import signal, sys, time\n"
     code += f"signal.signal(signal.{name}, lambda *_: sys.exit(7))\n"
-    code += "print('ready', flush=True)\ntime.sleep(60)"
+    code += "print('ready', flush=True)\n"
+    code += "while True: time.sleep(0.1)"  # it may come just before a sleep, in vain
     process = start(kind, "-c", code)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(getattr(signal, name))
