@@ -5,7 +5,7 @@ from itertools import product
 
 import torch
 
-from . import graphed
+from . import folders, graphed
 from .exact import exact_hypergradient
 from .finetuned import finetuned
 from .loss_scaling import overflow_and_recovery
@@ -85,6 +85,10 @@ def run(device, quick):
                 ("CTC", finetuned(device, joint=False)),
                 ("CTC and attention", finetuned(device, joint=True)),
             ],
+        )
+        yield judged(
+            f"Model folders on {device}: what they give on the CPU",
+            [(kind, folders.used(device, kind)) for kind in folders.INTERFACES],
         )
 
 

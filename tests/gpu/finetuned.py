@@ -8,6 +8,7 @@ import speechbrain as sb
 import torch
 
 from hetero_brain import DomainBatch
+from hetero_brain.data import manifest
 from hetero_brain.data.datasets import Utterances
 from hetero_brain.models.conformer import Conformer
 from hetero_brain.models.decoder import AttentionDecoder
@@ -52,8 +53,9 @@ def finetuned(device, joint):
 def labelled():
     """The shortest utterances of several words, in one language."""
     rows = utterances().manifest
+    rows = manifest.read(rows.path, rows.data_root, ["es"])
     order = sorted(range(len(rows)), key=lambda i: rows.duration[i])
-    spoken = [i for i in order if rows[i]["domain"] == "es" and " " in rows[i]["wrd"]]
+    spoken = [i for i in order if " " in rows[i]["wrd"]]
     return rows.subset(spoken[:COUNT])
 
 
