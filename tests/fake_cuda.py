@@ -96,3 +96,15 @@ def fake_cuda(values):
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         stack.enter_context(Copies(waits))
         yield waits
+
+
+def moved(module):
+    """Put a module's parameters and buffers on the device, under :func:`fake_cuda`."""
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    there = torch.empty_like(tensor, device=CUDA)
+                    is_parameter = isinstance(tensor, torch.nn.Parameter)
+                    tensors[name] = torch.nn.Parameter(there) if is_parameter else there
+    return module

@@ -24,6 +24,7 @@ from hetero_brain.models.run_folder import choose_checkpoint
 from hetero_brain.pipelines.export import export
 from hetero_brain.recognition.interfaces import frames_of
 from hetero_brain.recognition.recogniser import load_recogniser
+from tests.fake_cuda import CUDA, fake_cuda, moved
 from tests.unit.trained import (
     BESTRQ,
     CPC,
@@ -33,6 +34,7 @@ from tests.unit.trained import (
 )
 
 YAMLS = "VoicePrompts/finetune/hparams"
+INTERFACES = {"ctc": EncoderASR, "attention": EncoderDecoderASR}
 DECODED = ("recogniser", "speechbrain")
 
 
@@ -265,11 +267,29 @@ def test_the_decoder_takes_as_many_frames_as_there_are(runs):
 @pytest.mark.parametrize("kind", ["ctc", "attention"])
 def test_a_file_is_transcribed(kind, runs, ten):
     run, _ = runs(kind)
-    interface = {"ctc": EncoderASR, "attention": EncoderDecoderASR}[kind]
-    theirs = interface.from_hparams(source=str(run / "model"))
+    theirs = INTERFACES[kind].from_hparams(source=str(run / "model"))
     text = theirs.transcribe_file(ten[0]["wav"])
     alone = theirs.load_audio(ten[0]["wav"]).unsqueeze(0)
     assert text == load_recogniser(run).transcribe(alone)[0]
+
+
+@pytest.mark.parametrize("kind", ["ctc", "attention", "bestrq", "cpc"])
+def test_on_a_gpu_everything_is_computed_there(kind, runs, request):
+    """Under fake tensors, which raise if an operator gets tensors of two devices."""
+    run = runs(kind)[0] if kind in INTERFACES else request.getfixturevalue(kind)[0]
+    interface = INTERFACES.get(kind, WaveformEncoder)
+    theirs = interface.from_hparams(source=str(run / "model"))
+    ours = load_recogniser(run) if kind in INTERFACES else load_encoder(run)
+    sound, relative = wavs(1.0, 0.26)
+    with fake_cuda(lambda lengths: [16, 5]):
+        theirs.device = CUDA
+        moved(theirs.mods)
+        found = theirs.encode_batch(sound, relative)
+        encode = moved(ours).encode if kind in INTERFACES else moved(ours)
+        encoded, lengths, *_ = encode(sound.to(CUDA), relative.to(CUDA))
+    encodings = found["embeddings"] if isinstance(found, dict) else found
+    assert encodings.device == encoded.device == lengths.device == CUDA
+    assert encodings.shape[1] == encoded.shape[1] > 10
 
 
 def test_an_encoder_is_no_recogniser(bestrq):

@@ -14,7 +14,7 @@ from hetero_brain.objectives.bestrq import BestRQBrain
 from hetero_brain.objectives.cpc import CPCBrain, make_predictor
 from hetero_brain.objectives.prepared import PreparedOnce
 from hetero_brain.objectives.quantizers import make_quantizer
-from tests.fake_cuda import CUDA, fake_cuda
+from tests.fake_cuda import fake_cuda, moved
 
 SIZE = dict(num_layers=1, d_model=16, nhead=2, d_ffn=16, kernel_size=3)
 
@@ -35,13 +35,7 @@ def modules_of(objective, front_end):
     else:
         modules["quantizer"] = make_quantizer("random_projection", size, 64, 2)
         modules["output"] = make_head(encoder, 128)
-    for module in torch.nn.ModuleDict(modules).modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    there = torch.empty_like(tensor, device=CUDA)
-                    is_parameter = isinstance(tensor, torch.nn.Parameter)
-                    tensors[name] = torch.nn.Parameter(there) if is_parameter else there
+    moved(torch.nn.ModuleDict(modules))
     return modules
 
 
