@@ -19,7 +19,7 @@ from .environment import describe_environment
 from .overrides import override
 from .pretrained import adopt
 from .wrong_values import refuse_wrong_values
-from .yaml_files import Text, load_tree, read_tree
+from .yaml_files import Hparams, Text, build, read_tree, resolve
 
 if torch.distributed.is_available():
     # Imported before a process group exists: default arguments of this module's functions
@@ -188,11 +188,13 @@ def read_recipe(argv):
         except InputError as error:
             raise InputError(f"{hparams_file}: {error}") from error
         adopt(tree, given)
-        hparams, resolved = load_tree(hparams_file, tree)
-        refuse_wrong_values(hparams, run_opts)
+        resolved = resolve(hparams_file, tree)
         if run_opts["debug"] and not run_opts["debug_persistently"]:
-            tree["output_folder"] = Text(f"{hparams['output_folder']}/debug")
-            hparams, resolved = load_tree(hparams_file, tree)
+            folder = Hparams(hparams_file, resolved)["output_folder"]
+            tree["output_folder"] = Text(f"{folder}/debug")
+            resolved = resolve(hparams_file, tree)
+        hparams, resolved = build(hparams_file, resolved)
+        refuse_wrong_values(hparams, run_opts)
     except InputError as error:
         sys.exit(str(error))
     return hparams, run_opts, resolved

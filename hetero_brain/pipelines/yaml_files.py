@@ -1,13 +1,15 @@
 """Reading the YAML files that a user names, in HyperPyYAML's syntax."""
 
+import copy
 import io
+import os
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
 import ruamel.yaml
-from hyperpyyaml import load_hyperpyyaml
-from hyperpyyaml.core import resolve_references
+from hyperpyyaml import core, load_hyperpyyaml
 from ruamel.yaml import YAML, YAMLError
 from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
@@ -65,38 +67,68 @@ def read_tree(path):
     return tree
 
 
-def load_tree(path, tree):
-    """Build the objects that a tree describes with HyperPyYAML.
+def resolve(path, tree):
+    """Replace the references of a tree by what they refer to, and its inclusions.
 
     Arguments
     ---------
     path : str or Path
         The file that the tree was read from, for messages and ``!include``.
     tree : CommentedMap
-        From :func:`read_tree`.
+        From :func:`read_tree`; not changed.
+
+    Returns
+    -------
+    CommentedMap
+
+    Raises
+    ------
+    InputError
+        A placeholder has no value, or a reference has no target.
+    """
+    resolved, folder = copy.deepcopy(tree), os.path.dirname(os.path.realpath(path))
+    with reading(path):
+        # HyperPyYAML's resolve_references, without writing and reading all text again.
+        return core._walk_tree_and_resolve("root", resolved, resolved, folder)
+
+
+def build(path, resolved):
+    """Build the objects that a tree describes with HyperPyYAML.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file that the tree was read from, for messages.
+    resolved : CommentedMap
+        From :func:`resolve`.
 
     Returns
     -------
     hparams : Hparams
         The values of the tree.
-    resolved : str
-        The tree as YAML, with its references resolved.
+    text : str
+        The tree as YAML.
 
     Raises
     ------
     InputError
-        A placeholder has no value, a reference has no target, or an object cannot be
-        constructed.
+        An object cannot be constructed.
     """
     stream = io.StringIO()
-    round_trip().dump(tree, stream)
-    stream.seek(0)
-    stream.name = str(path)
+    as_it_is = patch.object(core, "resolve_references", lambda stream, *_: stream)
+    with reading(path), as_it_is:
+        round_trip().dump(resolved, stream)
+        text = stream.getvalue()
+        return Hparams(path, load_hyperpyyaml(text)), text
+
+
+@contextmanager
+def reading(path):
+    """Have HyperPyYAML read a file; its errors become InputErrors that name the file."""
     try:
-        # HyperPyYAML would fold long lines of the resolved YAML and lose spaces there.
+        # It would fold long lines, and lose spaces there.
         with patch.object(ruamel.yaml, "YAML", round_trip):
-            resolved = resolve_references(stream).getvalue()
-            return Hparams(path, load_hyperpyyaml(resolved)), resolved
+            yield
     except MISTAKES as error:
         raise InputError(f"{path}: {in_a_line(error)}") from error
 
