@@ -104,7 +104,7 @@ def finetune(hparams, run_opts, splits):
         units=[tokenizer.id_to_piece(i) for i in range(tokenizer.get_piece_size())],
     )
     brain.on_recovered = partial(
-        record_finetuning, folder, modules, tokenizer, hparams, train
+        record_finetuning, folder, counter, modules, tokenizer, hparams, train
     )
     brain.fit(counter, loader, dev["dev"])
     rates = {

@@ -77,7 +77,10 @@ class RecipeRun:
 
     def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
         """As SpeechBrain's, but stops early on a preemption signal, or if the counter has
-        patience and has lost it: it is told the first of ``min_keys`` on dev."""
+        patience and has lost it: it is told the first of ``min_keys`` on dev. In debug
+        mode, the counter has no more than ``debug_epochs``."""
+        if self.debug and getattr(epoch_counter, "limit", 0) > self.debug_epochs:
+            epoch_counter.limit = self.debug_epochs
         if isinstance(epoch_counter, PatientCounter):
             self.patient = epoch_counter
         self.last_epoch = getattr(epoch_counter, "limit", None)
@@ -155,8 +158,7 @@ class RecipeRun:
 
     def _fit_valid(self, valid_set, epoch, enable):
         """As SpeechBrain's, if a validation is due, followed by a checkpoint."""
-        last = epoch == self.last_epoch or (self.debug and epoch == self.debug_epochs)
-        if not last and epoch % self.valid_interval:
+        if epoch != self.last_epoch and epoch % self.valid_interval:
             return
         self.dev_stats = {}
         super()._fit_valid(valid_set, epoch, enable)

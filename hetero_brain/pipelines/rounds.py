@@ -273,7 +273,8 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         phase={k: v for k, v in asdict(phase).items() if k not in ("init", "epochs")},
     )
     logger.info(f"{phase.name}: {phase}")
-    brain.on_recovered = partial(record_phase, folder, phase, init, hparams, manifest)
+    noted = folder, counter, phase, init, hparams, manifest
+    brain.on_recovered = partial(record_phase, *noted)
     first_ptloc = next((p.name for p in hparams["phases"] if p.local_steps), None)
     if hparams.get("find_local_lr") and phase.name == first_ptloc and is_new:
         find_local_lr(brain, train_loader, folder)

@@ -11,13 +11,15 @@ from .environment import git_revision
 
 
 @main_process_only
-def record_phase(folder, phase, init, hparams, manifest):
+def record_phase(folder, counter, phase, init, hparams, manifest):
     """Note a phase of pre-training.
 
     Arguments
     ---------
     folder : Path
         Of the phase.
+    counter : EpochCounter
+        SpeechBrain's, which has the number of epochs.
     phase : Phase
         Its settings.
     init : str, Path or None
@@ -28,7 +30,7 @@ def record_phase(folder, phase, init, hparams, manifest):
         Of its data; None if it has none.
     """
     modules, rate = hparams["modules"], hparams.get("sample_rate")
-    settings = {"epochs": phase.epochs, "learning rate": phase.lr}
+    settings = {"epochs": counter.limit, "learning rate": phase.lr}
     if phase.local_steps:
         settings["local steps"] = phase.local_steps
         settings["local learning rate"] = phase.local_lr
@@ -38,17 +40,19 @@ def record_phase(folder, phase, init, hparams, manifest):
     kept = {key: modules[key] for key in ENCODER if key in modules}
     facts = common_facts(kept, hparams, manifest, init)
     facts |= {"kind": "encoder", "title": phase.name, "settings": settings}
-    write_run(folder, describe(modules, rate), phase.epochs, None, facts)
+    write_run(folder, describe(modules, rate), counter.limit, None, facts)
 
 
 @main_process_only
-def record_finetuning(folder, modules, tokenizer, hparams, manifest):
+def record_finetuning(folder, counter, modules, tokenizer, hparams, manifest):
     """Note a fine-tuning run.
 
     Arguments
     ---------
     folder : Path
         Of the run.
+    counter
+        As for :func:`record_phase`.
     modules : dict
         Of the recogniser.
     tokenizer : sentencepiece.SentencePieceProcessor
@@ -62,14 +66,14 @@ def record_finetuning(folder, modules, tokenizer, hparams, manifest):
     kind = "CTC and attention" if "decoder" in modules else "CTC"
     title = f"{kind}, {', '.join(manifest.domains)}"
     facts = common_facts(modules, hparams, manifest, hparams["pretrained"])
-    settings = {"epochs": hparams["epochs"]}
+    settings = {"epochs": counter.limit}
     if hparams["freeze_encoder_iterations"] == float("inf"):
         settings["encoder"] = "frozen"
     if hparams.get("lm"):  # which a model folder does not hold
         settings["evaluated with the language model"] = Path(hparams["lm"]).name
     facts |= {"kind": kind, "title": title, "settings": settings}
     description = describe(modules, hparams["sample_rate"], search, tokenizer)
-    write_run(folder, description, hparams["epochs"], "CER", facts)
+    write_run(folder, description, counter.limit, "CER", facts)
 
 
 def common_facts(modules, hparams, manifest, start):

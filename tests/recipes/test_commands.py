@@ -175,7 +175,8 @@ def test_row_runs_in_debug_mode(row, tmp_path, data):
         (tmp_path / "out/debug" / name).touch()
     flags = re.sub(r"--\w*epochs 1\b", "", row["test_debug_flags"])  # those of the YAML
     words = f"{command_of(row)} {flags} --output_folder out --debug"
-    run(words, tmp_path, data(row["Dataset"]))
+    output = run(words, tmp_path, data(row["Dataset"]))
+    assert "unfinished" not in output  # with as few epochs as a run in debug mode has
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["debug"]
     new = files_in(tmp_path / "out")
     check(row, new)
