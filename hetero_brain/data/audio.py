@@ -293,6 +293,7 @@ def extent(file, row):
 
 
 def check_length(row, read, available):
-    """Raise BadAudio if less than 90 % of the samples of a row could be read."""
-    if read < 0.9 * available:
+    """Raise BadAudio if less than 90 % of the samples of a row could be read; or none,
+    if neither the row nor the header of its file says how many there are."""
+    if read < (0.9 * available if available < FAR_SAMPLES else 1):
         raise BadAudio(f"{row['wav']}: cut short, {read} of {available} samples")

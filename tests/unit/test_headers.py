@@ -63,7 +63,9 @@ def seconds_of(path):
     assert not header.problem
     row = {"wav": str(path), "start": None, "stop": None}
     row["duration"] = header.frames / header.rate
-    assert len(read_audio(row, header.rate)) == header.frames
+    for duration in (row["duration"], None):
+        found = read_audio({**row, "duration": duration}, header.rate)
+        assert len(found) == header.frames
     return row["duration"]
 
 
