@@ -39,10 +39,10 @@ def load(name):
     return sys.modules[name]
 
 
-def common_voice_tree(folder, languages=("en", "es", "fr")):
-    """The sample's speech as a release of 48 kHz clips: more than 60 s in the train split
-    of each language, and transcribed clips in train, dev and test. Returns ``folder``."""
-    load("from_voice_prompts").make_release(SAMPLE, folder, languages)
+def common_voice_tree(folder, prompts, languages=("en", "es", "fr")):
+    """The speech of VoicePrompts' sample, or of a part of it, as a release of 48 kHz
+    clips, with transcribed ones in train, dev and test. Returns ``folder``."""
+    load("from_voice_prompts").make_release(prompts, folder, languages)
     return Path(folder)
 
 

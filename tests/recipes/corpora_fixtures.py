@@ -557,16 +557,16 @@ def make_ljspeech(folder, number=3):
 
 
 def english_tree(folder):
-    """Corpora for training tests: more than a minute of speech for pre-training in each
-    of LibriSpeech, TED-LIUM and AMI, and L2-ARCTIC, which is unseen.
+    """Corpora for training tests: half a minute of speech for pre-training in each of
+    LibriSpeech, TED-LIUM and AMI, and L2-ARCTIC, which is unseen.
 
     Returns
     -------
     list of dict
         ``domains`` for ``prepare_multi_domain_english``; folders are below ``folder``.
     """
-    libri, ted = make_librispeech(folder, 12), make_tedlium(folder, 16)
-    ami, unseen = make_ami(folder, 16), make_l2_arctic(folder, 3)
+    libri, ted = make_librispeech(folder, 6), make_tedlium(folder, 8)
+    ami, unseen = make_ami(folder, 8), make_l2_arctic(folder, 3)
     parts = {"pretrain": ["train"], "dev": ["dev"], "test": ["test"]}
     libri_parts = {
         "pretrain": ["train-clean-100", "train-other-500"],

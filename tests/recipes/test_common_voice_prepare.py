@@ -33,6 +33,7 @@ from tests.recipes.common_voice_fixture import (
     speech,
     spoil,
 )
+from tests.recipes.small_sample import small_sample
 
 prepare = load("common_voice_prepare")
 from_voice_prompts = load("from_voice_prompts")
@@ -604,14 +605,20 @@ def test_benchmark(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """The sample as a release."""
-    return common_voice_tree(tmp_path_factory.mktemp("tree"))
+def prompts(tmp_path_factory):
+    """A part of the sample."""
+    return small_sample(tmp_path_factory.mktemp("sample"))
 
 
-def test_release_of_voice_prompts(tree, tmp_path):
+@pytest.fixture(scope="module")
+def tree(prompts, tmp_path_factory):
+    """It as a release."""
+    return common_voice_tree(tmp_path_factory.mktemp("tree"), prompts)
+
+
+def test_release_of_voice_prompts(prompts, tree, tmp_path):
     summary = from_voice_prompts.prepare_voice_prompts(
-        SAMPLE, tmp_path / "prompts", ("en", "es", "fr")
+        prompts, tmp_path / "prompts", ("en", "es", "fr")
     )
     ours, rows = run(
         tree,
@@ -624,15 +631,15 @@ def test_release_of_voice_prompts(tree, tmp_path):
     for language in ("en", "es"):
         n = summary.totals[language, "train"]
         total = ours.totals[language, "pretrain"]
-        assert total.utterances == n.utterances and total.seconds > 60
+        assert total.utterances == n.utterances and total.seconds > 20
         assert total.transcribed == n.transcribed
         assert total.seconds == pytest.approx(n.seconds, abs=0.6)
     for split in ("train", "dev", "test"):
-        prompts = manifest.read(tmp_path / f"prompts/{split}.csv", SAMPLE)
-        spoken = [row["wrd"] for row in prompts if row["domain"] == "fr" and row["wrd"]]
+        made = manifest.read(tmp_path / f"prompts/{split}.csv", prompts)
+        spoken = [row["wrd"] for row in made if row["domain"] == "fr" and row["wrd"]]
         found = [row for row in rows[split].values() if row["domain"] == "fr"]
         assert sorted(row["wrd"] for row in found) == sorted(spoken)
-        assert len(found) >= 3
+        assert len(found) >= 2
 
 
 def test_clips_of_voice_prompts(tree):
@@ -648,7 +655,7 @@ def test_clips_of_voice_prompts(tree):
     )
     assert len(speakers[0]) > 3
     clips = sorted((tree / "en/clips").iterdir())
-    assert len(clips) > 40
+    assert len(clips) >= 15
     for path in clips[:5]:
         audio, rate = soundfile.read(path)
         assert rate == 48000 and np.abs(audio).max() > 0.05
@@ -659,14 +666,16 @@ def test_clips_of_voice_prompts(tree):
     assert int(milliseconds) == pytest.approx(1000 * seconds, abs=1)
 
 
-def test_untranscribed_prompts_of_dev_and_test_are_in_no_table(tmp_path):
-    shutil.copytree(SAMPLE / "en", tmp_path / "prompts/en")
+def test_untranscribed_prompts_of_dev_and_test_are_in_no_table(prompts, tmp_path):
+    """Some prompts are enough, with the two whose transcripts will be gone."""
+    shutil.copytree(prompts / "en", tmp_path / "prompts/en")
+    for name in ("vm-savedto", "vm-changeto"):
+        shutil.copy(SAMPLE / f"en/{name}.flac", tmp_path / "prompts/en")
     transcripts = tmp_path / "prompts/en/core-sounds-en.txt"
     lines = transcripts.read_text("utf-8").splitlines(keepends=True)
     gone = {"vm-savedto": "train", "vm-changeto": "dev"}
     for name, split in gone.items():
-        prompts = sys.modules["voice_prompts_prepare"]
-        assert prompts.split_of(name) == split
+        assert sys.modules["voice_prompts_prepare"].split_of(name) == split
         assert sum(line.startswith(f"{name}:") for line in lines) == 1
     make = from_voice_prompts.make_release
     make(tmp_path / "prompts", tmp_path / "before", ["en"])
@@ -681,8 +690,8 @@ def test_untranscribed_prompts_of_dev_and_test_are_in_no_table(tmp_path):
         assert count("after", split) == count("before", split) + change
 
 
-def test_release_by_command_line(tmp_path, monkeypatch):
-    words = ["from_voice_prompts.py", str(SAMPLE), str(tmp_path), "--languages", "es"]
+def test_release_by_command_line(prompts, tmp_path, monkeypatch):
+    words = ["from_voice_prompts.py", str(prompts), str(tmp_path), "--languages", "es"]
     monkeypatch.setattr("sys.argv", words)
     from_voice_prompts.main()
     first = {

@@ -601,9 +601,9 @@ def test_commonvoice_is_one_of_them(tmp_path):
 def test_a_tree_for_training(tmp_path):
     summary, rows = run(fixtures.english_tree(tmp_path), tmp_path)
     for domain in ("libri", "ted", "ami"):
-        assert summary.totals[domain, "pretrain"].seconds > 60
-        assert summary.totals[domain, "dev"].transcribed > 10
-    assert summary.totals["libri", "train"].transcribed == 24
+        assert summary.totals[domain, "pretrain"].seconds > 30
+        assert summary.totals[domain, "dev"].transcribed > 5
+    assert summary.totals["libri", "train"].transcribed == 12
     tested = {row["domain"] for row in rows.values() if row["split"] == "test"}
     assert tested == {"libri/test-clean", "libri/test-other", "ted", "ami", "hindi"}
     assert summary.left_out == {("hindi", "test"): {"other accent": 15}}
