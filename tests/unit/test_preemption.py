@@ -221,7 +221,7 @@ def test_torchrun_starts_ranks_again_where_they_were(tmp_path, undisturbed):
 
 
 @pytest.mark.parametrize(
-    "recipe, signals", [(PRETRAIN, SIGNALS), (FINETUNE, SIGNALS[:1])]
+    "recipe, signals", [(PRETRAIN, SIGNALS[:2]), (FINETUNE, SIGNALS[2:])]
 )
 def test_recipe_leaves_after_the_iteration_and_goes_on(recipe, signals, tmp_path):
     one, other = tmp_path / "one", tmp_path / "other"
