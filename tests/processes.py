@@ -162,7 +162,8 @@ def run(path, argv):
     request = marshal.dumps(
         (program, dict(os.environ), os.getcwd(), files, blocked, [*map(int, ignored)])
     )
-    passed_on = {getattr(signal, name) for name in PASSED_ON} - set(ignored)
+    # Those that are ignored here, too: a rank of torchrun begins so, and then listens.
+    passed_on = {getattr(signal, name) for name in PASSED_ON}
     # They wait until it is known where they go.
     signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
     connection = socket.socket(socket.AF_UNIX)
@@ -252,10 +253,15 @@ def serve(folder, owner):
         for key, _ in ends.select():
             if key.data is None:
                 connection, _ = listener.accept()
+                # A child has to ignore some signals before it receives the first.
+                before = signal.pthread_sigmask(
+                    signal.SIG_BLOCK, signal.valid_signals()
+                )
                 if not (child := os.fork()):
                     listener.close()
                     ends.close()
                     return connection
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 connection.sendall(child.to_bytes(HEADER))
                 watched = [(child, "child"), (client_of(connection), "client")]
                 watched = [(os.pidfd_open(pid), who) for pid, who in watched]

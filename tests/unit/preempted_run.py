@@ -2,11 +2,12 @@
 
 > python preempted_run.py FOLDER WHEN [SIGNAL …]
 
-WHEN is the moment of the signals, once per FOLDER: in iteration N (``train N``), in the
-validation of epoch N (``valid N``), after the first phase (``between``), at the first
-batch in a loader worker (``load``), or ``never``. ``fail N`` raises in iteration N
-instead, ``sleep N`` sleeps; with ``full`` the disk is full at the first checkpoint of
-each phase. A ``pause`` among the signals waits for a second.
+WHEN is the moment of the signals, once in each of the two phases: in iteration N
+(``train N``), in the validation of epoch N (``valid N``), after the first phase
+(``between``), at the first batch in a loader worker (``load``), or ``never``. ``fail N``
+raises in iteration N instead, ``sleep N`` sleeps; with ``full`` the disk is full at the
+first checkpoint. Of two moments with a comma between them, each phase has its own. A
+``pause`` among the signals waits for a second.
 """
 
 import errno
@@ -34,6 +35,13 @@ from hetero_brain.training.loggers import JsonLinesLogger
 from hetero_brain.training.parallel import rank_and_size
 
 STEPS, EPOCHS, DOMAINS = 3, 2, ("en", "fr")
+PHASES = ("one", "two")
+
+
+def when(phase):
+    """The moment that the command line requests for a phase."""
+    first, _, second = sys.argv[2].partition(",")
+    return second if second and phase == PHASES[1] else first
 
 
 class Batches(Dataset):
@@ -43,7 +51,7 @@ class Batches(Dataset):
         self.rank, self.size = rank_and_size()  # a loader worker cannot ask
 
     def __getitem__(self, step):
-        if sys.argv[2] == "load":
+        if when(PHASES[0]) == "load":
             disturb(Path(sys.argv[1]), "load")
         share = Share(DOMAINS)
         for i, domain in enumerate(DOMAINS):
@@ -67,16 +75,16 @@ class Toy(HeteroBrain):
 
 def disturb(folder, where):
     """Send the signals that the command line requests here, from the last rank."""
-    when, signals = sys.argv[2], sys.argv[3:]
+    moment, signals = when(folder.name), sys.argv[3:]
     rank, size = rank_and_size()
     mark = folder / "disturbed"
     if mark.exists() or rank != size - 1:
         return
-    if where == when.replace("fail", "train").replace("sleep", "train"):
+    if where == moment.replace("fail", "train").replace("sleep", "train"):
         mark.touch()
-        if when.startswith("sleep"):
+        if moment.startswith("sleep"):
             time.sleep(300)
-        if when.startswith("fail"):
+        if moment.startswith("fail"):
             raise RuntimeError("as requested")
         for name in signals:
             if name == "pause":
@@ -85,7 +93,7 @@ def disturb(folder, where):
             group, number = name.startswith("group:"), name.removeprefix("group:")
             kill = os.killpg if group else os.kill
             kill(os.getpgid(0) if group else os.getpid(), getattr(signal, number))
-        if when == "load":
+        if moment == "load":
             time.sleep(1)  # the run waits for this worker
         else:
             while not preemption.requested():  # a thread records the signal
@@ -102,7 +110,7 @@ def main(folder):
     """Two phases, one after the other."""
     preemption.listen()
     sb.utils.distributed.ddp_init_group({"distributed_backend": "gloo"})
-    for phase in ("one", "two"):
+    for phase in PHASES:
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.3))
         model.append(torch.nn.Linear(8, 1))
@@ -111,7 +119,7 @@ def main(folder):
             folder / phase / "save", {"model": model, "counter": counter}
         )
         mark = folder / phase / "disturbed"
-        if sys.argv[2] == "full" and not mark.exists():
+        if when(phase) == "full" and not mark.exists():
             saver.custom_save_hooks["model"] = partial(no_room, mark)
         loggers = [JsonLinesLogger(folder / phase / "log.jsonl")]
         brain = recipe_brain(Toy)(
@@ -124,12 +132,12 @@ def main(folder):
         loader = AuditedLoader(
             Batches(),
             sampler=EpochSampler(STEPS),
-            num_workers=2,
+            num_workers=2 // rank_and_size()[1],
             persistent_workers=True,
         )
         valid = [DomainBatch("en", (torch.ones(2, 3),))]
         brain.fit(counter, loader, torch.utils.data.DataLoader(valid, batch_size=None))
-        if phase == "one":
+        if phase == PHASES[0]:
             disturb(folder / phase, "between")
 
 

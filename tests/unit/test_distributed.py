@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import multiprocessing.spawn
 import os
 import re
 import shutil
@@ -382,7 +383,9 @@ def test_a_domain_stays_with_its_rank_where_its_state_does():
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     """What each of two ranks gives in :func:`on_a_rank`."""
-    return on_ranks(2, on_a_rank, tmp_path_factory.mktemp("two_ranks"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multiprocessing.spawn, "_python_exe", os.fsencode(python()))
+        return on_ranks(2, on_a_rank, tmp_path_factory.mktemp("two_ranks"))
 
 
 def on_a_rank(folder):
