@@ -234,7 +234,7 @@ def recipe_settings(folder, **changed):
     }
 
 
-def test_it_fits_six_utterances(sample, tmp_path):
+def test_it_fits_six_utterances(sample, tmp_path, unplotted):
     train = sample("train", ["es"])
     order = train.duration.argsort()
     six = train.subset([i for i in order if " " in train[int(i)]["wrd"]][:6])
