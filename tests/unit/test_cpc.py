@@ -191,7 +191,7 @@ def test_it_learns_what_can_be_predicted():
     brain.init_optimizers()
     part = DomainBatch("tones", (PaddedBatch(examples),))
     losses, accuracies = [], []
-    for _ in range(20):
+    for _ in range(12):
         losses.append(brain.fit_batch([part]).item())
         accuracies.append(brain.interval_stats()["accuracy/tones"])
     assert losses[0] == pytest.approx(math.log(13), abs=1e-3)
