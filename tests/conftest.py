@@ -1,5 +1,6 @@
 """All tests of a session share a server of Python processes; see ``processes.py``."""
 
+import gc
 import signal
 from pathlib import Path
 
@@ -51,3 +52,9 @@ def pytest_collection_modifyitems(items):
         return ranks.get(item.path, len(ranks)), not readme
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish():
+    """Have the garbage collector leave alone what is imported, which lives to the end."""
+    gc.collect()
+    gc.freeze()

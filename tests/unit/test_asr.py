@@ -116,7 +116,9 @@ def test_ctc_fits_ten_utterances(ten, tmp_path):
 
 
 @pytest.mark.parametrize("patience, epochs", [(2, 4), (None, 6)])
-def test_patience_ends_a_run_that_learns_nothing(ten, tmp_path, patience, epochs):
+def test_patience_ends_a_run_that_learns_nothing(
+    ten, tmp_path, unplotted, patience, epochs
+):
     """The first of its validations, in every second epoch, stays the best."""
     hparams = settings(tmp_path, epochs=6, valid_interval=2, patience=patience)
     hparams["opt_class"] = partial(torch.optim.SGD, lr=0.0)

@@ -521,10 +521,10 @@ def test_it_learns(speech, local_steps):
     brain = make_brain(
         local_steps,
         size=24,
-        lr=3e-3,
+        lr=6e-3,
         features=features,
         encoder=Conformer(
-            nn.Linear(80, 48), 2, 48, nhead=4, d_ffn=96, kernel_size=7, dropout=0.0
+            nn.Linear(80, 48), 1, 48, nhead=4, d_ffn=96, kernel_size=7, dropout=0.0
         ),
         quantizer=quantizer,
         mask_prob=0.12,

@@ -205,12 +205,12 @@ def fitted(make_brain, alpha, n, caplog, interval=5, warmup=0, brain=None):
 
 
 def test_ptloc_that_is_cssl_is_warned_of_once(make_brain, caplog):
-    count, brain = fitted(make_brain, 1e-3, 250, caplog)
+    count, brain = fitted(make_brain, 1e-3, 150, caplog)
     assert count == 1
     assert brain.warned[90] == 0 and brain.warned[110] == 1  # not only at the end
     assert "local_lr" in warnings(caplog)[0] and "rate of 0.001" in warnings(caplog)[0]
     assert brain.geometry.angles == []
-    assert fitted(make_brain, 0.3, 250, caplog)[0] == 0
+    assert fitted(make_brain, 0.3, 150, caplog)[0] == 0
 
 
 def test_a_phase_shorter_than_what_is_judged_is_warned_of_at_its_end(

@@ -111,7 +111,7 @@ def test_the_dev_loss_of_a_validation_is_watched(make_run, caplog):
     assert len(rises(caplog)) == 1
 
 
-def test_rates_are_measured_before_the_first_ptloc_phase(tmp_path):
+def test_rates_are_measured_before_the_first_ptloc_phase(tmp_path, unplotted):
     options = {"device": "cpu", "noprogressbar": True}
     ends = []
     for find in (False, True):
