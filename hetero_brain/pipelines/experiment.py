@@ -241,6 +241,14 @@ def run_experiment(argv):
     print(spec["closing"].format(folder=folder, plot=plot, recipe=recipe))
 
 
+def log_folders(command, folder):
+    """The folders of a chain's phases, or that of a fine-tuning run."""
+    *_, key, value = command
+    if key != "--only_phases":
+        return [folder]
+    return [folder.with_name(name) for name in json.loads(value)]
+
+
 def run_all(commands, parallel, before=0, total=None):
     """Run commands (folder → command), ``parallel`` at a time, and show the progress:
     ``before`` of ``total`` commands of the experiment are done."""
@@ -248,7 +256,7 @@ def run_all(commands, parallel, before=0, total=None):
     threads = max(1, len(os.sched_getaffinity(0)) // parallel)
     with ThreadPoolExecutor(parallel) as pool:
         futures = {
-            pool.submit(run, command, folder, threads): folder
+            pool.submit(run, command, folder, threads): log_folders(command, folder)
             for folder, command in commands.items()
         }
         try:

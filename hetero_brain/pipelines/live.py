@@ -19,7 +19,7 @@ def watch(futures, before, total):
     Arguments
     ---------
     futures : dict
-        Future → output folder of its command.
+        Future → folders that its command logs to: of a run, or of phases in their order.
     before, total : int
         Steps of the experiment that are done already, and how many there are.
 
@@ -51,23 +51,21 @@ def watch(futures, before, total):
         print()
 
 
-def status(folder):
-    """Where a command is, from the newest log in its output folder.
+def status(folders):
+    """Where a command is, from the newest log in the folders that it logs to.
 
     Returns
     -------
     str
-        Such as ``CSSL.1, epoch 3 of 6, loss 4.1, about 1:40 left``; ``CSSL.1 begins``
-        before the first entry.
+        Such as ``pretrain/1/CSSL.1, epoch 3 of 6, loss 4.1, about 1:40 left``;
+        ``pretrain/1/CSSL.1 begins`` before the first entry.
     """
-    name = "/".join(folder.parts[-3:])
-    logs = sorted(folder.glob("**/log.jsonl"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return f"{name} begins"
-    run, found = logs[-1].parent, last_loss(logs[-1])
-    record = run / RUN_MODEL
-    name = run.name if run != folder else name
-    if found is None or not record.exists():
+    logs = [log for folder in folders if (log := folder / "log.jsonl").exists()]
+    log = max(logs, key=lambda path: path.stat().st_mtime, default=None)
+    run = log.parent if log else folders[0]
+    name, record = "/".join(run.parts[-3:]), run / RUN_MODEL
+    found = last_loss(log) if log and record.exists() else None
+    if found is None:
         return f"{name} begins"
     (epoch, loss), epochs = found, json.loads(record.read_text("utf-8"))["epochs"]
     left = time_left(record, epoch, epochs)

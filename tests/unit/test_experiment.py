@@ -128,4 +128,9 @@ def test_phases_that_start_from_the_same_run_at_once(tmp_path):
         for seed in (1, 2)
         for names in (("PTLOC.1", "CSSL.2", "PTLOC.2"), ("CSSL-continued.1",))
     }
+    folder = tmp_path / "pretrain/1/PTLOC.1"
+    assert experiment.log_folders(second[folder], folder) == [
+        tmp_path / "pretrain/1" / name for name in ("PTLOC.1", "CSSL.2", "PTLOC.2")
+    ]
+    assert experiment.log_folders(["train.py", "--seed", "1"], folder) == [folder]
     assert not list(tmp_path.iterdir())

@@ -25,27 +25,30 @@ def entry(epoch, **train):
 
 
 def test_the_newest_phase_is_shown(tmp_path):
-    assert live.status(tmp_path) == f"{'/'.join(tmp_path.parts[-3:])} begins"
-    write(tmp_path / "CSSL.1", 6, entry(6, loss=3.0))
-    os.utime(tmp_path / "CSSL.1/log.jsonl", (1, 1))
+    phases = [tmp_path / "pretrain/1" / name for name in ("CSSL.1", "PTLOC.1")]
+    assert live.status(phases) == "pretrain/1/CSSL.1 begins"
+    write(phases[0], 6, entry(6, loss=3.0))
+    os.utime(phases[0] / "log.jsonl", (1, 1))
     figures = {"loss_at_theta/en": 9.0, "loss_at_phi/en": 4.0, "loss_at_phi/fr": 5.0}
-    write(tmp_path / "PTLOC.1", 2, entry(1, **figures), {"epoch": 1, "valid": {}})
-    assert live.status(tmp_path) == "PTLOC.1, epoch 1 of 2, loss 4.5"
+    write(phases[1], 2, entry(1, **figures), {"epoch": 1, "valid": {}})
+    assert live.status(phases) == "pretrain/1/PTLOC.1, epoch 1 of 2, loss 4.5"
+    assert live.status(phases[:1]) == "pretrain/1/CSSL.1, epoch 6 of 6, loss 3"
 
 
 def test_time_left_is_that_of_the_epochs_so_far(tmp_path):
     run = tmp_path / "finetune/full/CSSL.1/1/es"
     write(run, 15, entry(4, loss=70.0), age=60)  # 20 s an epoch, twelve to go
-    assert live.status(run) == "CSSL.1/1/es, epoch 4 of 15, loss 70, about 4:00 left"
+    assert live.status([run]) == "CSSL.1/1/es, epoch 4 of 15, loss 70, about 4:00 left"
 
 
 def test_half_an_entry_and_entries_without_a_loss_are_passed_over(tmp_path):
-    write(tmp_path / "CSSL.1", 6, entry(1, loss=3.0), entry(2, **{"cosine/a~b": 0.1}))
-    with open(tmp_path / "CSSL.1/log.jsonl", "a") as log:
+    run = tmp_path / "pretrain/1/CSSL.1"
+    write(run, 6, entry(1, loss=3.0), entry(2, **{"cosine/a~b": 0.1}))
+    with open(run / "log.jsonl", "a") as log:
         log.write('{"epoch": 2, "tr')
-    assert live.status(tmp_path) == "CSSL.1, epoch 1 of 6, loss 3"
-    write(tmp_path / "CSSL.1", 6, entry(2, **{"cosine/a~b": 0.1}))
-    assert live.status(tmp_path) == "CSSL.1 begins"
+    assert live.status([run]) == "pretrain/1/CSSL.1, epoch 1 of 6, loss 3"
+    write(run, 6, entry(2, **{"cosine/a~b": 0.1}))
+    assert live.status([run]) == "pretrain/1/CSSL.1 begins"
 
 
 def test_lines_are_printed_when_something_has_changed(tmp_path, monkeypatch, capsys):
@@ -66,7 +69,7 @@ def test_lines_are_printed_when_something_has_changed(tmp_path, monkeypatch, cap
             "builtins.print",
             lambda line, **_: (printed.append(line), end.set()),
         )
-        live.watch({first: tmp_path / "one", second: tmp_path / "two"}, 3, 7)
+        live.watch({first: [tmp_path / "one"], second: [tmp_path / "two"]}, 3, 7)
     name = "/".join((tmp_path / "one").parts[-3:])
     assert printed[0] == f"3 of 7 steps done; {name}, epoch 1 of 6, loss 3"
     assert printed[-1] == "5 of 7 steps done" and len({*printed}) == len(printed)
@@ -77,6 +80,6 @@ def test_a_command_that_fails_ends_the_wait(tmp_path):
         raise OSError("no space")
 
     with ThreadPoolExecutor(1) as pool:
-        futures = {pool.submit(fail): tmp_path}
+        futures = {pool.submit(fail): [tmp_path]}
         with pytest.raises(OSError, match="no space"):
             live.watch(futures, 0, 1)
