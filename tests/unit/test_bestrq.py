@@ -530,6 +530,6 @@ def test_it_learns(speech, local_steps):
         mask_prob=0.12,
         mask_span=3,
     )
-    losses = [brain.fit_batch(batches[t % len(batches)]) for t in range(80)]
+    losses = [brain.fit_batch(batches[t % len(batches)]) for t in range(100)]
     assert losses[0] == pytest.approx(math.log(24), abs=0.5)
     assert sum(losses[-8:]) / 8 < math.log(24) - 0.5

@@ -32,7 +32,8 @@ def test_the_newest_phase_is_shown(tmp_path):
     figures = {"loss_at_theta/en": 9.0, "loss_at_phi/en": 4.0, "loss_at_phi/fr": 5.0}
     write(phases[1], 2, entry(1, **figures), {"epoch": 1, "valid": {}})
     assert live.status(phases) == "pretrain/1/PTLOC.1, epoch 1 of 2, loss 4.5"
-    assert live.status(phases[:1]) == "pretrain/1/CSSL.1, epoch 6 of 6, loss 3"
+    first = live.status(phases[:1])
+    assert first.startswith("pretrain/1/CSSL.1, epoch 6 of 6, loss 3")
 
 
 def test_time_left_is_that_of_the_epochs_so_far(tmp_path):
