@@ -87,6 +87,7 @@ def plot(logs, panels, path):
     matplotlib.figure.Figure
     """
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # else it logs each font
+    from matplotlib import rc_context
     from matplotlib.figure import Figure  # needs no display, unlike pyplot
 
     found = {
@@ -94,30 +95,31 @@ def plot(logs, panels, path):
         for label, (stage, *names) in panels.items()
     }
     rows = {label: row for label, row in found.items() if any(row)} or found
-    first = next(iter(rows))  # its panels carry the titles
     # Fixed margins, since a layout that measures all texts takes as long as drawing them.
     width, height = 4 * len(logs) + 0.8, 2.8 * len(rows) + 0.8
     margins = {"left": 0.9 / width, "right": 1 - 0.1 / width, "wspace": 0.08}
     margins |= {"bottom": 0.5 / height, "top": 1 - 0.3 / height, "hspace": 0.15}
     figure = Figure(figsize=(width, height))
-    axes = figure.subplots(
-        len(rows), len(logs), squeeze=False, sharey="row", gridspec_kw=margins
-    )
-    for axis, title in zip(axes[0], logs):
-        axis.set_title(title)
-    for row, (label, columns) in zip(axes, rows.items()):
-        shown = [a for a, drawn in zip(row, columns) if drawn or label == first]
-        for axis, drawn in zip(row, columns):
-            axis.set_visible(axis in shown)
-            for domain, points in sorted(drawn.items()):
-                axis.plot(*zip(*points), label=domain, marker="." * (len(points) == 1))
-            axis.locator_params(nbins=4)
-            axis.grid(alpha=0.3)
-        shown[0].set_ylabel(label)
-        shown[0].tick_params(labelleft=True)
-    for column in axes.T:
-        [axis for axis in column if axis.get_visible()][-1].set_xlabel("iteration")
-    if drawn := [axis for axis in axes.flat if axis.lines]:
+    places = figure.add_gridspec(len(rows), len(logs), **margins)
+    lowest = [None] * len(logs)  # panel of each column
+    with rc_context({"axes.grid": True, "grid.alpha": 0.3}):
+        for i, (label, columns) in enumerate(rows.items()):
+            left = None  # panel of this row
+            for j, (title, drawn) in enumerate(zip(logs, columns)):
+                if i and not drawn:  # the first row has all panels, for their titles
+                    continue
+                axis = lowest[j] = figure.add_subplot(places[i, j], sharey=left)
+                axis.set_title(title if i == 0 else "")
+                for domain, points in sorted(drawn.items()):
+                    marker = "." * (len(points) == 1)
+                    axis.plot(*zip(*points), label=domain, marker=marker)
+                axis.locator_params(nbins=4)
+                axis.tick_params(labelleft=left is None)
+                left = left or axis
+            left.set_ylabel(label)
+    for axis in lowest:
+        axis.set_xlabel("iteration")
+    if drawn := [axis for axis in figure.axes if axis.lines]:
         drawn[0].legend()
     image = io.BytesIO()
     figure.savefig(image, dpi=110)
