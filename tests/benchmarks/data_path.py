@@ -49,7 +49,7 @@ def run(quick):
     with tempfile.TemporaryDirectory() as folder:
         sources = files(Path(folder), KINDS[-1:] if quick else KINDS)
         sizes = {quick: 2} if quick else MODELS
-        seconds, repeats, rounds = (8, 1, 2) if quick else (96, 4, 2)
+        seconds, repeats, rounds = (8, 1, 1) if quick else (96, 4, 2)
         return [
             loader_table(sizes, sources, seconds, repeats, rounds),
             wait_table(quick or "tiny", seconds, 4 if quick else 6),

@@ -5,7 +5,7 @@ from tests.benchmarks.models import ours
 from .device import copies, host_parts
 from .verdicts import Finding, at_most, skipped
 
-SECONDS, ITERATIONS, CPU_ITERATIONS = (2, 4), 8, 2  # there are no graphs on a CPU
+SECONDS, ITERATIONS, CPU_ITERATIONS = (2, 4), 8, 1  # there are no graphs on a CPU
 
 
 def findings(device, precision, tolerance):

@@ -25,7 +25,7 @@ ENVIRONMENT = {
 }
 PHASE = "CSSL.1"
 PATIENCE = 120  # seconds for a run
-CPU_EPOCHS, GPU_EPOCHS = 1, 6  # long enough not to end before the signal arrives
+CPU_EPOCHS, GPU_EPOCHS = 4, 6  # long enough not to end before the signal arrives
 
 
 def run(device, quick):
@@ -97,7 +97,7 @@ def rank(device, folder):
         f"--global_batch_seconds 12 --cssl_epochs {epochs} --valid_interval {epochs} "
         f"--only_phases [{PHASE}] --noprogressbar"
     ).split()
-    options += ["--device", "cpu"] if device == "cpu" else []
+    options += ["--device", "cpu", "--size", "mini"] if device == "cpu" else []
     words = [LAUNCHER, "--standalone", "--nproc-per-node", 1]
     words += [RECIPE / "pretrain/train.py", RECIPE / "pretrain/hparams/bestrq.yaml"]
     words += ["--data_folder", RECIPE / "sample", "--output_folder", folder, *options]

@@ -51,7 +51,7 @@ MpiDefault=none
 JobRequeue=1
 KillWait=5
 OverTimeLimit=0
-SchedulerParameters=sched_interval=5,batch_sched_delay=1
+SchedulerParameters=sched_interval=1,batch_sched_delay=1
 NodeName=127.0.0.1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=${port[1]} CPUs=4 RealMemory=4000
 NodeName=127.0.0.2 NodeHostname=$(hostname) NodeAddr=127.0.0.2 Port=${port[2]} CPUs=4 RealMemory=4000
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
@@ -68,9 +68,9 @@ start)
     slurmctld -f "$SLURM_CONF"
     "$0" node "$dir" 1
     "$0" node "$dir" 2
-    for _ in $(seq 60); do
+    for _ in $(seq 300); do
         [ "$(sinfo --noheader --Node --states=idle 2>/dev/null | wc -l)" = 2 ] && exit 0
-        sleep 0.5
+        sleep 0.1
     done
     echo "the nodes did not become idle within 30 s; see the logs in $dir" >&2
     exit 1
@@ -93,9 +93,9 @@ kill)
     ;;
 stop)
     if timeout 10 scancel --user=root; then
-        for _ in $(seq 20); do
+        for _ in $(seq 100); do
             [ -z "$(timeout 10 squeue --noheader)" ] && break
-            sleep 0.5
+            sleep 0.1
         done
     fi
     for name in slurmd.127.0.0.1 slurmd.127.0.0.2 slurmctld munged; do

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,8 +29,26 @@ SMALL = (
     "--max_utterance_seconds 0.6 --global_batch_seconds 9 --codebook_size 16 --n_mels 20 "
     "--size mini --log_interval 1 --ptloc_epochs 1 --noprogressbar"
 )
-OPTIONS = f"{SMALL} --cssl_epochs 2 --only_phases [CSSL.1,PTLOC.1]"
+OPTIONS = f"{SMALL} --cssl_epochs 1 --only_phases [CSSL.1,PTLOC.1]"
 PHASES = ("CSSL.1", "PTLOC.1")
+# A run that waits for what disturbs it, so that it has not ended by then: until it is
+# asked to stop, or the test goes on.
+WAITED = 4  # iterations before
+PAUSED = f"""
+import pathlib, runpy, time
+from hetero_brain import HeteroBrain
+from hetero_brain.training import preemption
+
+def fit_batch(brain, parts, fit_batch=HeteroBrain.fit_batch):
+    while brain.iteration == {WAITED} and not preemption.requested():
+        if pathlib.Path("disturbed").exists():
+            break
+        time.sleep(0.05)
+    return fit_batch(brain, parts)
+
+HeteroBrain.fit_batch = fit_batch
+runpy.run_path("recipes/VoicePrompts/pretrain/train.py", run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +72,7 @@ def slurm():
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def edited(template, folder, lines=(), real=False, **values):
+def edited(template, folder, lines=(), **values):
     """A template in a copy of the repository, edited for this machine without GPUs.
 
     Arguments
@@ -66,9 +83,6 @@ def edited(template, folder, lines=(), real=False, **values):
         Of the copy.
     lines : sequence of str
         ``#SBATCH`` lines in place of those there with the same option.
-    real : bool
-        Whether Python is a real one, not that of ``tests/processes.py``, until the job
-        is started again.
     **values
         Of the variables; ``setup`` is a function.
     """
@@ -76,10 +90,6 @@ def edited(template, folder, lines=(), real=False, **values):
     head, below = re.split(r"(?=# -+ nothing to edit below)", text, maxsplit=1)
     head = re.sub(r"#SBATCH --(gpus-per-node|mem)=.*\n", "", head)
     setup = f"PATH={Path(python()).parent}:$PATH"
-    if real:
-        setup += (
-            f"; ((SLURM_RESTART_COUNT)) || PATH={Path(sys.executable).parent}:$PATH"
-        )
     values = {
         "DATA": "recipes/VoicePrompts/sample",
         "setup": f"() {{ {setup}; }}",
@@ -131,7 +141,7 @@ def wait_until(true, seconds, folder=None):
             paths = folder.glob("*.out") if folder else ()
             logs = [path.read_text("utf-8")[-3000:] for path in paths]
             raise AssertionError("\n".join([run("squeue"), *logs]))
-        time.sleep(0.25)
+        time.sleep(0.1)
     return value
 
 
@@ -206,27 +216,28 @@ def test_slurm_takes_the_template(path, slurm, tmp_path):
     run("sbatch", "--test-only", edited(path.name, tmp_path))
 
 
-def signal_ranks(job, slurm):
+def signal_ranks(job, slurm, go_on):
     run("scancel", "--signal=USR1", job)
+    go_on()
 
 
-def strike_time_limit(job, slurm):
-    """SLURM checks time limits every 30 s; until then, the job is suspended."""
-    run("scancel", "--signal=STOP", job)
+def strike_time_limit(job, slurm, go_on):
+    """SLURM checks time limits every 30 s, and warns the job, which waits until then."""
     run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
-    time.sleep(32)
-    run("scancel", "--signal=CONT", job)
-    wait_until(lambda: show(job)[0]["Restarts"] == "1", 60)
+    wait_until(lambda: show(job)[0]["Restarts"] == "1", 120)
     run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+    go_on()
 
 
-def requeue(job, slurm):
+def requeue(job, slurm, go_on):
     run("scontrol", "requeue", job)
+    go_on()
 
 
-def kill_node(job, slurm):
+def kill_node(job, slurm, go_on):
     """SLURM notices a dead node after SlurmdTimeout; the other node waits until then."""
     slurm("kill", "2")
+    go_on()
     wait_until(lambda: show(job)[0]["Restarts"] == "1", 60)
     slurm("node", "2")
 
@@ -242,15 +253,14 @@ def test_two_nodes_disturbed_give_the_undisturbed_model(
         "pretrain_multi_node.sbatch",
         tmp_path,
         ["#SBATCH --signal=B:USR1@120"],
-        real=disturb is strike_time_limit,  # which stops processes
         RANKS="1",
+        TRAIN="paused.py",
         OPTIONS=f"({OPTIONS})",
     )
-    job = submit(path)
-    wait_until(
-        lambda: entries(tmp_path / "results/pretrain/1/CSSL.1") >= 4, 90, tmp_path
-    )
-    disturb(job, slurm)
+    (tmp_path / "paused.py").write_text(PAUSED)
+    job, log = submit(path), tmp_path / "results/pretrain/1/CSSL.1"
+    wait_until(lambda: entries(log) >= WAITED, 90, tmp_path)
+    disturb(job, slurm, (tmp_path / "disturbed").touch)
     (fields,) = ended(job, tmp_path)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1")
     assert_same(undisturbed, tmp_path / "results/pretrain/1")
@@ -301,7 +311,7 @@ def test_sweep_goes_on_from_the_same_cssl(slurm, undisturbed, tmp_path):
         BETA="(0.001)",
         SEEDS="(1)",
         CSSL="cssl",
-        OPTIONS=f"({SMALL} --cssl_epochs 2)",
+        OPTIONS=f"({SMALL} --cssl_epochs 1)",
     )
     (tmp_path / "cssl").mkdir()
     (tmp_path / "cssl/1").symlink_to(undisturbed)
