@@ -1,7 +1,9 @@
 """All tests of a session share a server of Python processes; see ``processes.py``."""
 
 import gc
+import multiprocessing.spawn
 import signal
+import sys
 from pathlib import Path
 
 from xdist.scheduler import LoadScopeScheduling
@@ -34,8 +36,18 @@ def pytest_configure(config):
     # A process that was started in the background ignores SIGINT, and so would all that
     # it starts, those included that tests send this signal.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not hasattr(config, "workerinput"):
-        processes.begin_session()
+    if hasattr(config, "workerinput"):
+        sys.executable = config.workerinput["executable"]
+        multiprocessing.spawn.set_executable(sys.executable)
+        return
+    processes.begin_session()
+    if config.option.tx:  # those that run tests have the libraries from the start, too
+        config.option.tx = [f"popen//python={processes.python()}"] * len(config.option.tx)
+
+
+def pytest_configure_node(node):
+    """Tell a process that runs tests which Python is the real one."""
+    node.workerinput["executable"] = sys.executable
 
 
 def pytest_unconfigure(config):

@@ -19,6 +19,7 @@ part:
 
 Processes that a child starts by ``sys.executable`` come from the server, too: ranks,
 steps of an experiment, and the server of loader workers that ``multiprocessing`` starts.
+So do the processes in which pytest-xdist runs the tests; theirs is the real interpreter.
 
 What differs from a real process: the child is no descendant of its client, and is in a
 session of its own; it has one OpenMP thread, whatever its environment says; its hash seed

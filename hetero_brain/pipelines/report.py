@@ -13,7 +13,7 @@ from ..recognition.error_rates import (
 )
 from .curves import plot_phases
 from .tables import LATEX, MARKED, RECORD, rates, table
-from .yaml_files import build, read_tree, resolve
+from .yaml_files import load_tree, read_tree
 
 BOOKTABS = r"% \usepackage{booktabs}"
 
@@ -152,7 +152,7 @@ def report(folder):
         The folder is not that of an experiment, or nothing has been evaluated yet.
     """
     path = folder / "hyperparams.yaml"
-    spec, _ = build(path, resolve(path, read_tree(path)))
+    spec, _ = load_tree(path, read_tree(path))
     names = [f"{split}.json" for split in spec["eval_splits"]]
     if not any(next(folder.glob(f"finetune/*/*/*/*/{n}"), None) for n in names):
         raise InputError(

@@ -122,6 +122,11 @@ def build(path, resolved):
         return Hparams(path, load_hyperpyyaml(text)), text
 
 
+def load_tree(path, tree):
+    """:func:`build` what a tree describes, as soon as :func:`resolve` has resolved it."""
+    return build(path, resolve(path, tree))
+
+
 @contextmanager
 def reading(path):
     """Have HyperPyYAML read a file; its errors become InputErrors that name the file."""

@@ -147,9 +147,9 @@ def test_fine_tuning_takes_the_model_and_its_own_dropout(tmp_path):
     path.write_text(YAML.format(folder=folder, source="gone/from-the-hub"))
     tree = read_tree(path)
     adopt(tree, [])
-    from hetero_brain.pipelines.yaml_files import build, resolve
+    from hetero_brain.pipelines.yaml_files import load_tree
 
-    hparams, _ = build(path, resolve(path, tree))
+    hparams, _ = load_tree(path, tree)
     encoder = hparams["encoder"]
     assert (encoder.dropout, encoder.front_end_is_frozen) == (0.25, False)
     load_pretrained({"encoder": encoder}, folder, RATE)

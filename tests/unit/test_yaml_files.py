@@ -6,7 +6,7 @@ from hetero_brain.errors import InputError
 from hetero_brain.pipelines.experiment import overrides
 from hetero_brain.pipelines.overrides import override
 from hetero_brain.pipelines.recipe import read_recipe
-from hetero_brain.pipelines.yaml_files import build, read_tree, resolve
+from hetero_brain.pipelines.yaml_files import load_tree, read_tree
 
 RECIPE = """
 data_folder: !PLACEHOLDER
@@ -48,7 +48,7 @@ def load(tmp_path):
     def load(*words, data="data"):
         tree = read_tree(path)
         override(tree, [*words, "--data_folder", data], path)
-        return build(path, resolve(path, tree))[0]
+        return load_tree(path, tree)[0]
 
     return load
 
@@ -282,7 +282,7 @@ def test_a_tree_that_cannot_be_made(tmp_path, content, told):
     path = tmp_path / "a.yaml"
     path.write_text(content)
     with pytest.raises(InputError) as fault:
-        build(path, resolve(path, read_tree(path)))
+        load_tree(path, read_tree(path))
     assert str(fault.value).startswith(f"{path}: ") and told in str(fault.value)
     assert len(str(fault.value).splitlines()) == 1
 
