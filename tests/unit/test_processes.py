@@ -1,5 +1,6 @@
 """Processes of the tests' server are as new ones: see tests/processes.py."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -100,9 +101,10 @@ def test_files_have_their_numbers_and_there_are_no_others(tmp_path):
     code = "import os, sys; print(sorted(map(int, os.listdir('/proc/self/fd')))); "
     code += "os.write(int(sys.argv[1]), b'x')"
     with open(tmp_path / "file", "w") as file:
-        number = file.fileno()
+        number = fcntl.fcntl(file, fcntl.F_DUPFD, 50)
         options = {"pass_fds": [number]}
         _, output, errors = finished("server", "-c", code, number, **options)
+    os.close(number)
     assert output == f"{[0, 1, 2, 3, number]}\n", errors  # 3 is that of the list itself
     assert (tmp_path / "file").read_text() == "x"
 
