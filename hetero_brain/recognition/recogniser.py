@@ -136,7 +136,7 @@ class Recogniser(nn.Module):
         blank = len(self.tokenizer)
         if self.search is not None and self.decoder is None:
             found = self.search(blanks_behind(log_probs, lengths, blank))
-            return [hypotheses[0].text for hypotheses in found]
+            return [spaced(hypotheses[0].text) for hypotheses in found]
         ids = ctc_greedy_decode(log_probs, lengths / log_probs.shape[1], blank)
         return [self.text(sequence) for sequence in ids]
 
@@ -163,4 +163,9 @@ class Recogniser(nn.Module):
 
     def text(self, ids):
         """The text of units; the blank and a decoder's marks are ignored."""
-        return self.tokenizer.decode([i for i in ids if i < len(self.tokenizer)])
+        return spaced(self.tokenizer.decode([i for i in ids if i < len(self.tokenizer)]))
+
+
+def spaced(text):
+    """A text with single spaces between its words, as evaluations have it."""
+    return " ".join(text.split())

@@ -101,6 +101,13 @@ def recogniser(runs):
     return load_recogniser(runs("ctc")[0])
 
 
+def test_a_text_has_single_spaces(recogniser):
+    space, *letters = recogniser.tokenizer.piece_to_id(["▁", "a", "o"])
+    ids = [space, letters[0], space, space, letters[1], space]
+    assert "  " in recogniser.tokenizer.decode(ids)
+    assert recogniser.text(ids) == "a o"
+
+
 @pytest.fixture(scope="module")
 def speech(ten):
     """All ten prompts, one after another: half a minute."""
