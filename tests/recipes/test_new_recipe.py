@@ -230,14 +230,38 @@ def test_manifests_are_taken_over(prepare, data, tmp_path):
 
 
 def test_faults_of_manifests_are_named(prepare, data, tmp_path):
-    with pytest.raises(FileNotFoundError, match="train.csv: no such file.*FILL IN"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         prepare.prepare_field_talks(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="train.csv: no such file.*FILL IN"):
+        prepare.prepare_field_talks(tmp_path, tmp_path / "out")
     header, first, *_ = (data / "train.csv").read_text("utf-8").splitlines()
     wrong = re.sub(r",\d[\d.]*,", ",-1,", first, count=1)
     (tmp_path / "train.csv").write_text(f"{header}\n{first}\n{wrong}x\n", "utf-8")
-    with pytest.raises(InputError, match="row 3: duration '-1' is not a positive"):
+    (tmp_path / "dev.csv").write_text(f"{header}\n{first}\n{first}\n", "utf-8")
+    with pytest.raises(InputError) as error:
         prepare.prepare_field_talks(tmp_path, tmp_path / "out")
+    assert "row 3: duration '-1' is not a positive" in str(error.value)
+    assert "dev.csv: 1 error\n  row 3: ID" in str(error.value)
     assert not (tmp_path / "out/train.csv").exists()
+
+
+def test_faults_of_rows_that_are_made_are_named(prepare, tmp_path, monkeypatch):
+    """Keys that are left away, and files that do not exist, in all splits at once."""
+
+    def rows(folder, split):
+        yield {"ID": "a", "wav": f"{{data_root}}/{split}.wav", "domain": "x"}
+        yield {"ID": "b", "duration": 1, "wav": "b.wav"}
+
+    monkeypatch.setattr(prepare, "utterances", rows)
+    with pytest.raises(InputError) as error:
+        prepare.prepare_field_talks(tmp_path, tmp_path / "out")
+    for split in ("train", "dev", "test"):
+        assert f"out/{split}.csv: 2 errors\n  row 2: duration ''" in str(error.value)
+    rows = lambda *_: [{"ID": "a", "duration": 1, "wav": "no.wav", "domain": "x"}]  # noqa: E731
+    monkeypatch.setattr(prepare, "utterances", rows)
+    with pytest.raises(InputError) as error:
+        prepare.prepare_field_talks(tmp_path, tmp_path / "out")
+    assert str(error.value).count("no file 'no.wav'") == 3
 
 
 def test_all_domains_that_have_words(data, tmp_path):
