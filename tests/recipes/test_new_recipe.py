@@ -123,7 +123,7 @@ def test_every_yaml_has_a_row_and_a_command(clone, name):
 def test_public_models_are_apart_from_those_from_scratch(clone, name):
     """In the README, and in the words that a YAML begins with."""
     lines = commands(clone / "recipes" / name / "README.md")
-    pattern = r"finetune/hparams/(\w+)\.yaml .*results/(\w+/(\w+)/1/PTLOC\.1)$"
+    pattern = r"finetune/hparams/(\w+)\.yaml .*results/(\w+/(\w+)/1/PTLOC\.1) "
     found = [match for line in lines if (match := re.search(pattern, line))]
     assert len(found) >= 3
     for match in found:
@@ -165,8 +165,42 @@ def test_settings_of_training_and_model_are_taken_over(clone, name):
             *("max_finetune_hours max_pretrain_hours max_test_hours".split()),
             *("data_seed eval_splits pretrain_splits keep_speakers_apart".split()),
             *("domains_file manifest_folder alphabet".split()),
+            *("global_batch_seconds replicas_per_domain".split()),  # see below
         }
         assert "output_folder" in gone
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_does_not_expect_the_hardware_of_another(clone, name):
+    for path in (clone / "recipes" / name).glob("*/hparams/*.yaml"):
+        text = path.read_text("utf-8")
+        assert not re.search(r"\b(24|80) GB|\d GPUs", text), path
+        assert re.search(r"^replicas_per_domain: 1 ", text, re.M)
+        (seconds,) = re.findall(r"^global_batch_seconds: (\d+)", text, re.M)
+        assert int(seconds) <= 1600
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_start_from_the_folder_of_the_clone(clone, name):
+    """In the words that YAMLs and scripts begin with: their files exist there."""
+    folder = clone / "recipes" / name
+    for path in (*folder.glob("**/*.yaml"), *folder.glob("*/train.py")):
+        head = path.read_text("utf-8").split("seed", 1)[0].split("import", 1)[0]
+        named = re.findall(r"\S+\.(?:py|yaml)\b", head.split("python", 1)[1])
+        assert named and all((clone / file).is_file() for file in named)
+        assert set(re.findall(r"/data\S*", head)) == {f"/data/{name}"}
+
+
+def test_the_first_try_is_short(clone, capsys, monkeypatch):
+    """The command that ``recipe`` prints has keys of the YAML that it names."""
+    monkeypatch.chdir(clone)
+    for number, like in enumerate(MODELS):
+        main(["recipe", f"Try{number}", "--like", like])
+        words = capsys.readouterr().out.split("Try it: ")[1].split()
+        hparams, _, _ = read_recipe([*words[2:], "--output_folder", "x"])
+        assert len(hparams["phases"]) == 3 and hparams["global_batch_seconds"] == 60
+        shutil.rmtree(clone / f"recipes/Try{number}")
+        (clone / f"tests/recipes/Try{number}.csv").unlink()
 
 
 # -------------------------------------------------------------------------------- runs
