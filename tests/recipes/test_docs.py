@@ -72,6 +72,15 @@ def test_yamls_and_scripts_begin_with_commands_for_the_folder_of_the_clone():
         assert "../" not in head
 
 
+def test_targets_of_make_exist():
+    texts = [path.read_text("utf-8") for path in PAGES]
+    named = {
+        *re.findall(r"\bmake ([a-z]+(?:-quick)?)(?=`|$|  )", "\n".join(texts), re.M)
+    }
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert {"install", "demo", "test"} <= named <= {*targets}
+
+
 def test_pictures_are_drawn(tmp_path):
     spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs/pictures.py")
     pictures = importlib.util.module_from_spec(spec)
