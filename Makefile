@@ -2,7 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-quick bench bench-quick gpu
+.PHONY: install demo test test-quick bench bench-quick gpu
+
+install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/python -m hetero_brain.experiment recipes/VoicePrompts/demo.yaml
@@ -32,6 +34,7 @@ gpu: $(VENV)/installed
 	$(BIN)/python -m tests.gpu
 
 $(VENV)/installed: setup.cfg pyproject.toml
+	@echo "Installing into $(VENV): about 6 GB, which takes some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@

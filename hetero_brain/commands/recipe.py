@@ -13,6 +13,9 @@ Make a recipe for a corpus of your own: recipes/NAME, with tests/recipes/NAME.cs
 It takes manifests: train.csv, dev.csv and test.csv in its data_folder, with the columns
 ID,duration,wav,start,stop,domain,spk_id,wrd. Start it from the folder of a clone."""
 
+# A try that is short, whatever the recipe is like.
+SHORT = "--size mini --n_rounds 1 --global_batch_seconds 60 --debug"
+
 
 def main(words):
     """Make a recipe and say what to do with it."""
@@ -29,5 +32,5 @@ def main(words):
     yaml = sorted(folder.glob("pretrain/hparams/*.yaml"))[0]
     print(
         f"{folder} is ready for a folder with train.csv and dev.csv; see its README.md.\n"
-        f"Try it: python {folder}/pretrain/train.py {yaml} --data_folder DATA --debug"
+        f"Try it: python {folder}/pretrain/train.py {yaml} --data_folder DATA {SHORT}"
     )

@@ -68,6 +68,17 @@ def look_ahead(plan, manifest, sample_rate, phases):
         logger.warning(line)
 
 
+def plain(number):
+    """A number with its first two digits, and zeros rather than an exponent.
+
+    Example
+    -------
+    >>> plain(0.0512), plain(352.7), plain(12345)
+    ('0.051', '350', '12000')
+    """
+    return f"{float(f'{number:.2g}'):g}"
+
+
 def count(number, noun):
     """``1 epoch``, ``2 epochs``."""
     return f"{number} {noun}{'s' if number != 1 else ''}"
@@ -101,7 +112,7 @@ def doubts(summary, steps, phases):
     """
     seconds = 3600 * sum(figures["hours"] for figures in summary.values())
     remedy = (
-        f"lower global_batch_seconds to {seconds / ENOUGH_BATCHES:.2g} or less, for "
+        f"lower global_batch_seconds to {plain(seconds / ENOUGH_BATCHES)} or less, for "
         f"{ENOUGH_BATCHES} or more batches an epoch"
     )
     if len(summary) == 1 and any(getattr(p, "local_steps", 0) for p in phases):
@@ -184,7 +195,7 @@ def resampling(rates, sample_rate):
         ("below", [each for each in hours if each[1] < sample_rate], empty),
     ):
         if found:
-            about = f"About {sum(h for _, _, h in found):.2g} h are sampled {side}"
+            about = f"About {plain(sum(h for _, _, h in found))} h are sampled {side}"
             where = ", ".join(f"{d} {rate / 1000:g} kHz" for d, rate, _ in found)
             yield f"{about} {model} ({where}): {consequence}"
 

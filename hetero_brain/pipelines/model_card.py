@@ -3,6 +3,7 @@
 import json
 
 from ..recognition.error_rates import describe
+from .look_ahead import plain
 
 CARD = """---
 library_name: speechbrain
@@ -115,7 +116,7 @@ def lead(facts):
         "CTC and attention": "A speech recogniser, trained with CTC and attention",
     }[facts["kind"]]
     millions, rate = facts["parameters"] / 1e6, facts["sample_rate"]
-    return f"{what} by hetero_brain: {millions:.2g} M parameters, {rate} Hz."
+    return f"{what} by hetero_brain: {plain(millions)} M parameters, {rate} Hz."
 
 
 def history(facts):
@@ -125,7 +126,7 @@ def history(facts):
         yield from history(start)
     elif start:
         yield f"- Started from: {start}"
-    hours = ", ".join(f"{domain} {h:.2g} h" for domain, h in facts["hours"].items())
+    hours = ", ".join(f"{domain} {plain(h)} h" for domain, h in facts["hours"].items())
     settings = ", ".join(f"{key} {value}" for key, value in facts["settings"].items())
     yield (
         f"- {facts['title']}: on {hours or 'data without a manifest'}; {settings}; seed "

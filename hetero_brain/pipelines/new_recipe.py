@@ -20,8 +20,10 @@ EXPERIMENT = "experiment.yaml"
 HEAD = """\
 # {about}
 #
-#   python train.py hparams/{stem}.yaml --data_folder /data/{name}
-#   python train.py hparams/{stem}.yaml --data_folder /data/{name} \\
+#   python recipes/{name}/{kind}/train.py \\
+#       recipes/{name}/{kind}/hparams/{stem}.yaml --data_folder /data/{name}
+#   python recipes/{name}/{kind}/train.py \\
+#       recipes/{name}/{kind}/hparams/{stem}.yaml --data_folder /data/{name} \\
 #       {example}
 #
 """
@@ -37,7 +39,8 @@ ABOUT = {
 PUBLIC = ("hubert", "wav2vec2", "public")  # stems of YAMLs that continue public models
 EXAMPLE = {
     "pretrain": "--local_steps 3 --seed 2",
-    "finetune": "--pretrained ../pretrain/results/{name}/{phases}/1/PTLOC.1",
+    "finetune": "--pretrained results/{name}/{phases}/1/PTLOC.1 \\\n"
+    "#       --output_folder results/{name}/{stem}/PTLOC.1",
 }
 DATA = {
     "pretrain": """\
@@ -48,7 +51,7 @@ sample_rate: 16000  # Hz; audio of other rates is resampled as it is read
 """,
     "finetune": """\
 data_folder: !PLACEHOLDER  # has train.csv, dev.csv, test.csv; is {{data_root}} in them
-output_folder: results/{name}/{stem}  # one per run; a stopped run resumes there
+output_folder: results/{name}/{stem}  # one for each pretrained and list of domains
 finetune_domains: []  # names from the column domain; []: all that have words
 max_finetune_hours: null  # labelled speech of each domain; null: all
 data_seed: 1  # draws these hours; separate from seed, so that all runs get the same data
@@ -58,13 +61,15 @@ sample_rate: 16000  # Hz; of a pre-trained model: its own
     "experiment": """\
 # Pre-trains on {name}, and fine-tunes the models on each of its domains.
 #
-#   python -m hetero_brain experiment recipes/{name}/experiment.yaml --data_folder /data
+#   python -m hetero_brain experiment recipes/{name}/experiment.yaml \\
+#       --data_folder /data/{name}
 #
 data_folder: !PLACEHOLDER  # has train.csv, dev.csv, test.csv; is {{data_root}} in them
 output_folder: results/{name}/experiment
 """,
 }
-# Patterns of lines that speak of a corpus, wherever they stand → what is there instead.
+# Patterns of lines that speak of a corpus, or of the hardware that its recipe is for,
+# wherever they stand → what is there instead.
 SPEAK_OF_CORPUS = {
     r"(^#.*\n)+(?=local_lr:)": (
         "# α, the rate of the local steps. --find_local_lr True measures it for this\n"
@@ -75,6 +80,12 @@ SPEAK_OF_CORPUS = {
     r"^( +)finetune_domains: .*": r"\1finetune_domains: []  # FILL IN: one run for each",
     r": ctc/PTLOC\.1/1/es$": ": judge/model/seed/domain",
     r"^eval_splits: \[test\].*": "eval_splits: [dev]  # dev, test or both",
+    r"^# 24 GB: (.*\n# )*.*\n(?=global_batch_seconds:)": "",
+    r"^global_batch_seconds: 3200$": "global_batch_seconds: 400",  # of one GPU of eight
+    r"^replicas_per_domain: 8 .*": (
+        "replicas_per_domain: 1  # local solves per domain; raise it for more ranks than "
+        "domains"
+    ),
 }
 # In rows of tests: keys of a corpus, a domain, and the split that is evaluated.
 OPTIONS_OF_CORPUS = {
@@ -172,12 +183,14 @@ def train_script(text, kind, name, stems):
     """A ``train.py``, from that of the first of :data:`MODELS`."""
     old, new = snake(MODELS[0]), snake(name)
     intro = f"{'Pre-train' if kind == 'pretrain' else 'Fine-tune an encoder'} on {name}"
+    folder = f"recipes/{name}/{kind}"
     command = (
-        f"> python train.py hparams/{stems[kind][0]}.yaml --data_folder /data/{name}"
+        f"> python {folder}/train.py \\\\\n"
+        f"    {folder}/hparams/{stems[kind][0]}.yaml --data_folder /data/{name}"
     )
     text = re.sub(r'(?<=""")[^:,\n]+(?=[:,])', intro, text, count=1)
-    text = re.sub(r"> python train\.py(.*\\\n)*.*", command, text, count=1)
-    text = text.replace('r"""', '"""', 1).replace(old, new)
+    text = re.sub(r"> python \S*train\.py(.*\\\n)*.*", command, text, count=1)
+    text = text.replace(old, new)
     text = text.replace("save_folder, domains])", "save_folder])")
     return text.replace(
         f'hparams["{kind}_domains"]', f'hparams["{kind}_domains"] or None'
@@ -195,7 +208,8 @@ def hparams(text, kind, stem, name, stems):
     The first two paragraphs of a YAML are its description with the seed, and its data.
     """
     first, data, rest = text.split("\n\n", 2)
-    words = {"name": name, "stem": stem, "phases": phases_for(stem, stems)}
+    words = {"kind": kind, "name": name, "stem": stem}
+    words["phases"] = phases_for(stem, stems)
     about = ABOUT.get(stem, ABOUT["pretrain"]).format(**words)
     head = HEAD.format(about=about, example=EXAMPLE[kind].format(**words), **words)
     banner = first[first.index("# ---") :]
@@ -226,8 +240,9 @@ def readme(text, name, stems):
             yaml = f"{recipe}/{kind}/hparams/{stem}.yaml"
             line = f"python {recipe}/{kind}/train.py {yaml} --data_folder $DATA"
             if kind == "finetune":
-                phases = f"results/{name}/{phases_for(stem, stems)}/1"
-                line += f" --pretrained {phases}/PTLOC.1"
+                phase = f"results/{name}/{phases_for(stem, stems)}/1/PTLOC.1"
+                line += f" --finetune_domains [en] --pretrained {phase}"
+                line += f" --output_folder results/{name}/{stem}/PTLOC.1/en"
             commands["PUBLIC" if stem in PUBLIC else kind.upper()].append(line)
     commands["EXPERIMENT"] = [
         f"python -m hetero_brain experiment {recipe}/{EXPERIMENT} --data_folder $DATA"

@@ -43,6 +43,29 @@ BY_NAME = (
     "max_pretrain_hours",
     "max_test_hours",
 )
+# What SpeechBrain's recipes call something → what it is called here.
+OF_SPEECHBRAIN = {
+    "avoid_if_longer_than": ("max_utterance_seconds",),
+    "batch_size": ("global_batch_seconds",),
+    "ctc_weight_decode": ("search_ctc_weight",),
+    "lr": ("cssl_lr", "ptloc_lr"),
+    "lr_adam": ("lr", "cssl_lr", "ptloc_lr"),
+    "max_batch_length": ("global_batch_seconds",),
+    "max_batch_len": ("global_batch_seconds",),
+    "n_epochs": ("epochs", "cssl_epochs", "ptloc_epochs"),
+    "n_warmup_steps": ("warmup_iterations",),
+    "number_of_epochs": ("epochs", "cssl_epochs", "ptloc_epochs"),
+    "output_neurons": ("vocab_size",),
+    "save_folder": ("output_folder",),
+    "test_batch_size": ("eval_batch_seconds",),
+    "test_beam_size": ("beam_size",),
+    "test_csv": ("data_folder",),
+    "token_type": ("unit",),
+    "train_csv": ("data_folder",),
+    "valid_batch_size": ("eval_batch_seconds",),
+    "valid_csv": ("data_folder",),
+    "wav2vec2_hub": ("source",),
+}
 NULL = ("null", "Null", "NULL", "~")
 TUPLE = re.compile(r"\(.*\)")
 TAG = re.compile(r"!(ref|copy|tuple) .|!(new|name|module|apply|applyref|include):.")
@@ -103,7 +126,12 @@ def override(tree, words, path):
                 unknown = [*_unknown(key, tree[key], value, path)]
                 errors += [f"--{error}" for error in unknown]
                 _put(tree, key, None if key in PATHS and value == "null" else value)
-            except (ValueError, YAMLError) as error:
+            except YAMLError as error:
+                errors.append(
+                    f"--{key} {' '.join(values)}: {in_a_line(error)}; inside [ ] and "
+                    "{ } text that has one of [ ] { } , : itself goes in quotes"
+                )
+            except ValueError as error:
                 errors.append(f"--{key} {' '.join(values)}: {in_a_line(error)}")
     if errors:
         raise InputError("\n".join(errors))
@@ -111,7 +139,9 @@ def override(tree, words, path):
 
 
 def _no_such_key(key, keys, path, prefix=""):
-    """In words: ``key`` is not among ``keys``, and which of them may be meant."""
+    """In words: ``key`` is not among ``keys``, and which of them is or may be meant."""
+    if ours := [name for name in OF_SPEECHBRAIN.get(key, ()) if name in keys]:
+        return f"there is no such key; here it is {prefix}{f' or {prefix}'.join(ours)}"
     if near := difflib.get_close_matches(key, map(str, keys), n=1):
         return f"there is no such key; did you mean {prefix}{near[0]}?"
     return f"there is no such key, nor one like it; {path} has them all"

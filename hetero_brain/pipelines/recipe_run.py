@@ -18,7 +18,7 @@ from .look_ahead import Pace
 
 logger = get_logger(__name__)
 
-ADAPTED = 4  # every so many dev batches of a domain, the loss behind local steps
+ADAPTED = 4  # every so many dev batches of a domain, the loss after local steps
 RISE = 0.1  # of the dev loss within a PTLOC phase: its θ is being lost
 
 
@@ -45,7 +45,7 @@ class RecipeRun:
     another one and a checkpoint. On a signal it finishes the current iteration or
     validation, saves and exits (see :mod:`~hetero_brain.training.preemption`). In a PTLOC
     phase, a validation also has ``loss_at_phi``, the loss that PTLOC minimises: of every
-    :data:`ADAPTED`-th dev batch of each domain, behind the K local steps on that batch.
+    :data:`ADAPTED`-th dev batch of each domain, after the K local steps on that batch.
     Once a phase, a warning says when the dev loss at θ has risen above that of the first
     validation by more than :data:`RISE`. Reads from ``hparams``:
 
@@ -106,7 +106,7 @@ class RecipeRun:
     # ----------------------------------------------------------------- validation
 
     def evaluate_batch(self, batch, stage):
-        """As the base class's; of some batches also the loss behind K local steps."""
+        """As the base class's; of some batches also the loss after K local steps."""
         loss = super().evaluate_batch(batch, stage)
         adapts = self.local_steps and stage == sb.Stage.VALID
         if adapts and isinstance(batch, DomainBatch) and loss.isfinite():
@@ -116,7 +116,7 @@ class RecipeRun:
         return loss
 
     def adapted_loss(self, batch):
-        """The loss of a dev batch behind K local steps on it, as a float."""
+        """The loss of a dev batch after K local steps on it, as a float."""
 
         def dev_loss():
             with self.evaluation_ctx:
@@ -140,7 +140,8 @@ class RecipeRun:
                 logger.warning(
                     f"The dev loss at θ has risen from {self.first_dev_loss:.4g} to "
                     f"{loss:.4g} in this phase: θ moves to where the local steps lead "
-                    f"back from. Lower local_lr, which is {rate:.3g} now, or anneal it."
+                    f"back from. Lower local_lr, which is {rate:.3g} now, or have it "
+                    "fall sooner, with fewer ptloc_hold_epochs."
                 )
                 self.is_warned = True
 

@@ -59,21 +59,30 @@ def truncate(path, size):
         os.truncate(path, size)
 
 
+IF_ANY = ("unspellable/",)  # figures that a text log has only where they are not 0
+
+
 class TextLogger(ResumableFile, FileTrainLogger):
     """SpeechBrain's ``FileTrainLogger``, resumable, with numbers as one reads them:
     0.002 and 135.2 instead of 2.00e-03 and 1.35e+02. ``precision`` counts the digits.
+    Shares of utterances that CTC cannot spell are left out where they are 0.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "train_log.txt"
     >>> text = TextLogger(path)
-    >>> text.log_stats({"lr": 0.002}, train_stats={"loss": 135.16}, verbose=False)
+    >>> stats = {"loss": 135.16, "unspellable/en": 0.0}
+    >>> text.log_stats({"lr": 0.002}, train_stats=stats, verbose=False)
     >>> path.read_text()
     'lr: 0.002 - train loss: 135.2\\n'
     """
 
     def __init__(self, save_file, precision=4):
         super().__init__(save_file, precision)
+
+    def _stats_to_string(self, stats, dataset=None):
+        told = {k: v for k, v in stats.items() if v or not k.startswith(IF_ANY)}
+        return super()._stats_to_string(told, dataset)
 
     def _item_to_string(self, key, value, dataset=None):
         if isinstance(value, float):

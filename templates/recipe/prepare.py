@@ -27,10 +27,11 @@ def utterances(data_folder, split):
     As it stands, this reads ``SPLIT.csv`` in the data folder.
     """
     # FILL IN, unless you have these files: yield one dict for each utterance, such as
-    #     {"ID": "en/7", "duration": 3.2, "wav": f"{data_folder}/en/7.flac",
+    #     {"ID": "en/7", "duration": 3.2, "wav": "{data_root}/en/7.flac",
     #      "domain": "en", "spk_id": "anna", "wrd": "good morning"}
-    # with seconds, and with "" for a speaker or words that are not known. What is written
-    # becomes words by normalise of hetero_brain.data.corpora.language_text.
+    # with seconds, and without a speaker or words that are not known. docs/your_corpus.md
+    # has a complete example: durations, speakers of dev and test, long recordings, and
+    #     words, reason = normalise(text, "it")
     path = data_folder / f"{split}.csv"
     if path.is_file():
         yield from manifest.read(path, data_folder)
@@ -54,16 +55,25 @@ def prepare_my_corpus(data_folder, save_folder):
     MissingData, ManifestError
         There is no such data, or rows are wrong; the message names all of them.
     """
-    summary = Summary()
-
-    def counted(split):
-        for row in utterances(Path(data_folder), split):
-            summary.add_row(split, row)
-            yield {key: row[key] for key in COLUMNS if key in row}
-
+    data_folder, save_folder = Path(data_folder), Path(save_folder)
+    if not data_folder.is_dir():
+        raise MissingData(f"{data_folder}: no such folder (data_folder)")
+    summary, faults = Summary(), []
     for split in ("train", "dev", "test"):
+        path = save_folder / f"{split}.csv"
+        rows = (
+            {key: row[key] for key in COLUMNS if key in row}
+            for row in utterances(data_folder, split)
+        )
         write = manifest.write if split == "train" else manifest.write_if_any
-        write(Path(save_folder) / f"{split}.csv", counted(split), COLUMNS)
+        try:
+            write(path, rows, COLUMNS)
+            for row in manifest.read(path, data_folder) if path.is_file() else ():
+                summary.add_row(split, row)
+        except manifest.ManifestError as error:  # to name those of all splits at once
+            faults.append(str(error))
+    if faults:
+        raise manifest.ManifestError("\n".join(faults))
     logger.info("MyCorpus in %s\n%s", save_folder, summary.table())
 
 

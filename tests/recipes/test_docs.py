@@ -59,6 +59,28 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(path), f"{page.name}: {target}#{anchor}"
 
 
+def test_yamls_and_scripts_begin_with_commands_for_the_folder_of_the_clone():
+    files = [
+        *ROOT.glob("recipes/*/*/train.py"),
+        *ROOT.glob("recipes/*/*/hparams/*.yaml"),
+    ]
+    for path in files:
+        head = re.split("^(?:import|seed)", path.read_text("utf-8"), flags=re.M)[0]
+        named = re.findall(r"\S+\.(?:py|yaml)\b", head.split("python ", 1)[1])
+        named = [file for file in named if "/" in file]
+        assert len(named) >= 2 and all((ROOT / file).is_file() for file in named), path
+        assert "../" not in head
+
+
+def test_targets_of_make_exist():
+    texts = [path.read_text("utf-8") for path in PAGES]
+    named = {
+        *re.findall(r"\bmake ([a-z]+(?:-quick)?)(?=`|$|  )", "\n".join(texts), re.M)
+    }
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert {"install", "demo", "test"} <= named <= {*targets}
+
+
 def test_pictures_are_drawn(tmp_path):
     spec = importlib.util.spec_from_file_location("pictures", ROOT / "docs/pictures.py")
     pictures = importlib.util.module_from_spec(spec)

@@ -123,7 +123,7 @@ def test_every_yaml_has_a_row_and_a_command(clone, name):
 def test_public_models_are_apart_from_those_from_scratch(clone, name):
     """In the README, and in the words that a YAML begins with."""
     lines = commands(clone / "recipes" / name / "README.md")
-    pattern = r"finetune/hparams/(\w+)\.yaml .*results/(\w+/(\w+)/1/PTLOC\.1)$"
+    pattern = r"finetune/hparams/(\w+)\.yaml .*results/(\w+/(\w+)/1/PTLOC\.1) "
     found = [match for line in lines if (match := re.search(pattern, line))]
     assert len(found) >= 3
     for match in found:
@@ -165,8 +165,42 @@ def test_settings_of_training_and_model_are_taken_over(clone, name):
             *("max_finetune_hours max_pretrain_hours max_test_hours".split()),
             *("data_seed eval_splits pretrain_splits keep_speakers_apart".split()),
             *("domains_file manifest_folder alphabet".split()),
+            *("global_batch_seconds replicas_per_domain".split()),  # see below
         }
         assert "output_folder" in gone
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_does_not_expect_the_hardware_of_another(clone, name):
+    for path in (clone / "recipes" / name).glob("*/hparams/*.yaml"):
+        text = path.read_text("utf-8")
+        assert not re.search(r"\b(24|80) GB|\d GPUs", text), path
+        assert re.search(r"^replicas_per_domain: 1 ", text, re.M)
+        (seconds,) = re.findall(r"^global_batch_seconds: (\d+)", text, re.M)
+        assert int(seconds) <= 1600
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_start_from_the_folder_of_the_clone(clone, name):
+    """In the words that YAMLs and scripts begin with: their files exist there."""
+    folder = clone / "recipes" / name
+    for path in (*folder.glob("**/*.yaml"), *folder.glob("*/train.py")):
+        head = path.read_text("utf-8").split("seed", 1)[0].split("import", 1)[0]
+        named = re.findall(r"\S+\.(?:py|yaml)\b", head.split("python", 1)[1])
+        assert named and all((clone / file).is_file() for file in named)
+        assert set(re.findall(r"/data\S*", head)) == {f"/data/{name}"}
+
+
+def test_the_first_try_is_short(clone, capsys, monkeypatch):
+    """The command that ``recipe`` prints has keys of the YAML that it names."""
+    monkeypatch.chdir(clone)
+    for number, like in enumerate(MODELS):
+        main(["recipe", f"Try{number}", "--like", like])
+        words = capsys.readouterr().out.split("Try it: ")[1].split()
+        hparams, _, _ = read_recipe([*words[2:], "--output_folder", "x"])
+        assert len(hparams["phases"]) == 3 and hparams["global_batch_seconds"] == 60
+        shutil.rmtree(clone / f"recipes/Try{number}")
+        (clone / f"tests/recipes/Try{number}.csv").unlink()
 
 
 # -------------------------------------------------------------------------------- runs
@@ -230,14 +264,38 @@ def test_manifests_are_taken_over(prepare, data, tmp_path):
 
 
 def test_faults_of_manifests_are_named(prepare, data, tmp_path):
-    with pytest.raises(FileNotFoundError, match="train.csv: no such file.*FILL IN"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         prepare.prepare_field_talks(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="train.csv: no such file.*FILL IN"):
+        prepare.prepare_field_talks(tmp_path, tmp_path / "out")
     header, first, *_ = (data / "train.csv").read_text("utf-8").splitlines()
     wrong = re.sub(r",\d[\d.]*,", ",-1,", first, count=1)
     (tmp_path / "train.csv").write_text(f"{header}\n{first}\n{wrong}x\n", "utf-8")
-    with pytest.raises(InputError, match="row 3: duration '-1' is not a positive"):
+    (tmp_path / "dev.csv").write_text(f"{header}\n{first}\n{first}\n", "utf-8")
+    with pytest.raises(InputError) as error:
         prepare.prepare_field_talks(tmp_path, tmp_path / "out")
+    assert "row 3: duration '-1' is not a positive" in str(error.value)
+    assert "dev.csv: 1 error\n  row 3: ID" in str(error.value)
     assert not (tmp_path / "out/train.csv").exists()
+
+
+def test_faults_of_rows_that_are_made_are_named(prepare, tmp_path, monkeypatch):
+    """Keys that are left away, and files that do not exist, in all splits at once."""
+
+    def rows(folder, split):
+        yield {"ID": "a", "wav": f"{{data_root}}/{split}.wav", "domain": "x"}
+        yield {"ID": "b", "duration": 1, "wav": "b.wav"}
+
+    monkeypatch.setattr(prepare, "utterances", rows)
+    with pytest.raises(InputError) as error:
+        prepare.prepare_field_talks(tmp_path, tmp_path / "out")
+    for split in ("train", "dev", "test"):
+        assert f"out/{split}.csv: 2 errors\n  row 2: duration ''" in str(error.value)
+    rows = lambda *_: [{"ID": "a", "duration": 1, "wav": "no.wav", "domain": "x"}]  # noqa: E731
+    monkeypatch.setattr(prepare, "utterances", rows)
+    with pytest.raises(InputError) as error:
+        prepare.prepare_field_talks(tmp_path, tmp_path / "out")
+    assert str(error.value).count("no file 'no.wav'") == 3
 
 
 def test_all_domains_that_have_words(data, tmp_path):

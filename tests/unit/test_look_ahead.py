@@ -128,6 +128,8 @@ def test_what_resampling_costs(rows):
     assert below.startswith("About 1 h are sampled below the model's sample_rate of 16")
     assert "(a 8 kHz)" in below
     assert [*resampling({"en": {16000: 3.0}}, 16000)] == []
+    (many,) = resampling({"en": {44100: 350.2}}, 16000)
+    assert many.startswith("About 350 h are sampled above")
 
 
 def test_what_is_logged(rows, caplog):

@@ -168,6 +168,17 @@ def test_an_error_is_reported_with_its_row(folder, line, expected):
         assert len(reported) == 2
 
 
+def test_a_path_that_lacks_the_data_root(folder):
+    lines = "a,1,long.wav,,,en,s,one", "b,1,lost.wav,,,en,s,one"
+    found, lost = message(put(folder / "t.csv", *lines), data_root=folder).splitlines()[
+        1:
+    ]
+    assert found.endswith(
+        "'long.wav'; it is in the data folder: write {data_root}/long.wav"
+    )
+    assert lost.endswith("no file 'lost.wav'")
+
+
 def test_bytes_that_are_not_utf8(folder):
     path = put(folder / "t.csv", GOOD, "é,1.0,a.wav,,,en,s,one", encoding="latin-1")
     assert "row 3: unreadable" in message(path, check_files=False)
@@ -198,7 +209,12 @@ def test_no_file_no_rows_no_columns(tmp_path):
     path.write_bytes(b"")
     assert "no columns ['ID'" in message(path)
     reported = message(put(path, "a,1", header="ID,length"))
+    assert reported.endswith("; cells of start, stop, spk_id, wrd may be empty")
     assert str(list(COLUMNS[1:])) in reported and "['ID', 'length']" in reported
+    reported = message(put(path, "a,1", header=",".join(COLUMNS).replace("ID,", "")))
+    assert (
+        reported.startswith(f"{path}: no columns ['ID'];") and "empty" not in reported
+    )
     unbalanced = message(put(path, "a,1", header='ID,"duration'))
     assert unbalanced == f"{path}: not a UTF-8 CSV file"
     header = ",".join([*COLUMNS, "wav", "ID"])

@@ -1,13 +1,17 @@
 """How an override on the command line is read, depending on the value in the YAML."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from hetero_brain.errors import InputError
 from hetero_brain.pipelines.experiment import overrides
-from hetero_brain.pipelines.overrides import override
+from hetero_brain.pipelines.overrides import OF_SPEECHBRAIN, override
 from hetero_brain.pipelines.recipe import read_recipe
 from hetero_brain.pipelines.yaml_files import load_tree, read_tree
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 RECIPE = """
 data_folder: !PLACEHOLDER
 output_folder: !ref results/<seed>
@@ -184,6 +188,8 @@ def test_values_of_the_kind_that_the_yaml_has(load, key, words, value):
         (["--pretrain", "{epochs: x}"], "'x' is not a number"),
         (["--pretrain", "{hparams: [x]}"], "is not a string"),
         (["--sead", "3"], "--sead: there is no such key; did you mean --seed?"),
+        (["--pretrain", "{hparams: --a [x, {y}"], "of [ ] { } , : itself goes in quotes"),
+        (["--lr_adam", "8"], "there is no such key; here it is --lr"),
         (["--xyz", "3"], "--xyz: there is no such key, nor one like it; /"),
         (["--pretrain", "{epoch: 4}"],
          "--pretrain: epoch: there is no such key; did you mean epochs?"),
@@ -203,6 +209,35 @@ def test_wrong_overrides_are_named(load, words, told):
     with pytest.raises(InputError) as fault:
         load(*words)
     assert told in str(fault.value) and len(str(fault.value).splitlines()) == 1
+
+
+def test_names_of_speechbrain_lead_to_ours():
+    hparams = RECIPES / "VoicePrompts/pretrain/hparams/bestrq.yaml"
+    with pytest.raises(InputError) as fault:
+        words = [
+            "--batch_size",
+            "8",
+            "--n_epochs",
+            "3",
+            "--train_csv",
+            "x",
+            "--lr",
+            "1",
+        ]
+        override(read_tree(hparams), words, hparams)
+    assert str(fault.value).splitlines() == [
+        f"--{key}: there is no such key; here it is {ours}"
+        for key, ours in {
+            "batch_size": "--global_batch_seconds",
+            "n_epochs": "--cssl_epochs or --ptloc_epochs",
+            "train_csv": "--data_folder",
+            "lr": "--cssl_lr or --ptloc_lr",
+        }.items()
+    ]
+    yamls = [path.read_text("utf-8") for path in RECIPES.glob("*/*/hparams/*.yaml")]
+    keys = {*re.findall(r"^(\w+):", "\n".join(yamls), re.M)}
+    for theirs, ours in OF_SPEECHBRAIN.items():
+        assert {*ours} <= keys and (theirs == "lr" or theirs not in keys)
 
 
 def test_all_wrong_overrides_at_once(load):

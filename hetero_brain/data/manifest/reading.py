@@ -14,6 +14,7 @@ from .csv_format import COLUMNS, split_line
 from .errors import ErrorList, ManifestError
 from .table import Manifest, file_version
 
+MAY_BE_EMPTY = ("start", "stop", "spk_id", "wrd")  # columns whose cells may be
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -112,7 +113,11 @@ def _header(line, name):
         raise ManifestError(f"{name}: the header names {', '.join(twice)} twice")
     missing = [column for column in COLUMNS if column not in header]
     if missing:
-        raise ManifestError(f"{name}: no columns {missing}; the header has {header}")
+        empty = ", ".join(column for column in missing if column in MAY_BE_EMPTY)
+        hint = f"; cells of {empty} may be empty" if empty else ""
+        raise ManifestError(
+            f"{name}: no columns {missing}; the header has {header}{hint}"
+        )
     return header
 
 
@@ -246,4 +251,11 @@ def _check_files(manifest, index, selected, errors):
     for row in np.sort(rows[first]):
         wav = manifest.raw_row(row)["wav"]
         if wav and not os.path.isfile(wav):
-            errors.add(index.number[row], f"no file {wav!r}")
+            errors.add(index.number[row], f"no file {wav!r}{_hint(wav, manifest)}")
+
+
+def _hint(wav, manifest):
+    """Where a missing file is, if its path is relative to the data root."""
+    if not os.path.isfile(os.path.join(manifest.data_root, wav)):
+        return ""
+    return f"; it is in the data folder: write {{data_root}}/{wav}"

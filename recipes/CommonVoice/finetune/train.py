@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 r"""Fine-tune a pre-trained encoder on Common Voice, with CTC or CTC and attention.
 
-> python train.py hparams/ctc.yaml --data_folder /data/cv-corpus-17.0-2024-03-15 \
-    --finetune_domains "[cy]" --pretrained ../pretrain/results/cpc/1/PTLOC.3
+> python recipes/CommonVoice/finetune/train.py \
+    recipes/CommonVoice/finetune/hparams/ctc.yaml \
+    --data_folder /data/cv-corpus-17.0-2024-03-15 --finetune_domains "[cy]" \
+    --pretrained results/cpc/1/PTLOC.3
 """
 
 import sys

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Pre-train on Common Voice in several languages: CSSL.1 → PTLOC.1 → CSSL.2 → ….
+r"""Pre-train on Common Voice in several languages: CSSL.1 → PTLOC.1 → CSSL.2 → ….
 
-> python train.py hparams/cpc.yaml --data_folder /data/cv-corpus-17.0-2024-03-15
+> python recipes/CommonVoice/pretrain/train.py \
+    recipes/CommonVoice/pretrain/hparams/cpc.yaml \
+    --data_folder /data/cv-corpus-17.0-2024-03-15
 """
 
 import sys

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 r"""Fine-tune an encoder on kinds of English, with CTC or CTC and attention.
 
-> python train.py hparams/ctc.yaml --data_folder /data --finetune_domains "[libri]" \
-    --pretrained ../pretrain/results/paper/1/PTLOC.3
+> python recipes/MultiDomainEnglish/finetune/train.py \
+    recipes/MultiDomainEnglish/finetune/hparams/ctc.yaml --data_folder /data \
+    --finetune_domains "[libri]" --pretrained results/paper/1/PTLOC.3
 """
 
 import sys

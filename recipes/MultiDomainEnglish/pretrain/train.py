@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Pre-train on several kinds of English: CSSL.1 → PTLOC.1 → CSSL.2 → ….
+r"""Pre-train on several kinds of English: CSSL.1 → PTLOC.1 → CSSL.2 → ….
 
-> python train.py hparams/paper.yaml --data_folder /data
+> python recipes/MultiDomainEnglish/pretrain/train.py \
+    recipes/MultiDomainEnglish/pretrain/hparams/paper.yaml --data_folder /data
 """
 
 import sys

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 r"""Fine-tune an encoder on the voice prompts, with CTC or CTC and attention.
 
-> python train.py hparams/ctc.yaml --data_folder / --finetune_domains "[it]" \
-    --pretrained ../pretrain/results/pretrain/1/PTLOC.1
+> python recipes/VoicePrompts/finetune/train.py \
+    recipes/VoicePrompts/finetune/hparams/ctc.yaml --data_folder / \
+    --finetune_domains "[it]" --pretrained results/pretrain/1/PTLOC.1
 """
 
 import sys

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Pre-train on Asterisk's voice prompts: CSSL.1 → PTLOC.1 → …, and the CSSL control.
+r"""Pre-train on Asterisk's voice prompts: CSSL.1 → PTLOC.1 → …, and the CSSL control.
 
-> python train.py hparams/bestrq.yaml --data_folder /data/voice_prompts
+> python recipes/VoicePrompts/pretrain/train.py \
+    recipes/VoicePrompts/pretrain/hparams/bestrq.yaml \
+    --data_folder /data/voice_prompts
 """
 
 import sys

@@ -1,0 +1,98 @@
+"""The example of docs/your_corpus.md makes the rows of files of several kinds."""
+
+import importlib.util
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from hetero_brain.data import manifest
+from hetero_brain.errors import MissingData
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/your_corpus.md").read_text("utf-8")
+# File → sample rate, channels, seconds, and the text beside it.
+FILES = {
+    "office/anna/toma 1.flac": (44100, 2, 0.5, "Sì, «certo»!\n"),
+    "office/dino/toma 2.flac": (44100, 2, 0.25, "L'ora\nè 12"),
+    "office/dino/toma 3.flac": (44100, 2, 0.25, "l'ora"),
+    "phone/carla/call 7.wav": (8000, 1, 1.0, "Pronto?"),
+    "phone/dino/call, long.WAV": (8000, 1, 30.5, None),
+    "web/elio/page.mp3": (48000, 1, 2.0, "ciao"),
+}
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """The prepare script of a new recipe, with the example in place of ``utterances``."""
+    script = (ROOT / "templates/recipe/prepare.py").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    replaced = re.sub(
+        r"def utterances.*?(?=\ndef prepare)", lambda _: example, script, flags=re.S
+    )
+    assert replaced.count("def utterances") == 1
+    path = tmp_path / "my_corpus_prepare.py"
+    path.write_text(replaced, "utf-8")
+    spec = importlib.util.spec_from_file_location("my_corpus_prepare", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.prepare_my_corpus
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Noise in a folder for each domain, and in it one for each speaker."""
+    folder = tmp_path / "data"
+    draw = np.random.default_rng(0).normal
+    for name, (rate, channels, seconds, text) in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, draw(0, 0.1, (int(rate * seconds), channels)), rate)
+        if text is not None:
+            path.with_suffix(".txt").write_text(text, "utf-8")
+    (folder / "phone/dino/broken.wav").write_bytes(b"not audio")
+    (folder / "list.wav").touch()  # of no speaker
+    return folder
+
+
+def test_rows_of_the_example(prepare, data, tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    prepare(data, tmp_path / "out")
+    rows = {
+        split: [*manifest.read(tmp_path / f"out/{split}.csv", data)]
+        for split in ("train", "dev", "test")
+    }
+    assert [row["ID"] for row in rows["dev"]] == ["office/anna/toma 1.flac"]
+    assert [row["ID"] for row in rows["test"]] == ["phone/carla/call 7.wav"]
+    found = {row["ID"]: row for row in rows["train"]}
+    long = "phone/dino/call, long.WAV"
+    assert [*found] == [
+        *("office/dino/toma 2.flac", "office/dino/toma 3.flac"),
+        *(f"{long}/0", f"{long}/96000", f"{long}/192000"),
+        "web/elio/page.mp3",
+    ]
+    assert rows["dev"][0]["wrd"] == "sì certo" and rows["test"][0]["wrd"] == "pronto"
+    assert [r["wrd"] for r in found.values()] == ["", "l'ora", "", "", "", "ciao"]
+    assert {(r["domain"], r["spk_id"]) for r in found.values()} == {
+        *(("office", "dino"), ("phone", "dino"), ("web", "elio")),
+    }
+    for row in (*found.values(), *rows["dev"], *rows["test"]):
+        name = str(Path(row["wav"]).relative_to(data))
+        rate, _, seconds, _ = FILES[name]
+        if name == long:
+            assert row["duration"] == (row["stop"] - row["start"]) / rate
+        else:
+            assert row["start"] is row["stop"] is None
+            assert row["duration"] == pytest.approx(seconds, abs=0.1)
+    assert sum(r["duration"] for i, r in found.items() if long in i) == 30.5
+    assert "{data_root}/web/elio/page.mp3" in (tmp_path / "out/train.csv").read_text()
+    assert "toma 2.txt counts as untranscribed: digits" in caplog.text
+    assert "broken.wav is left out: unreadable" in caplog.text
+
+
+def test_a_wrong_folder_is_named(prepare, tmp_path):
+    with pytest.raises(MissingData, match="no DOMAIN/SPEAKER/FILE of"):
+        prepare(tmp_path, tmp_path / "out")
