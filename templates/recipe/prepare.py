@@ -30,7 +30,8 @@ def utterances(data_folder, split):
     #     {"ID": "en/7", "duration": 3.2, "wav": f"{data_folder}/en/7.flac",
     #      "domain": "en", "spk_id": "anna", "wrd": "good morning"}
     # with seconds, and with "" for a speaker or words that are not known. What is written
-    # becomes words by normalise of hetero_brain.data.corpora.language_text.
+    # becomes words by ``words, reason = normalise(sentence, language)``, a function of
+    # hetero_brain.data.corpora.language_text.
     path = data_folder / f"{split}.csv"
     if path.is_file():
         yield from manifest.read(path, data_folder)

@@ -269,6 +269,10 @@ def test_a_replaced_file_is_noticed(folder):
     [
         ({"wrd": "one\ntwo"}, "row 3: line break in wrd"),
         ({"ID": "b\r"}, "row 3: line break in ID"),
+        (
+            {"wrd": ("sì", None)},
+            r"row 3: wrd is a tuple, not .* number: \('sì', None\)",
+        ),
         ({"words": "one"}, r"row 3: unknown columns \['words'\]"),
         ({"ID": "fr/b"}, "row 3: ID 'fr/b' is already in row 2"),
         ({"duration": 0.00004}, "row 3: duration '0.0000'"),
