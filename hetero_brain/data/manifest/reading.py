@@ -43,8 +43,9 @@ def read(path, data_root="", domains=None, check_files=True):
         file (the header is row 1). Errors are: a missing file or column, no rows, a
         wrong number of fields, an empty or duplicate ID, an empty wav or domain, a
         duration that is not positive and finite, start and stop that are not integers,
-        not in order, not both given or not samples at a :data:`PLAUSIBLE` rate, a channel that is not an integer from 0 on, an
-        audio file that does not exist, and a requested domain that has no rows.
+        not in order, not both given or not samples at a :data:`PLAUSIBLE` rate, a
+        channel that is not an integer from 0 on, an audio file that does not exist, and a
+        requested domain that has no rows.
     """
     path = Path(path)
     if not path.is_file():
