@@ -18,7 +18,7 @@ from ..training.determinism import be_deterministic
 from .environment import describe_environment
 from .overrides import override
 from .pretrained import adopt
-from .wrong_values import refuse_wrong_values
+from .wrong_values import refuse_wrong_scalars, refuse_wrong_values
 from .yaml_files import Hparams, Text, build, read_tree, resolve
 
 if torch.distributed.is_available():
@@ -193,6 +193,7 @@ def read_recipe(argv):
             folder = Hparams(hparams_file, resolved)["output_folder"]
             tree["output_folder"] = Text(f"{folder}/debug")
             resolved = resolve(hparams_file, tree)
+        refuse_wrong_scalars(resolved, run_opts)
         hparams, resolved = build(hparams_file, resolved)
         refuse_wrong_values(hparams, run_opts)
     except InputError as error:
