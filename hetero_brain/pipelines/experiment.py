@@ -194,12 +194,14 @@ def _words(spec, settings):
 
 def run_experiment(argv):
     """Run the experiment that a command line describes, and print its tables."""
-    spec, run_opts = load_recipe(argv)
+    spec, run_opts, _ = read_recipe(argv)
     check(spec)
     options = debug_options(run_opts)
     recipe, folder = Path(argv[0]).resolve().parent, Path(spec["output_folder"])
     pretraining = pretraining_commands(spec, recipe, folder, options)
     finetuning = finetuning_commands(spec, recipe, folder, options)
+    spec, _ = load_recipe(argv)  # creates the folder: nothing was refused
+    spec.write_record()
     print(in_words(spec))
     lines = [
         shlex.join(c) for step in (*pretraining, finetuning) for c in step.values()

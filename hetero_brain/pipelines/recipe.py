@@ -27,6 +27,8 @@ if torch.distributed.is_available():
     # of a run, they would keep the group and its threads alive when the process ends.
     import torch.distributed.nn
 
+RESOLVED = "hyperparams.yaml"  # the YAML with its overrides, in the folder of a run
+
 
 def run(main):
     """Call a recipe's ``main`` with the command line, then leave the process group.
@@ -59,8 +61,10 @@ def leave_group():
 def load_recipe(argv, script=None):
     """Read the command line and the YAML, join the process group, create the folder.
 
-    The folder gets the YAML with its overrides resolved, the recipe's ``train.py``, and
-    ``env.log``.
+    The record of the run is the YAML with its overrides resolved, the recipe's
+    ``train.py``, and ``env.log``. A folder without one gets it at once. In another folder
+    it is for the run to write (:meth:`Hparams.write_record`) when its last checkpoint is
+    loaded: a run that is refused there leaves the record of the one before.
 
     Ranks on CPUs communicate through gloo; others through NCCL, SpeechBrain's default,
     unless the command line chooses another backend. With ``deterministic: True`` in the
@@ -113,13 +117,24 @@ def load_recipe(argv, script=None):
     if if_main_process():
         # SpeechBrain copies the file that calls it, which is this one.
         Path(folder, Path(__file__).name).unlink(missing_ok=True)
-        if script is not None:
-            saved = Path(script).read_bytes()  # first: it may be the one in the folder
-            Path(folder, Path(script).name).write_bytes(saved)
-        Path(folder, "env.log").write_text(describe_environment(), "utf-8")
-        source = f"# {os.path.abspath(hparams.path)} with its overrides\n"
-        Path(folder, "hyperparams.yaml").write_text(source + resolved, "utf-8")
+        hparams.record = record_of(hparams, resolved, script)
+        if not Path(folder, RESOLVED).exists():
+            hparams.write_record()
     return hparams, run_opts
+
+
+def record_of(hparams, resolved, script):
+    """The record of a run: path → content. Arguments are as for :func:`load_recipe`, and
+    ``resolved`` as returned by :func:`read_recipe`."""
+    folder = Path(hparams["output_folder"])
+    text = f"# {os.path.abspath(hparams.path)} with its overrides\n{resolved}"
+    record = {
+        folder / RESOLVED: text.encode(),
+        folder / "env.log": describe_environment().encode(),
+    }
+    if script is not None:
+        record[folder / Path(script).name] = Path(script).read_bytes()
+    return record
 
 
 def empty_debug_folder(folder):
