@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 
 install: $(VENV)/installed
 
+# It takes a minute where pip takes five; pip, where uv cannot be had.
+UV = $(BIN)/uv pip install --python $(BIN)/python
+
 demo: $(VENV)/installed
 	$(BIN)/python -m hetero_brain.experiment recipes/VoicePrompts/demo.yaml
 
@@ -34,9 +37,10 @@ gpu: $(VENV)/installed
 	$(BIN)/python -m tests.gpu
 
 $(VENV)/installed: setup.cfg pyproject.toml
-	@echo "Installing into $(VENV): about 6 GB, which takes some minutes"
+	@echo "Installing into $(VENV): about 6 GB"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet uv && $(UV) --editable '.[test]' \
+	    || $(BIN)/pip install --editable '.[test]'
 	touch $@
 
 # What the benchmarks compare with. None is needed otherwise; one that does not install is

@@ -42,7 +42,9 @@ def pytest_configure(config):
         return
     processes.begin_session()
     if config.option.tx:  # those that run tests have the libraries from the start, too
-        config.option.tx = [f"popen//python={processes.python()}"] * len(config.option.tx)
+        config.option.tx = [f"popen//python={processes.python()}"] * len(
+            config.option.tx
+        )
 
 
 def pytest_configure_node(node):

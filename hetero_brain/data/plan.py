@@ -134,6 +134,7 @@ class Plan:
         self.domains_per_iteration = domains_per_iteration
         self.batches_per_iteration = batches_per_iteration
         self.replicas_per_domain = replicas_per_domain
+        self.max_utterance_seconds = max_utterance_seconds
         self._group_by_domain(durations, domain_of, max_utterance_seconds)
         seconds = np.add.reduceat(
             self._durations, [rows.start for rows in self._slices], dtype=np.float64

@@ -1,13 +1,15 @@
 """Which rows of the manifests a run trains on, validates on and is evaluated on.
 
 A domain may have no dev or test rows, as is the case for many small languages. It is
-trained on nevertheless, and a warning says what it is left out of.
+trained on nevertheless, and a warning says what it is left out of. Another one says when
+a run is validated or evaluated on what it trains on.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from speechbrain.utils.distributed import main_process_only
 from speechbrain.utils.logger import get_logger
 
 from ..errors import InputError
@@ -49,6 +51,8 @@ def pretraining_splits(train_csv, data_root, domains=None):
     consequence = "pre-trained on, but not validated"
     dev_csv = train_csv.with_name("dev.csv")
     dev = held_out(dev_csv, data_root, train.domains, consequence)
+    if dev is not None:
+        warn_of_shared(train, dev)
     return train, dev
 
 
@@ -108,6 +112,7 @@ def finetuning_splits(
         path = folder / f"{split}.csv"
         if rows := held_out(path, data_root, wanted, consequence, transcribed=True):
             splits[split] = labelled(rows, seed)
+            warn_of_shared(splits["train"], splits[split])
     if "dev" not in splits:
         raise InputError(
             f"{folder / 'dev.csv'}: no transcribed rows of {', '.join(domains)}. "
@@ -151,6 +156,27 @@ def held_out(path, data_root, domains, consequence, transcribed=False):
         rows = "transcribed rows" if transcribed else "rows"
         logger.warning(f"{path}: no {rows} of {', '.join(absent)}: {consequence}")
     return manifest.read(path, data_root, sorted(found)) if found else None
+
+
+@main_process_only
+def warn_of_shared(train, rows):
+    """Log how many rows of dev or test are the same audio as rows of ``train``."""
+    own = {audio_of(row): row["ID"] for row in rows}
+    # Few other rows have a duration of these; reading them all may take minutes.
+    alike = np.flatnonzero(np.isin(train.duration, rows.duration))
+    if shared := {audio_of(train[int(i)]) for i in alike} & own.keys():
+        example = min(own[audio] for audio in shared)
+        logger.warning(
+            f"{rows.path}: {len(shared)} of its {len(rows)} rows "
+            f"{'is' if len(shared) == 1 else 'are'} in {train.path} as well, such as "
+            f"{example}: error rates on what a model has trained on say little about "
+            "other speech; remove them from one of the two"
+        )
+
+
+def audio_of(row):
+    """What audio a row is: its file, and which part of it."""
+    return row["wav"], row["start"], row["stop"], row.get("channel")
 
 
 def transcribed_domains(path, data_root):

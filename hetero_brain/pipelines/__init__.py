@@ -4,14 +4,15 @@
 ``wrong_values``, and saves a description of the ``environment``; ``usage`` answers
 ``--help``.
 ``pretraining``, in ``rounds``, and ``finetuning`` run what the YAML describes, after a
-``look_ahead`` at what that means for the data. ``recipe_run`` adds logs, checkpoints
-and the response to signals to their Brains. ``new_recipe`` makes a recipe for another
-corpus. ``experiment`` runs both for many models, shows where they are (``live``) and
-what one of them hears (``listening``); ``report`` makes the ``tables``, ``comparison``
-those of any fine-tuned models, and ``curves`` plots logs. ``export`` writes model
-folders, with a ``description`` and a ``model_card``, from what a ``run_record`` notes;
-``pretrained`` has a recipe take its architecture from one, and ``extraction`` writes what
-it makes of recordings.
+``look_ahead`` at what that means for the data, with ``sampled_headers`` of its files.
+``recipe_run`` adds logs, checkpoints and the response to signals to their Brains.
+``new_recipe`` makes a recipe for another corpus. ``experiment`` runs both for many
+models, after ``experiment_checks``, shows where they are (``live``) and what one of them
+hears (``listening``); ``report`` makes the ``tables``, ``comparison`` those of any
+fine-tuned models, and ``curves`` plots logs. ``export`` writes model folders, with a
+``description`` and a ``model_card``, from what a ``run_record`` notes; ``pretrained`` has
+a recipe take its architecture from one, and ``extraction`` writes what it makes of
+recordings.
 """
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "description",
     "environment",
     "experiment",
+    "experiment_checks",
     "export",
     "extraction",
     "finetuning",
@@ -36,6 +38,7 @@ __all__ = [
     "report",
     "rounds",
     "run_record",
+    "sampled_headers",
     "tables",
     "usage",
     "wrong_values",

@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..models.transfer import PUBLIC
 from ..training import preemption
 from .curves import plot_phases
+from .experiment_checks import check, check_models, in_words
 from .listening import listen
 from .live import watch
 from .pretrained import architecture_of, refuse
@@ -123,6 +124,7 @@ def finetuning_commands(spec, recipe, folder, options=()):
     before, _, _ = read_recipe(
         [str(recipe / spec["pretrain"]["hparams"]), *_words(spec, spec["pretrain"])]
     )
+    check_models(spec, [phase.name for phase in before["phases"]])
     trained = architecture_of(before["modules"], before["sample_rate"])
     for judge, settings in spec["judges"].items():
         words = _words(spec, settings)
@@ -190,37 +192,17 @@ def _words(spec, settings):
     return [*words, *overrides({"data_folder": spec["data_folder"]})]
 
 
-def check(spec):
-    """Raise an InputError that names every key of the experiment's steps that is missing,
-    or lists no domains."""
-    keys = {"pretrain": ("hparams", "options")}
-    steps = {"pretrain": spec["pretrain"]}
-    for name, judge in spec["judges"].items():
-        keys[f"judges: {name}"] = ("hparams", "seeds", "finetune_domains", "options")
-        steps[f"judges: {name}"] = judge
-    problems = [
-        f"  {step}: no {key}"
-        for step, needed in keys.items()
-        for key in needed
-        if key not in (steps[step] or {})
-    ]
-    problems += [
-        f"  judges: {name}: finetune_domains is empty: list those to fine-tune on"
-        for name, judge in spec["judges"].items()
-        if judge and judge.get("finetune_domains", True) in ([], None)
-    ]
-    if problems:
-        raise InputError("\n".join([f"{spec.path}:", *problems]))
-
-
 def run_experiment(argv):
     """Run the experiment that a command line describes, and print its tables."""
-    spec, run_opts = load_recipe(argv)
+    spec, run_opts, _ = read_recipe(argv)
     check(spec)
     options = debug_options(run_opts)
     recipe, folder = Path(argv[0]).resolve().parent, Path(spec["output_folder"])
     pretraining = pretraining_commands(spec, recipe, folder, options)
     finetuning = finetuning_commands(spec, recipe, folder, options)
+    spec, _ = load_recipe(argv)  # creates the folder: nothing was refused
+    spec.write_record()
+    print(in_words(spec))
     lines = [
         shlex.join(c) for step in (*pretraining, finetuning) for c in step.values()
     ]

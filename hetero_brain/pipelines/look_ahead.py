@@ -9,15 +9,20 @@ from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from ..training.rng import generator
+from .sampled_headers import (
+    refuse_impossible,
+    resampling,
+    sampled_headers,
+    sampled_rates,
+)
+from .tables import plain
 
 logger = get_logger(__name__)
 
-FILES = 50  # of each domain whose headers are read
+LONG = 4  # times max_utterance_seconds: most of a recording is not read in an epoch
 MOST_PADDING = 0.2  # of the batches of a domain
 ENOUGH_BATCHES = 25  # of a domain in an epoch: padding then stays below 10 %
 PACED, FIRST = 20, 5  # iterations that are timed, but for the first, which are slow
@@ -44,9 +49,16 @@ def look_ahead(plan, manifest, sample_rate, phases):
         That of the model, in Hz.
     phases : sequence of Phase or Length
         What will be run.
+
+    Raises
+    ------
+    InputError
+        The durations of the manifest are not those of its files.
     """
     if not if_main_process():
         return
+    headers = sampled_headers(manifest)
+    refuse_impossible(headers, manifest)
     summary, steps = plan.summary(), plan.steps_per_epoch
     for domain, figures in summary.items():
         figures = ", ".join(f"{key} {value:.3g}" for key, value in figures.items())
@@ -62,21 +74,12 @@ def look_ahead(plan, manifest, sample_rate, phases):
             f"{names}: {count(epochs, 'epoch')}, {count(epochs * steps, 'iteration')}, "
             f"{warmup} of them of warm-up"
         )
-    for line in resampling(sampled_rates(manifest), sample_rate):
+    for line in resampling(sampled_rates(headers, manifest), sample_rate):
         logger.info(line)
+    for line in long_recordings(manifest.duration, plan.max_utterance_seconds):
+        logger.warning(line)
     for line in doubts(summary, steps, phases):
         logger.warning(line)
-
-
-def plain(number):
-    """A number with its first two digits, and zeros rather than an exponent.
-
-    Example
-    -------
-    >>> plain(0.0512), plain(352.7), plain(12345)
-    ('0.051', '350', '12000')
-    """
-    return f"{float(f'{number:.2g}'):g}"
 
 
 def count(number, noun):
@@ -137,67 +140,29 @@ def doubts(summary, steps, phases):
             )
 
 
-# ------------------------------------------------------------------------ sample rates
-
-
-def sampled_rates(manifest):
-    """The sample rates of a manifest's audio, by the headers of some files a domain.
-
-    Files whose headers libsndfile cannot read do not count.
+def long_recordings(durations, longest):
+    """A sentence on the recordings of which an epoch reads only a small part.
 
     Arguments
     ---------
-    manifest : Manifest
-        The rows.
-
-    Returns
-    -------
-    dict
-        Domain → sample rate in Hz → hours, scaled up to all of the domain's.
-    """
-    rates = {}
-    for i, domain in enumerate(manifest.domains):
-        rows = np.flatnonzero(manifest.domain == i)
-        drawn = generator(0, "look ahead", domain).permutation(rows)[:FILES]
-        seconds = defaultdict(float)
-        for row in drawn:
-            try:
-                rate = soundfile.info(manifest[int(row)]["wav"]).samplerate
-            except (OSError, soundfile.LibsndfileError):
-                continue
-            seconds[rate] += float(manifest.duration[row])
-        hours = manifest.duration[rows].sum(dtype=np.float64) / 3600
-        known = sum(seconds.values())
-        rates[domain] = {rate: hours * s / known for rate, s in seconds.items()}
-    return rates
-
-
-def resampling(rates, sample_rate):
-    """Sentences on the hours whose sample rate is not the model's.
-
-    Arguments
-    ---------
-    rates : dict
-        From :func:`sampled_rates`.
-    sample_rate : int
-        That of the model, in Hz.
+    durations : np.ndarray
+        Of the recordings, in seconds.
+    longest : float
+        ``max_utterance_seconds``; infinite if there is none.
 
     Yields
     ------
     str
     """
-    hours = [(d, rate, h) for d, own in rates.items() for rate, h in own.items()]
-    model = f"the model's sample_rate of {sample_rate / 1000:g} kHz"
-    lost = f"what they hold above {sample_rate / 2000:g} kHz is thrown away"
-    empty = "the upper part of its spectrum is empty for them"
-    for side, found, consequence in (
-        ("above", [each for each in hours if each[1] > sample_rate], lost),
-        ("below", [each for each in hours if each[1] < sample_rate], empty),
-    ):
-        if found:
-            about = f"About {plain(sum(h for _, _, h in found))} h are sampled {side}"
-            where = ", ".join(f"{d} {rate / 1000:g} kHz" for d, rate, _ in found)
-            yield f"{about} {model} ({where}): {consequence}"
+    long = durations[durations > LONG * longest]
+    if n := len(long):
+        hours = long.sum(dtype=np.float64) / 3600
+        each, them = ("of each", "them") if n > 1 else ("of it", "it")
+        yield (
+            f"{count(n, 'recording')}, {plain(hours)} h, {'are' if n > 1 else 'is'} more "
+            f"than {LONG} times as long as max_utterance_seconds: an epoch reads "
+            f"{longest:g} s {each}; to train on all, split {them} by start and stop"
+        )
 
 
 # -------------------------------------------------------------------------------- time

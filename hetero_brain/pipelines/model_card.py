@@ -3,7 +3,7 @@
 import json
 
 from ..recognition.error_rates import describe
-from .look_ahead import plain
+from .tables import plain
 
 CARD = """---
 library_name: speechbrain

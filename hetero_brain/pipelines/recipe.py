@@ -18,7 +18,7 @@ from ..training.determinism import be_deterministic
 from .environment import describe_environment
 from .overrides import override
 from .pretrained import adopt
-from .wrong_values import refuse_wrong_values
+from .wrong_values import refuse_wrong_scalars, refuse_wrong_values
 from .yaml_files import Hparams, Text, build, read_tree, resolve
 
 if torch.distributed.is_available():
@@ -26,6 +26,8 @@ if torch.distributed.is_available():
     # are the group at the time of the import. If torch._dynamo imported it in the middle
     # of a run, they would keep the group and its threads alive when the process ends.
     import torch.distributed.nn
+
+RESOLVED = "hyperparams.yaml"  # the YAML with its overrides, in the folder of a run
 
 
 def run(main):
@@ -59,8 +61,10 @@ def leave_group():
 def load_recipe(argv, script=None):
     """Read the command line and the YAML, join the process group, create the folder.
 
-    The folder gets the YAML with its overrides resolved, the recipe's ``train.py``, and
-    ``env.log``.
+    The record of the run is the YAML with its overrides resolved, the recipe's
+    ``train.py``, and ``env.log``. A folder without one gets it at once. In another folder
+    it is for the run to write (:meth:`Hparams.write_record`) when its last checkpoint is
+    loaded: a run that is refused there leaves the record of the one before.
 
     Ranks on CPUs communicate through gloo; others through NCCL, SpeechBrain's default,
     unless the command line chooses another backend. With ``deterministic: True`` in the
@@ -113,13 +117,24 @@ def load_recipe(argv, script=None):
     if if_main_process():
         # SpeechBrain copies the file that calls it, which is this one.
         Path(folder, Path(__file__).name).unlink(missing_ok=True)
-        if script is not None:
-            saved = Path(script).read_bytes()  # first: it may be the one in the folder
-            Path(folder, Path(script).name).write_bytes(saved)
-        Path(folder, "env.log").write_text(describe_environment(), "utf-8")
-        source = f"# {os.path.abspath(hparams.path)} with its overrides\n"
-        Path(folder, "hyperparams.yaml").write_text(source + resolved, "utf-8")
+        hparams.record = record_of(hparams, resolved, script)
+        if not Path(folder, RESOLVED).exists():
+            hparams.write_record()
     return hparams, run_opts
+
+
+def record_of(hparams, resolved, script):
+    """The record of a run: path → content. Arguments are as for :func:`load_recipe`, and
+    ``resolved`` as returned by :func:`read_recipe`."""
+    folder = Path(hparams["output_folder"])
+    text = f"# {os.path.abspath(hparams.path)} with its overrides\n{resolved}"
+    record = {
+        folder / RESOLVED: text.encode(),
+        folder / "env.log": describe_environment().encode(),
+    }
+    if script is not None:
+        record[folder / Path(script).name] = Path(script).read_bytes()
+    return record
 
 
 def empty_debug_folder(folder):
@@ -193,6 +208,7 @@ def read_recipe(argv):
             folder = Hparams(hparams_file, resolved)["output_folder"]
             tree["output_folder"] = Text(f"{folder}/debug")
             resolved = resolve(hparams_file, tree)
+        refuse_wrong_scalars(resolved, run_opts)
         hparams, resolved = build(hparams_file, resolved)
         refuse_wrong_values(hparams, run_opts)
     except InputError as error:

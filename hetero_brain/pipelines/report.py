@@ -93,7 +93,7 @@ def result_rows(runs, split, baselines=()):
                         change = errors - theirs, theirs
                         fractions[f"{rate} relative to {baseline}"] = change
             for name, fraction in fractions.items():
-                interval = bootstrap_interval(*fraction, domain + split)
+                interval = bootstrap_interval(*fraction)
                 row[name], row[f"{name}_low"], row[f"{name}_high"] = interval
         rows.append(row)
     return rows

@@ -25,6 +25,7 @@ from ..training.local_lr import find_local_lr
 from ..training.loggers import NamedLogger, further_loggers, run_loggers
 from ..training.rng import derive_seed
 from ..training.schedules import HoldThenDecay
+from ..training.settings import PHASE_SETTINGS, in_words, wrong_values
 from .curves import plot_phases
 from .export import export_at_end
 from .pretrained import load_pretrained, start_of
@@ -73,8 +74,8 @@ class Phase:
     local_lr: float = 0.0
 
     def __post_init__(self):
-        if self.epochs < 1:
-            raise InputError(f"epochs of {self.name}: must be 1 or more: {self.epochs}")
+        if problems := wrong_values(vars(self), PHASE_SETTINGS):
+            raise InputError(f"{self.name}: {in_words(problems)}")
 
     @property
     def passes_per_epoch(self):

@@ -8,6 +8,7 @@ from ..models.run_folder import RUN_MODEL, read_run, write_run
 from ..recognition.recogniser import SEARCH
 from .description import ENCODER, describe
 from .environment import git_revision
+from .yaml_files import Hparams
 
 
 @main_process_only
@@ -40,6 +41,7 @@ def record_phase(folder, counter, phase, init, hparams, manifest):
     kept = {key: modules[key] for key in ENCODER if key in modules}
     facts = common_facts(kept, hparams, manifest, init)
     facts |= {"kind": "encoder", "title": phase.name, "settings": settings}
+    write_record(hparams)
     write_run(folder, describe(modules, rate), counter.limit, None, facts)
 
 
@@ -73,7 +75,14 @@ def record_finetuning(folder, counter, modules, tokenizer, hparams, manifest):
         settings["evaluated with the language model"] = Path(hparams["lm"]).name
     facts |= {"kind": kind, "title": title, "settings": settings}
     description = describe(modules, hparams["sample_rate"], search, tokenizer)
+    write_record(hparams)
     write_run(folder, description, counter.limit, "CER", facts)
+
+
+def write_record(hparams):
+    """Write the record of a command line; ``hparams`` made otherwise have none."""
+    if isinstance(hparams, Hparams):
+        hparams.write_record()
 
 
 def common_facts(modules, hparams, manifest, start):

@@ -1,4 +1,5 @@
-"""Tables of error rates: as Markdown, as LaTeX, and as records for a CSV."""
+"""Tables of error rates: as Markdown, as LaTeX, and as records for a CSV; and numbers as
+messages have them."""
 
 from dataclasses import dataclass
 
@@ -17,6 +18,17 @@ LATEX = str.maketrans(
     | {"→": r"$\to$", "–": "--", "\\": r"\textbackslash{}"}
     | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 )
+
+
+def plain(number):
+    """A number with its first two digits, and zeros rather than an exponent.
+
+    Example
+    -------
+    >>> plain(0.0512), plain(352.7), plain(12345)
+    ('0.051', '350', '12000')
+    """
+    return f"{float(f'{number:.2g}'):g}"
 
 
 def rates(baselines):

@@ -1,7 +1,5 @@
 """What is wrong in the values of a recipe, said before anything is prepared."""
 
-from numbers import Real
-
 import torch
 from torch import nn
 
@@ -10,10 +8,13 @@ from ..data.splits import SPLITS
 from ..errors import InputError
 from ..training.settings import (
     BRAIN_SETTINGS,
+    PHASE_SETTINGS,
     PIPELINE_SETTINGS,
     RUN_SETTINGS,
     in_words,
     is_count,
+    is_number,
+    is_positive,
     one_of,
     wrong_values,
 )
@@ -23,7 +24,7 @@ BACKENDS = ("nccl", "gloo", "mpi")  # of torch.distributed, as SpeechBrain takes
 
 def is_share(value):
     """Whether ``value`` is a number from 0 to 1."""
-    return isinstance(value, Real) and 0 <= value <= 1
+    return is_number(value, 0) and value <= 1
 
 
 def are_splits(value):
@@ -34,7 +35,15 @@ def are_splits(value):
 FACTORY = (None, callable, "a class or factory, such as !name:torch.optim.AdamW")
 SHARE = (None, is_share, "a number from 0 to 1")
 COUNT = (None, lambda v: is_count(v, 1), "an integer ≥ 1")
+FROM_0 = (None, lambda v: is_number(v, 0), "a number ≥ 0")
+PLAIN = (str, int, float, type(None))  # bool is an int
 SETTINGS = {
+    **PHASE_SETTINGS,
+    **{
+        f"{kind}_{key}": PHASE_SETTINGS[key]
+        for kind in ("cssl", "ptloc")
+        for key in ("epochs", "hold_epochs", "lr")
+    },
     **BRAIN_SETTINGS,
     **RUN_SETTINGS,
     **PIPELINE_SETTINGS,
@@ -45,19 +54,26 @@ SETTINGS = {
         "an integer ≥ 1, or null",
     ),
     "brain_class": FACTORY,
+    "ckpt_interval_minutes": FROM_0,
     "codebook_size": COUNT,
     "ctc_weight": SHARE,
     "decoder": FACTORY,
     "domain_sampling": one_of(*SAMPLINGS),
+    "dropout": SHARE,
+    "eval_batch_seconds": (None, is_positive, "a number above 0 (seconds)"),
     "eval_splits": (None, are_splits, f"a list of {', '.join(SPLITS)}"),
+    "freeze_encoder_iterations": FROM_0,
     "keep_last": (2, lambda v: is_count(v, 2), "an integer ≥ 2 (checkpoints)"),
     "label_smoothing": SHARE,
     "mask_prob": SHARE,
     "mask_span": COUNT,
+    "max_grad_norm": FROM_0,
     "milestone_interval": (0, is_count, "an integer ≥ 0 (epochs; 0: none)"),
     "n_codebooks": COUNT,
     "n_mels": COUNT,
     "n_negatives": COUNT,
+    "n_rounds": COUNT,
+    "num_workers": (0, is_count, "an integer ≥ 0 (processes)"),
     "opt_class": FACTORY,
     "precision": one_of("fp32", "bf16", "fp16"),
     "sample_rate": COUNT,
@@ -66,6 +82,26 @@ SETTINGS = {
     "unit": one_of("char", "unigram", "bpe"),
     "vocab_size": COUNT,
 }
+
+
+def refuse_wrong_scalars(tree, run_opts):
+    """Check the numbers and texts of a YAML, before objects are built from them.
+
+    Arguments
+    ---------
+    tree : CommentedMap
+        From :func:`yaml_files.resolve`.
+    run_opts, Raises
+        As for :func:`refuse_wrong_values`.
+    """
+    plain = {
+        key: value
+        for key, value in tree.items()
+        # HyperPyYAML takes a string in parentheses for a tuple.
+        if isinstance(value, PLAIN) and not str(value).startswith("(")
+    }
+    if problems := [*wrong_values(plain, SETTINGS), *wrong_options(run_opts)]:
+        raise InputError(in_words(problems))
 
 
 def refuse_wrong_values(hparams, run_opts):
@@ -131,6 +167,8 @@ def wanted_phases(phases, only_phases):
 
 def wrong_options(run_opts):
     """A sentence for each of SpeechBrain's options that cannot be."""
+    given = {key: run_opts[key] for key in run_opts.overridden_args}
+    yield from wrong_values(given, SETTINGS)
     name, backend = run_opts["device"], run_opts["distributed_backend"]
     try:  # None: SpeechBrain finds one
         if torch.device(name or "cpu").type == "cuda" and not torch.cuda.is_available():

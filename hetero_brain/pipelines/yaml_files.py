@@ -139,11 +139,29 @@ def reading(path):
 
 
 class Hparams(dict):
-    """Values of a YAML; a missing key raises an InputError that names the file."""
+    """Values of a YAML; a missing key raises an InputError that names the file.
+
+    Arguments
+    ---------
+    path : str or Path
+        The YAML.
+    values : dict
+        What it holds.
+
+    Attributes
+    ----------
+    record : dict
+        Path → bytes of the files that say what a run was, for its output folder.
+    """
 
     def __init__(self, path, values):
         super().__init__(values)
-        self.path = path
+        self.path, self.record = path, {}
+
+    def write_record(self):
+        """Write the record, once the folder is known to be this run's."""
+        for path, content in self.record.items():
+            Path(path).write_bytes(content)
 
     def __missing__(self, key):
         raise InputError(

@@ -84,15 +84,16 @@ def error_rates(utterances):
     return rates
 
 
-def bootstrap_interval(errors, totals, key=0):
+def bootstrap_interval(errors, totals):
     """An error rate and its 95 % interval, by percentile bootstrap over utterances.
+
+    The resamples depend on the number of utterances only, so that a run has the same
+    interval wherever it is shown.
 
     Arguments
     ---------
     errors, totals : array_like of float, shape (utterances,)
         Number of errors, and of reference words or characters, in each utterance.
-    key : int or str
-        Seed of the resampling.
 
     Returns
     -------
@@ -106,7 +107,7 @@ def bootstrap_interval(errors, totals, key=0):
     (20.0, True)
     """
     errors, totals = np.asarray(errors, float), np.asarray(totals, float)
-    draws = generator("bootstrap", key).integers(
+    draws = generator("bootstrap").integers(
         len(errors), size=(N_RESAMPLES, len(errors))
     )
     errors_drawn, totals_drawn = errors[draws].sum(1), totals[draws].sum(1)
@@ -148,6 +149,8 @@ def with_interval(rate, low, high):
 
 
 def error_counts(seeds, unit):
-    """Errors and reference lengths, both of shape (seeds, utterances)."""
+    """Errors and reference lengths, both of shape (seeds, utterances), in the order of
+    the utterances' IDs: resamples are of positions."""
+    seeds = [sorted(run, key=lambda utterance: utterance["id"]) for run in seeds]
     errors = np.array([[u[f"{unit}_errors"] for u in run] for run in seeds])
     return errors, np.array([[u[f"{unit}s"] for u in run] for run in seeds])

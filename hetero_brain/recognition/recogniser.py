@@ -163,7 +163,9 @@ class Recogniser(nn.Module):
 
     def text(self, ids):
         """The text of units; the blank and a decoder's marks are ignored."""
-        return spaced(self.tokenizer.decode([i for i in ids if i < len(self.tokenizer)]))
+        return spaced(
+            self.tokenizer.decode([i for i in ids if i < len(self.tokenizer)])
+        )
 
 
 def spaced(text):

@@ -84,13 +84,14 @@ def warn_of_marks(texts):
     characters = {*"".join(texts)}
     marks = [c for c in characters if unicodedata.category(c)[0] in "PSN"]
     marks = sorted({*marks} - {*WITHIN_WORDS})
-    cases = sum(c.lower() != c and c.lower() in characters for c in characters)
-    if marks or cases:
-        found = [" ".join(marks)] * bool(marks)
-        found += [f"{cases} letters in both cases"] * bool(cases)
+    capitals = sorted(c for c in characters if c.lower() in characters - {c})
+    if marks or capitals:
+        found = [f"the characters {' '.join(marks)}"] * bool(marks)
+        found += [f"both cases of {' '.join(capitals)}"] * bool(capitals)
+        example = next(text for text in texts if {*text} & {*marks, *capitals})
         logger.warning(
-            f"the transcripts have {', and '.join(found)}, which the recogniser learns "
-            "to write; if it shall not, normalise them in the column wrd"
+            f"the transcripts have {' and '.join(found)}, as in {example!r}: the "
+            "recogniser learns to write them; if it shall not, normalise the column wrd"
         )
 
 

@@ -1,6 +1,7 @@
 """Checks of the settings that a Brain reads from hparams: all problems in one error."""
 
 import difflib
+import math
 import numbers
 from collections.abc import Mapping
 
@@ -64,11 +65,21 @@ def is_count(value, least=0):
     return integral and value >= least
 
 
+def is_number(value, least=-math.inf):
+    """Whether ``value`` is a number of at least ``least`` (not a bool, nor NaN)."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and value >= least
+
+
+def is_positive(value):
+    """Whether ``value`` is a number above 0, but not infinite."""
+    return is_number(value) and 0 < value < math.inf
+
+
 def is_weights(value):
     """Whether ``value`` maps names to positive numbers, or is None."""
     return value is None or (
-        isinstance(value, Mapping)
-        and all(isinstance(w, numbers.Real) and w > 0 for w in value.values())
+        isinstance(value, Mapping) and all(map(is_positive, value.values()))
     )
 
 
@@ -105,6 +116,15 @@ RUN_SETTINGS = {
     "loggers": ((), lambda v: isinstance(v, (list, tuple)), "a list of loggers"),
     "log_interval": (100, lambda v: is_count(v, 1), "an integer ≥ 1 (iterations)"),
     "valid_interval": (1, lambda v: is_count(v, 1), "an integer ≥ 1 (epochs)"),
+}
+PHASE_SETTINGS = {
+    "epochs": (None, lambda v: is_count(v, 1), "an integer ≥ 1"),
+    "hold_epochs": (math.inf, lambda v: is_number(v, 0), "a number ≥ 0 (epochs)"),
+    "local_lr": (None, lambda v: is_number(v, 0), "a number ≥ 0 (learning rate)"),
+    "local_steps": BRAIN_SETTINGS["local_steps"],
+    "lr": (None, is_positive, "a number above 0 (learning rate)"),
+    "lr_decay": (None, lambda v: is_positive(v) and v <= 1, "above 0, at most 1"),
+    "warmup_iterations": (0, is_count, "an integer ≥ 0"),
 }
 PIPELINE_SETTINGS = {
     "patience": (

@@ -85,10 +85,7 @@ def test_an_experiment_whose_yaml_is_of_something_else(refused, tmp_path):
     assert refused(EXPERIMENT, tmp_path) == f"{tmp_path}: Is a directory"
     domains = ENGLISH / "domains.yaml"
     told = refused(EXPERIMENT, domains, "--data_root", "/data")
-    assert (
-        told
-        == f"{domains}: no key 'output_folder'; is this YAML meant for this command?"
-    )
+    assert told == f"{domains}: no key 'pretrain'; is this YAML meant for this command?"
 
 
 def test_an_experiment_names_what_its_steps_lack(refused, tmp_path):
@@ -113,7 +110,7 @@ def test_an_experiment_whose_finetuning_yaml_is_missing(refused, tmp_path):
     judges = "{full: {hparams: finetune/nowhere.yaml}}"
     told = refused(EXPERIMENT, recipe, "--judges", judges, "--data_folder", "data")
     assert told.endswith("finetune/nowhere.yaml: No such file or directory")
-    assert not list(tmp_path.rglob("CSSL.1"))  # before anything is trained
+    assert not list(tmp_path.rglob("results"))  # before anything is trained or written
 
 
 def test_a_list_of_domains(refused, files):

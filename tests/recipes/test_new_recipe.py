@@ -13,7 +13,7 @@ from hetero_brain.__main__ import main
 from hetero_brain.data import manifest
 from hetero_brain.data.splits import finetuning_splits
 from hetero_brain.errors import InputError
-from hetero_brain.pipelines.experiment import check as check_experiment
+from hetero_brain.pipelines.experiment_checks import check as check_experiment
 from hetero_brain.pipelines.new_recipe import MODELS, make_recipe, snake
 from hetero_brain.pipelines.recipe import read_recipe
 from tests.recipes.manifests_fixture import sample_manifests

@@ -84,6 +84,21 @@ def test_a_missing_data_folder_stops_before_anything_is_written(tmp_path):
     ).read_text("utf-8")
 
 
+def test_the_record_of_a_run_is_replaced_when_the_run_says_so(tmp_path):
+    argv = [str(PRETRAIN), "--data_folder", "a", "--output_folder", str(tmp_path)]
+    argv += ["--size", "mini"]
+    script, path = tmp_path / "x.py", tmp_path / "hyperparams.yaml"
+    script.touch()
+    load_recipe([*argv, "--cssl_epochs", "3"], script)
+    assert "\ncssl_epochs: 3 " in path.read_text("utf-8")
+    (tmp_path / "env.log").unlink()
+    hparams, _ = load_recipe([*argv, "--cssl_epochs", "4"], script)
+    assert "\ncssl_epochs: 3 " in path.read_text("utf-8")
+    hparams.write_record()
+    assert "\ncssl_epochs: 4 " in path.read_text("utf-8")
+    assert (tmp_path / "env.log").exists()
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("recipes/*/*/train.py")))
 def test_every_script_is_saved_with_its_run(path):
     assert "load_recipe(argv, __file__)" in path.read_text("utf-8")

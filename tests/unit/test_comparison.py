@@ -9,6 +9,7 @@ from hetero_brain.commands.report import main as report
 from hetero_brain.errors import InputError
 from hetero_brain.pipelines.comparison import compare, names
 from hetero_brain.pipelines.tables import MARKED
+from hetero_brain.recognition.error_rates import describe
 from tests.unit.test_report import utterance
 
 
@@ -69,6 +70,18 @@ def test_rates_and_paired_differences(write):
     assert text.endswith(MARKED)
     relative = tables["test, WER relative to ctc %"]
     assert relative == {"attention": {"en": "**-33.3", "fr": "0.0", "all": "-16.7"}}
+
+
+def test_a_run_has_the_intervals_of_its_log(write):
+    run = [
+        utterance(f"en/{key}", n, 4, n, 20)
+        for key, n in zip(
+            "hcagfbed", (5, 0, 3, 4, 4, 6, 1, 2)
+        )  # in the order of batches
+    ]
+    (told,) = describe(run).splitlines()
+    row = compare([write("a", run)]).splitlines()[-1]
+    assert f", WER {row.split(' | ')[1].removesuffix(' |')} % (" in told
 
 
 def test_one_run_alone_and_the_splits_that_all_have(write, capsys):

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from hetero_brain.errors import InputError
 from hetero_brain.pipelines import experiment
+from hetero_brain.pipelines.experiment_checks import check, check_models, in_words
+from hetero_brain.pipelines.recipe import read_recipe
 from hetero_brain.training.preemption import REQUEUE
 from tests import processes
 
@@ -134,3 +137,53 @@ def test_phases_that_start_from_the_same_run_at_once(tmp_path):
     ]
     assert experiment.log_folders(["train.py", "--seed", "1"], folder) == [folder]
     assert not list(tmp_path.iterdir())
+
+
+def spec_of(*words):
+    path = ROOT / "recipes/VoicePrompts/experiment.yaml"
+    return read_recipe([str(path), "--data_folder", "x", *words])[0]
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        ([], None),
+        (["--judges", "{full: {seeds: []}}"], None),
+        (["--models", "[scratch]", "--seeds", "[]"], None),
+        (
+            ["--judges", "{full: {seeds: [1, 3]}}"],
+            "full: seeds: [3] are not pre-trained",
+        ),
+        (["--seeds", "[1]"], "probe: seeds: [2] are not pre-trained (seeds: [1])"),
+    ],
+)
+def test_judges_have_seeds_that_are_pretrained(words, told):
+    spec = spec_of(*words)
+    if told is None:
+        return check(spec)
+    with pytest.raises(InputError) as error:
+        check(spec)
+    (_, line) = str(error.value).splitlines()
+    assert line.startswith(f"  judges: {told}")
+
+
+def test_models_are_phases_and_the_other_phases_are_named(caplog):
+    phases = ["CSSL.1", "PTLOC.1", "CSSL-continued.1"]
+    check_models({"models": ["scratch", "public", *phases]}, phases)
+    assert not caplog.records
+    check_models({"models": ["scratch", "CSSL.1", "PTLOC.1"]}, phases)
+    assert caplog.messages == [
+        "CSSL-continued.1: pre-trained, but not among models, so not fine-tuned"
+    ]
+    with pytest.raises(
+        InputError, match=r"models: \['PTLOC.2'\] are none of scratch, pub"
+    ):
+        check_models({"models": ["scratch", "PTLOC.2"]}, phases)
+
+
+def test_an_experiment_says_what_it_finetunes():
+    spec = spec_of("--judges", "{full: {seeds: []}}", "--models", "[scratch, PTLOC.1]")
+    assert in_words(spec) == (
+        "Fine-tunes scratch, PTLOC.1 by probe (seeds [1, 2], domains ['en', 'es', 'fr', "
+        "'it', 'ru']); seeds: [] leaves one out"
+    )

@@ -9,6 +9,7 @@ import soundfile
 
 from hetero_brain.data import manifest
 from hetero_brain.data.plan import Plan
+from hetero_brain.errors import InputError
 from hetero_brain.pipelines import look_ahead as module
 from hetero_brain.pipelines.look_ahead import (
     Length,
@@ -16,11 +17,15 @@ from hetero_brain.pipelines.look_ahead import (
     doubts,
     equally_long,
     in_words,
+    long_recordings,
     look_ahead,
-    resampling,
-    sampled_rates,
 )
 from hetero_brain.pipelines.rounds import alternation, run_phases
+from hetero_brain.pipelines.sampled_headers import (
+    resampling,
+    sampled_headers,
+    sampled_rates,
+)
 from tests.unit.test_rounds import CSSL, PTLOC, Toy, loader, make_hparams
 
 
@@ -60,6 +65,18 @@ def test_padding():
     assert doubts_about(np.tile([1.0, 1.2], 20), 14) == []
 
 
+def test_recordings_that_are_hardly_read():
+    durations = np.float32([48, 600, 5])
+    assert [*long_recordings(durations, np.inf)] == []
+    (told,) = long_recordings(durations, 12)
+    assert told.startswith(
+        "1 recording, 0.17 h, is more than 4 times as long as max_utt"
+    )
+    assert "reads 12 s of it; " in told and "split it by start and stop" in told
+    (told,) = long_recordings(np.tile(durations, 2), 10)
+    assert told.startswith("4 recordings, 0.36 h, are") and "10 s of each; " in told
+
+
 def test_phases_of_a_length_are_named_together_in_their_order():
     lengths = ("CSSL.1", 34, 100), ("PTLOC.1", 9, 100), ("CSSL.2", 34, 100)
     assert [*equally_long([Length(*each) for each in lengths])] == [
@@ -81,7 +98,9 @@ def test_a_warmup_that_is_long_for_the_phase(warmup, said):
         assert "to 20 for a tenth" in doubts[0]
 
 
-# ---------------------------------------------------------------------- sample rates
+# --------------------------------------------------------------------------- headers
+
+SETTINGS = {"global_batch_seconds": 18, "seed": 1}
 
 
 @pytest.fixture
@@ -95,37 +114,39 @@ def rows(tmp_path):
             if rate is None:
                 (tmp_path / name).write_bytes(b"no audio")
             else:
-                soundfile.write(tmp_path / name, np.zeros(16), rate)
-            row = {"ID": name, "duration": 1800, "domain": domain}
+                soundfile.write(tmp_path / name, np.zeros(18 * rate // 5), rate)
+            row = {"ID": name, "duration": 3.6, "domain": domain}
             rows.append({**row, "wav": f"{{data_root}}/{name}"})
     manifest.write(tmp_path / "train.csv", rows)
     return manifest.read(tmp_path / "train.csv", tmp_path)
 
 
 def test_hours_of_each_sample_rate(rows):
-    rates = sampled_rates(rows)
-    assert rates["a"] == pytest.approx({8000: 1.0, 48000: 0.5})
-    assert rates["b"] == pytest.approx({16000: 0.5})
+    rates = sampled_rates(sampled_headers(rows), rows)
+    assert rates["a"] == pytest.approx({8000: 0.002, 48000: 0.001})
+    assert rates["b"] == pytest.approx({16000: 0.001})
     assert rates["c"] == {}
 
 
 def test_a_sample_of_the_headers_is_read(rows, monkeypatch):
     opened = []
     info = soundfile.info
-    monkeypatch.setattr(module, "FILES", 2)
+    monkeypatch.setattr("hetero_brain.pipelines.sampled_headers.FILES", 2)
     monkeypatch.setattr(soundfile, "info", lambda p: opened.append(p) or info(p))
-    rates = sampled_rates(rows)
+    rates = sampled_rates(sampled_headers(rows), rows)
     assert len(opened) == 4  # of a two, of b and c all
-    assert sum(rates["a"].values()) == pytest.approx(1.5)  # of all three
+    assert sum(rates["a"].values()) == pytest.approx(0.003)  # of all three
 
 
 def test_what_resampling_costs(rows):
-    above, below = resampling(sampled_rates(rows), 16000)
+    above, below = resampling(sampled_rates(sampled_headers(rows), rows), 16000)
     assert above.startswith(
-        "About 0.5 h are sampled above the model's sample_rate of 16"
+        "About 0.001 h are sampled above the model's sample_rate of 16"
     )
     assert "(a 48 kHz)" in above and "above 8 kHz is thrown away" in above
-    assert below.startswith("About 1 h are sampled below the model's sample_rate of 16")
+    assert below.startswith(
+        "About 0.002 h are sampled below the model's sample_rate of 16"
+    )
     assert "(a 8 kHz)" in below
     assert [*resampling({"en": {16000: 3.0}}, 16000)] == []
     (many,) = resampling({"en": {44100: 350.2}}, 16000)
@@ -134,18 +155,39 @@ def test_what_resampling_costs(rows):
 
 def test_what_is_logged(rows, caplog):
     caplog.set_level(logging.INFO)
-    plan = Plan(
-        rows.duration, rows.domain, rows.domains, global_batch_seconds=9000, seed=1
-    )
+    plan = Plan(rows.duration, rows.domain, rows.domains, **SETTINGS)
     look_ahead(plan, rows, 16000, [Length("CSSL.1", 3, 1), Length("PTLOC.1", 2, 1)])
     levels = {record.getMessage(): record.levelname for record in caplog.records}
     text = "\n".join(levels)
-    assert "train.csv: 1 iteration an epoch, over 2.5 h with 0% padding" in text
+    assert "train.csv: 1 iteration an epoch, over 0.005 h with 0% padding" in text
     assert "CSSL.1: 3 epochs, 3 iterations, 1 of them of warm-up" in text
-    assert "a: hours 1.5" in text and "padding 0" in text
+    assert "a: hours 0.003" in text and "padding 0" in text
     assert "sampled above" in text and "sampled below" in text
     warnings = [line for line, level in levels.items() if level == "WARNING"]
     assert len(warnings) == 1 and "single iteration" in warnings[0]
+
+
+def test_durations_in_another_unit_are_refused(rows, tmp_path):
+    wrong = [
+        {**row, "duration": (1000 if row["domain"] == "a" else 1) * row["duration"]}
+        for row in rows
+    ]
+    manifest.write(tmp_path / "ms.csv", wrong)
+    wrong = manifest.read(tmp_path / "ms.csv", tmp_path)
+    plan = Plan(wrong.duration, wrong.domain, wrong.domains, **SETTINGS)
+    said = (
+        "ms.csv: the durations of a are about 1000 times the length .* row a[012].wav"
+    )
+    with pytest.raises(InputError, match=said):
+        look_ahead(plan, wrong, 16000, [])
+
+
+def test_a_long_recording_is_told_of(rows, caplog):
+    plan = Plan(
+        rows.duration, rows.domain, rows.domains, **SETTINGS, max_utterance_seconds=0.5
+    )
+    look_ahead(plan, rows, 16000, [])
+    assert any("5 recordings, 0.005 h, are" in line for line in caplog.messages)
 
 
 # ------------------------------------------------------------------------------ time

@@ -121,14 +121,14 @@ def test_speechbrain_reads_it(folder):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_line_ends_and_byte_order_mark(folder, end, encoding):
     header = "wrd,extra,ID,duration,wav,start,stop,domain,spk_id"
-    lines = ["été,x,é,1,a.wav,,,en,s", "", 'b, "y",b,2,a.wav,3,9,en,"s,t"', ""]
+    lines = ["été,x,é,1,a.wav,,,en,s", "", 'b, "y",b,2,a.wav,3,16003,en,"s,t"', ""]
     path = put(folder / "t.csv", *lines, header=header, end=end, encoding=encoding)
     rows = read(path, check_files=False)
     assert [(r["ID"], r["wrd"], r["spk_id"], r["extra"]) for r in rows] == [
         ("é", "été", "s", "x"),
         ("b", "b", "s,t", "y"),
     ]
-    assert (rows[1]["start"], rows[1]["stop"]) == (3, 9)
+    assert (rows[1]["start"], rows[1]["stop"]) == (3, 16003)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,19 @@ def test_line_ends_and_byte_order_mark(folder, end, encoding):
         ("b,1.0,a.wav,5,5,en,s,one", "start '5' and stop '5'"),
         ("b,1.0,a.wav,-1,5,en,s,one", "start '-1' and stop '5'"),
         ("b,1.0,a.wav,0.0,5.0,en,s,one", "start '0.0' and stop '5.0'"),
-        ("b,1.0,a.wav,0,5,en,s,one", None),
+        (
+            "b,10,a.wav,10,20,en,s,one",
+            "start 10 to stop 20 in a duration of 10 s are 1 sa",
+        ),
+        (
+            "b,1000,a.wav,0,16000,en,s,one",
+            "start 0 to stop 16000 in a duration of 1000 s",
+        ),
+        (
+            "b,1.0,a.wav,0,500000,en,s,one",
+            "start 0 to stop 500000 in a duration of 1.0",
+        ),
+        ("b,1.0,a.wav,0,8000,en,s,one", None),
         ("b,1.0,lost.wav,,,en,s,one", "no file '{root}/lost.wav'"),
     ],
 )
@@ -285,6 +297,10 @@ def test_a_replaced_file_is_noticed(folder):
     [
         ({"wrd": "one\ntwo"}, "row 3: line break in wrd"),
         ({"ID": "b\r"}, "row 3: line break in ID"),
+        (
+            {"wrd": ("sì", None)},
+            r"row 3: wrd is a tuple, not .* number: \('sì', None\)",
+        ),
         ({"words": "one"}, r"row 3: unknown columns \['words'\]"),
         ({"ID": "fr/b"}, "row 3: ID 'fr/b' is already in row 2"),
         ({"duration": 0.00004}, "row 3: duration '0.0000'"),

@@ -58,7 +58,7 @@ def test_a_misspelling_beside_the_right_key():
 
 
 def test_a_phase_without_epochs():
-    with pytest.raises(InputError, match="epochs of CSSL.1: must be 1 or more: -1"):
+    with pytest.raises(InputError, match="CSSL.1: .*\n  epochs: -1 is not an integer"):
         Phase("CSSL.1", None, -1, 0.1)
 
 

@@ -192,6 +192,8 @@ def test_pretraining_goes_on_from_a_model(phase, manifest, tmp_path):
     pretrained(CPC, f"{words} {moved}", tmp_path / "again", manifest)
     with pytest.raises(InputError, match="belongs to another run") as error:
         pretrained(CPC, f"{words} {other}", tmp_path / "again", manifest)
+    # The run that was refused has not replaced the record of the one before.
+    assert (tmp_path / "again/hyperparams.yaml").read_text().endswith(f" {moved}")
     _, line = str(error.value).splitlines()
     assert re.fullmatch(
         rf"  pretrained: {folder} \(weights \w+\) there, {other} \(weights \w+\) here",

@@ -12,16 +12,20 @@ from hetero_brain.errors import InputError
 @pytest.fixture
 def write(tmp_path):
     """write(split, domain=words, …) → a manifest with two rows of each domain."""
-    (tmp_path / "a.wav").touch()
 
     def write(split, /, **domains):
         domains = {name.replace("__", "/"): words for name, words in domains.items()}
-        rows = [
-            {"ID": f"{domain}{i}", "duration": 1, "wav": "{data_root}/a.wav"}
-            | {"domain": domain, "wrd": words}
-            for domain, words in domains.items()
-            for i in range(2)
-        ]
+        rows = []
+        for domain, words in domains.items():
+            for i in range(2):
+                wav = f"{split}-{domain.replace('/', '-')}{i}.wav"
+                (tmp_path / wav).touch()
+                row = {
+                    "ID": f"{domain}{i}",
+                    "duration": 1,
+                    "wav": f"{{data_root}}/{wav}",
+                }
+                rows.append({**row, "domain": domain, "wrd": words})
         manifest.write_if_any(tmp_path / f"{split}.csv", rows)
         return tmp_path
 
@@ -132,3 +136,19 @@ def test_domains_that_have_no_transcript_within_their_hours_are_named(write):
     rows = manifest.read(folder / "train.csv", folder, ["en", "fr"])
     kept = labelled(rows, 1, {"fr": 0.0003})
     assert [row["domain"] for row in kept] == ["en", "en", "fr"]
+
+
+def test_rows_to_evaluate_on_that_are_trained_on(write, warnings):
+    folder = write("train", en="a", es="b")
+    write("test", en="a", es="b")
+    train, others = (
+        [*manifest.read(folder / f"{split}.csv", folder)] for split in ("train", "test")
+    )
+    part = {**train[2], "start": 0, "stop": 16000}
+    manifest.write(folder / "dev.csv", [others[1], part, train[3], others[0]])
+    finetuning_splits(folder, folder, ["en", "es"], ["train", "test"], 1)
+    (told,) = warnings()
+    assert "dev.csv: 1 of its 4 rows is in " in told and "such as es1" in told
+    pretraining_splits(folder / "train.csv", folder, ["es"])
+    (told,) = warnings()
+    assert "dev.csv: 1 of its 2 rows is in " in told

@@ -204,11 +204,14 @@ def test_transcripts_that_nobody_has_normalised_are_named(tmp_path, caplog):
     words = ["¿Qué? [bip]", "Don't drop-in", "no don't 2"]
     train_tokenizer(words, tmp_path / "marks", "char")
     (message,) = [record.message for record in caplog.records]
-    assert "have 2 ? [ ] ¿, and 1 letters in both cases, which the rec" in message
+    assert (
+        "have the characters 2 ? [ ] ¿ and both cases of D, as in '¿Qué? [bip]': the rec"
+        in message
+    )
     caplog.clear()
     for texts, said in (
-        (["Élan", "él"], "have 1 letters in both"),
-        (["a.b"], "have ., "),
+        (["lé", "Élan", "él"], "have both cases of É, as in 'Élan': "),
+        (["ab", "a.b"], "have the characters ., as in 'a.b': "),
     ):
         warn_of_marks(texts)
         assert said in caplog.messages.pop()

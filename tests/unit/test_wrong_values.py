@@ -12,6 +12,10 @@ PRETRAIN, CTC, ATTENTION = "pretrain/bestrq", "finetune/ctc", "finetune/attentio
 OBJECT = "an object is wanted, such as '!"
 WRONG = [
     (PRETRAIN, "brain_class", "x", OBJECT),
+    (PRETRAIN, "ckpt_interval_minutes", "-1", "a number ≥ 0"),
+    (PRETRAIN, "cssl_epochs", "2.5", "an integer ≥ 1"),
+    (PRETRAIN, "cssl_hold_epochs", "-1", "a number ≥ 0"),
+    (PRETRAIN, "cssl_lr", "-3.0", "a number above 0"),
     (PRETRAIN, "device", "x", "not a device; there are cpu, cuda"),
     (PRETRAIN, "distributed_backend", "x", "there are nccl, gloo, mpi"),
     (PRETRAIN, "domain_sampling", "x", "one of proportional, equal, temperature"),
@@ -21,7 +25,12 @@ WRONG = [
     (PRETRAIN, "keep_last", "1", "an integer ≥ 2"),
     (PRETRAIN, "labels", "x", "there are random_projection, and kmeans"),
     (PRETRAIN, "labels", "teacher", "needs a public model"),
+    (PRETRAIN, "local_lr", "-1", "a number ≥ 0"),
+    (PRETRAIN, "local_steps", "-1", "an integer ≥ 0"),
+    (PRETRAIN, "lr_decay", "1.1", "above 0, at most 1"),
     (PRETRAIN, "local_optimizer_state", "x", "one of fresh, per_domain"),
+    (PRETRAIN, "n_rounds", "0", "an integer ≥ 1"),
+    (PRETRAIN, "ptloc_lr", ".nan", "a number above 0"),
     (PRETRAIN, "n_mels", "0", "an integer ≥ 1"),
     (PRETRAIN, "only_phases", "[CSSL.7]", "no phase ['CSSL.7'] among ['CSSL.1', 'PTL"),
     (PRETRAIN, "pretrained", "x/y", "there is no such folder"),
@@ -30,10 +39,13 @@ WRONG = [
     (PRETRAIN, "size", "x", "there are mini, tiny, base"),
     (CTC, "augment", "x", OBJECT),
     (CTC, "beam_size", "0", "an integer ≥ 1, or null"),
+    (CTC, "epochs", "0", "an integer ≥ 1"),
     (CTC, "eval_splits", "[x]", "a list of train, dev, test"),
+    (CTC, "lr", "-1", "a number above 0"),
     (CTC, "lr_schedule", "x", OBJECT),
     (CTC, "readout", "x", OBJECT),
     (CTC, "train_logger", "x", "a train logger, such as !name:"),
+    (CTC, "warmup_iterations", "-1", "an integer ≥ 0"),
     (CTC, "unit", "x", "one of char, unigram, bpe"),
     (ATTENTION, "beam_size", "null", "None is for CTC alone"),
     (ATTENTION, "ctc_weight", "2", "a number from 0 to 1"),
@@ -54,7 +66,7 @@ def test_a_wrong_value_is_named(kind, key, value, told):
         read_recipe(argv(kind, *words, f"--{key}", value))
     assert isinstance(end.value.code, str)  # which Python prints, without a traceback
     assert told in end.value.code and f"{key}" in end.value.code
-    assert value.strip("[]").replace("null", "None") in end.value.code
+    assert value.strip("[].").replace("null", "None") in end.value.code
 
 
 def test_all_wrong_values_at_once_also_of_the_yaml_itself(tmp_path):

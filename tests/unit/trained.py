@@ -31,7 +31,10 @@ def hparams_of(yaml, words, folder=None):
         *words.split(),
     ]
     argv += ["--output_folder", str(folder)] if folder else []
-    return read_recipe([*argv, "--noprogressbar"])[:2]
+    hparams, run_opts, _ = read_recipe([*argv, "--noprogressbar"])
+    if folder:
+        hparams.record = {folder / "hyperparams.yaml": words.encode()}
+    return hparams, run_opts
 
 
 def pretrained(yaml, words, folder, manifest):

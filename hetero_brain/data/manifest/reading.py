@@ -16,6 +16,7 @@ from .table import Manifest, file_version
 
 MAY_BE_EMPTY = ("start", "stop", "spk_id", "wrd")  # columns whose cells may be
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+PLAUSIBLE = 1_000, 400_000  # Hz: between these are the sample rates of all audio
 
 
 def read(path, data_root="", domains=None, check_files=True):
@@ -43,8 +44,9 @@ def read(path, data_root="", domains=None, check_files=True):
         file (the header is row 1). Errors are: a missing file or column, no rows, a
         wrong number of fields, an empty or duplicate ID, an empty wav or domain, a
         duration that is not positive and finite, start and stop that are not integers,
-        not in order or not both given, a channel that is not an integer from 0 on, an
-        audio file that does not exist, and a requested domain that has no rows.
+        not in order, not both given or not samples at a :data:`PLAUSIBLE` rate, a
+        channel that is not an integer from 0 on, an audio file that does not exist, and a
+        requested domain that has no rows.
     """
     path = Path(path)
     if not path.is_file():
@@ -192,6 +194,15 @@ def _check_numbers(number, duration, start, stop, channel, errors):
             f"start {start!r} and stop {stop!r} are neither both empty nor "
             "samples with 0 <= start < stop",
         )
+    elif start and 0 < seconds < math.inf:
+        rate = (int(stop) - int(start)) / seconds
+        if not PLAUSIBLE[0] <= rate <= PLAUSIBLE[1]:
+            errors.add(
+                number,
+                f"start {start} to stop {stop} in a duration of {duration} s are "
+                f"{rate:.4g} samples a second; start and stop are samples, duration is "
+                "in seconds",
+            )
     if channel and not re.fullmatch("[0-9]*", channel):
         errors.add(number, f"channel {channel!r} is not a number from 0 on")
     return seconds

@@ -11,6 +11,8 @@ from .csv_format import COLUMNS
 from .errors import ErrorList
 from .reading import read_as
 
+FIELDS = (str, numbers.Real, os.PathLike, type(None))  # what can be written in a field
+
 
 def write(path, rows, columns=COLUMNS):
     """Write a manifest and check it; the file is replaced as a whole or not at all.
@@ -32,7 +34,8 @@ def write(path, rows, columns=COLUMNS):
     ------
     ManifestError
         For every error that ``read`` reports, except missing audio files, and for
-        unknown keys and line breaks in a field. The existing file is then left as it is.
+        unknown keys, values that are neither text nor a number, and line breaks in a
+        field. The existing file is then left as it is.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,6 +50,13 @@ def write(path, rows, columns=COLUMNS):
                 unknown = sorted(set(row) - set(columns))
                 if unknown:
                     errors.add(number, f"unknown columns {unknown}")
+                for key in columns:
+                    if not isinstance(value := row.get(key), FIELDS):
+                        kind = type(value).__name__
+                        errors.add(
+                            number,
+                            f"{key} is a {kind}, not text or a number: {value!r}",
+                        )
                 for key, field in zip(columns, fields):
                     if "\n" in field or "\r" in field:
                         errors.add(number, f"line break in {key}: {field!r}")
