@@ -122,7 +122,7 @@ PHASE_SETTINGS = {
     "hold_epochs": (math.inf, lambda v: is_number(v, 0), "a number ≥ 0 (epochs)"),
     "local_lr": (None, lambda v: is_number(v, 0), "a number ≥ 0 (learning rate)"),
     "local_steps": BRAIN_SETTINGS["local_steps"],
-    "lr": (None, is_positive, "a number above 0 (learning rate)"),
+    "lr": (None, lambda v: is_number(v, 0), "a number ≥ 0 (learning rate)"),
     "lr_decay": (None, lambda v: is_positive(v) and v <= 1, "above 0, at most 1"),
     "warmup_iterations": (0, is_count, "an integer ≥ 0"),
 }
