@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 install: $(VENV)/installed
 
-# By uv, which takes a third of the time; by pip, where uv cannot be had.
+# By uv, in a quarter of the time that pip takes; by pip, where uv cannot be had.
 TESTED = --constraint constraints.txt --editable '.[test]'
 
 demo: $(VENV)/installed
