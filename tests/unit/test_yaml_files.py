@@ -240,6 +240,17 @@ def test_names_of_speechbrain_lead_to_ours():
         assert {*ours} <= keys and (theirs == "lr" or theirs not in keys)
 
 
+def test_what_refers_to_the_output_folder_goes_to_that_of_a_debug_run(tmp_path):
+    path, built = tmp_path / "recipe.yaml", "saved: !new:collections.Counter {a: 1}"
+    path.write_text(
+        f"output_folder: out\nsave_folder: !ref <output_folder>/save\n{built}"
+    )
+    found, _, resolved = read_recipe([str(path), "--device", "cpu", "--debug"])
+    assert found["output_folder"] == "out/debug"
+    assert found["save_folder"] == "out/debug/save" and found["saved"] == {"a": 1}
+    assert "save_folder: out/debug/save" in resolved
+
+
 def test_all_wrong_overrides_at_once(load):
     with pytest.raises(InputError) as fault:
         words = ["--lr", "x", "--causal", "no", "--sead", "1"]
