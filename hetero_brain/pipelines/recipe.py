@@ -210,7 +210,7 @@ def read_recipe(argv):
             resolved = resolve(hparams_file, tree)
         refuse_wrong_scalars(resolved, run_opts)
         hparams, resolved = build(hparams_file, resolved)
-        refuse_wrong_values(hparams, run_opts)
+        refuse_wrong_values(hparams)
     except InputError as error:
         sys.exit(str(error))
     return hparams, run_opts, resolved

@@ -85,14 +85,20 @@ SETTINGS = {
 
 
 def refuse_wrong_scalars(tree, run_opts):
-    """Check the numbers and texts of a YAML, before objects are built from them.
+    """Check the numbers and texts of a YAML before objects are built from them, and
+    SpeechBrain's options.
 
     Arguments
     ---------
     tree : CommentedMap
         From :func:`yaml_files.resolve`.
-    run_opts, Raises
-        As for :func:`refuse_wrong_values`.
+    run_opts : RunOptions
+        SpeechBrain's.
+
+    Raises
+    ------
+    InputError
+        As :func:`refuse_wrong_values` does.
     """
     plain = {
         key: value
@@ -104,15 +110,14 @@ def refuse_wrong_scalars(tree, run_opts):
         raise InputError(in_words(problems))
 
 
-def refuse_wrong_values(hparams, run_opts):
-    """Check what can be checked without data. Keys that a YAML lacks are not checked.
+def refuse_wrong_values(hparams):
+    """Check what else can be checked without data, objects and how values go together.
+    Keys that a YAML lacks are not checked.
 
     Arguments
     ---------
     hparams : dict
         Of a recipe.
-    run_opts : RunOptions
-        SpeechBrain's.
 
     Raises
     ------
@@ -123,7 +128,6 @@ def refuse_wrong_values(hparams, run_opts):
         *wrong_values(hparams, SETTINGS),
         *wrong_modules(hparams),
         *wrong_combinations(hparams),
-        *wrong_options(run_opts),
     ]
     if problems:
         raise InputError(in_words(problems))
