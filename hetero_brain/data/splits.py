@@ -113,6 +113,7 @@ def finetuning_splits(
         if rows := held_out(path, data_root, wanted, consequence, transcribed=True):
             splits[split] = labelled(rows, seed)
             warn_of_shared(splits["train"], splits[split])
+            tell_of_known_speakers(splits["train"], splits[split])
     if "dev" not in splits:
         raise InputError(
             f"{folder / 'dev.csv'}: no transcribed rows of {', '.join(domains)}. "
@@ -171,6 +172,21 @@ def warn_of_shared(train, rows):
             f"{'is' if len(shared) == 1 else 'are'} in {train.path} as well, such as "
             f"{example}: error rates on what a model has trained on say little about "
             "other speech; remove them from one of the two"
+        )
+
+
+@main_process_only
+def tell_of_known_speakers(train, rows):
+    """Log how many speakers of dev or test have rows in ``train``, too."""
+    speakers, known = (
+        {(row["domain"], row["spk_id"]) for row in split if row["spk_id"]}
+        for split in (rows, train)
+    )
+    if shared := len(speakers & known):
+        logger.info(
+            f"{rows.path}: {shared} of its {len(speakers)} speakers "
+            f"{'is' if shared == 1 else 'are'} in {train.path} as well: error rates are "
+            "lower for speakers that a model knows"
         )
 
 

@@ -152,3 +152,26 @@ def test_rows_to_evaluate_on_that_are_trained_on(write, warnings):
     pretraining_splits(folder / "train.csv", folder, ["es"])
     (told,) = warnings()
     assert "dev.csv: 1 of its 2 rows is in " in told
+
+
+def test_speakers_of_dev_that_train_has_are_told(tmp_path, caplog):
+    speakers = {
+        "train": ["en:1", "en:2", "es:3", "es:"],
+        "dev": ["en:1", "es:1", "es:"],
+    }
+    for split, named in speakers.items():
+        rows = []
+        for name in named:
+            (tmp_path / f"{split}-{name}.wav").touch()
+            domain, speaker = name.split(":")
+            row = {
+                "ID": name,
+                "duration": 1,
+                "wav": f"{{data_root}}/{split}-{name}.wav",
+            }
+            rows.append({**row, "domain": domain, "spk_id": speaker, "wrd": "one"})
+        manifest.write(tmp_path / f"{split}.csv", rows)
+    with caplog.at_level(logging.INFO):
+        finetuning_splits(tmp_path, tmp_path, ["en", "es"], ["dev"], seed=1)
+    (told,) = [r.getMessage() for r in caplog.records if "speaker" in r.getMessage()]
+    assert "dev.csv: 1 of its 2 speakers is in" in told
