@@ -30,6 +30,16 @@ def test_a_step_that_is_done_does_not_run_again(tmp_path):
     assert (tmp_path / "ran").read_text() == "xx"
 
 
+def test_threads_of_a_step_wait_idly_unless_told_otherwise(tmp_path, monkeypatch):
+    step = python("import os; print(os.environ['OMP_WAIT_POLICY'])")
+    for policy in ("PASSIVE", "ACTIVE"):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if policy == "ACTIVE":
+            monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+        experiment.run(step, tmp_path / policy, threads=1)
+        assert (tmp_path / policy / "output.txt").read_text() == f"{policy}\n"
+
+
 def test_a_step_that_fails_is_named_with_its_output(tmp_path):
     with pytest.raises(
         RuntimeError, match="(?s)failed with .*; see .*step/output.txt.*why"
