@@ -52,7 +52,9 @@ def export(run, folder, checkpoint=None, n=5):
     """
     run, folder = Path(run), Path(folder)
     if checkpoint not in (None, *CHOICES):
-        raise InputError(f"checkpoint: {checkpoint}; there are {', '.join(CHOICES)}")
+        raise InputError(
+            f"checkpoint: {checkpoint}; choose one of {', '.join(CHOICES)}"
+        )
     if not (run / RUN_MODEL).exists():
         raise InputError(
             f"{run}: no {RUN_MODEL}: not the folder of a phase or of a fine-tuning run, "
