@@ -27,8 +27,7 @@ class AudioFile(NamedSoundFile):
     libsndfile reads no more samples than the header states; for an mp3 that states no
     length, it guesses one from the size of the file. Where the header cannot be true,
     libsndfile is therefore given a corrected header, or a file that seems not to end.
-    AAC, MP4 and WebM are first decoded by the program ``ffmpeg``, as a whole and into
-    memory.
+    AAC, MP4 and WebM are first decoded into memory by the program ``ffmpeg``.
 
     Arguments
     ---------
@@ -74,8 +73,8 @@ class AudioFile(NamedSoundFile):
         try:
             super().__init__(path, view)
         except soundfile.LibsndfileError as error:
-            reason = "not audio" if error.code == NO_FILE else error.error_string
-            raise BadAudio(f"{path}: {reason}") from error
+            why = "not audio" if error.code == NO_FILE else error.error_string
+            raise BadAudio(f"{path}: {why}") from error
 
     def seekable(self):
         """Whether reading can start anywhere; if not, ``frames`` may be far too large."""
@@ -92,9 +91,8 @@ class AudioFile(NamedSoundFile):
             try:
                 block = self.read(min(frames, self.samplerate // 10), **AS_FLOAT)
             except soundfile.LibsndfileError:
-                # There may be other data between the frames of an mp3, or after them.
-                # Reading on skips it, unless the decoder has not moved since the last
-                # error. Without a view, where the decoder is cannot be known.
+                # Reading on skips other data between the frames of an mp3, or after them,
+                # if a view shows that the decoder has moved since the last error.
                 position = self._view and self._view.tell()
                 if self.format != "MP3" or position_of_error == position:
                     raise

@@ -194,7 +194,7 @@ class Pace:
             logger.info(
                 f"about {in_words(left * each)} left for {self.name}: "
                 f"{left} more {'iterations' if left != 1 else 'iteration'} of "
-                f"{each:.2g} s each, and the validations"
+                f"{each:.2g} s each, not counting validations"
             )
 
 
