@@ -51,20 +51,23 @@ def add_arguments(parser):
         "--channels",
         choices=CHANNELS,
         default="mean",
-        help="average the channels of a file, or take each for a recording",
+        help="average the channels of a file, or treat each as a recording",
     )
-    parser.add_argument("--device", default="cpu", help="such as cuda:0; %(default)s")
+    parser.add_argument(
+        "--device", default="cpu", help="such as cuda:0; default: %(default)s"
+    )
     parser.add_argument(
         "--batch_seconds",
         type=positive,
         default=120,
-        help="audio in a batch; more is faster on a GPU, and takes memory; %(default)s",
+        help="audio in a batch; more is faster on a GPU, but takes more memory; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--window_seconds",
         type=positive,
         default=30,
-        help="longer recordings are read in parts of this length; %(default)s",
+        help="longer recordings are read in parts of this length; default: %(default)s",
     )
 
 

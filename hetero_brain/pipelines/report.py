@@ -152,6 +152,10 @@ def report(folder):
         The folder is not that of an experiment, or nothing has been evaluated yet.
     """
     path = folder / "hyperparams.yaml"
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: not the output folder of an experiment (no {path})"
+        )
     spec, _ = load_tree(path, read_tree(path))
     names = [f"{split}.json" for split in spec["eval_splits"]]
     if not any(next(folder.glob(f"finetune/*/*/*/*/{n}"), None) for n in names):

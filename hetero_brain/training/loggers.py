@@ -87,8 +87,8 @@ class TextLogger(ResumableFile, FileTrainLogger):
         super().log_stats({**self.meta, **stats_meta}, *args, **kwargs)
 
     def _stats_to_string(self, stats, dataset=None):
-        told = {k: v for k, v in stats.items() if v or not k.startswith(IF_ANY)}
-        return super()._stats_to_string(told, dataset)
+        shown = {k: v for k, v in stats.items() if v or not k.startswith(IF_ANY)}
+        return super()._stats_to_string(shown, dataset)
 
     def _item_to_string(self, key, value, dataset=None):
         if isinstance(value, float):
