@@ -16,6 +16,7 @@ import torchaudio
 from speechbrain.utils.logger import get_logger
 
 from .audio import FAR_SAMPLES, AudioFile, BadAudio, check_length, extent
+from .resampling import ratio
 
 logger = get_logger(__name__)
 
@@ -98,10 +99,10 @@ def resampled(blocks, before, after):
         yield from blocks
         return
     # Each ``step`` samples become ``made``, which depend on ``margin`` to either side.
-    step, made = (rate // math.gcd(before, after) for rate in (before, after))
+    step, made = ratio(before, after)
     width = CROSSINGS * step / (min(step, made) * ROLLOFF)
     margin = math.ceil(math.ceil(width) / step) * step
-    resample = torchaudio.transforms.Resample(before, after, dtype=torch.float32)
+    resample = torchaudio.transforms.Resample(step, made, dtype=torch.float32)
     held, done = torch.zeros(0), 0  # samples at hand, of which so many are resampled
     for block in blocks:
         held = torch.cat([held, block])

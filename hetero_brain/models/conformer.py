@@ -9,7 +9,7 @@ from torch import nn
 
 from . import cpu
 from .front_ends import Conv1dFrontEnd, ConvFrontEnd
-from .layers import Linear, adapt, recompute, rotary_turns
+from .layers import Dropout, Linear, adapt, recompute, rotary_turns
 from .operators import on_cpu
 from .recorded import recorded
 
@@ -142,7 +142,7 @@ class Conformer(nn.Module):
     ):
         super().__init__()
         self.front_end, self.d_model = front_end, d_model
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = SpeechBrainConformer(
             num_layers=num_layers,
             d_model=d_model,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .cpu import takes_packed
-from .operators import attention, conv2d, linear
+from .operators import attention, conv2d, dropout, linear
 from .precision import widened
 
 
@@ -41,7 +41,9 @@ def adapt(layer):
         module[1] = FeedForward(module[1].ffn)
     for parent in list(layer.modules()):
         for name, child in parent.named_children():
-            if type(child) is nn.Linear:
+            if type(child) is nn.Dropout:
+                setattr(parent, name, Dropout(child.p))
+            elif type(child) is nn.Linear:
                 bias = child.bias is not None
                 setattr(
                     parent, name, Linear(child.in_features, child.out_features, bias)
@@ -137,6 +139,14 @@ class FeedForward(nn.Module):
     def forward(self, x):
         """(…, channels) → the same."""
         return self.ffn(x)
+
+
+class Dropout(nn.Dropout):
+    """``nn.Dropout`` by ``operators.dropout``."""
+
+    def forward(self, x):
+        """Zero elements with probability p and scale the others by 1 / (1 − p)."""
+        return dropout(x, self.p, self.training)
 
 
 class RotarySelfAttention(RoPEMHA):

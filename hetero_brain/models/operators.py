@@ -48,6 +48,7 @@ ATTENTION = [
     SDPBackend.MATH,
 ]
 
+dropout = on_cpu(cpu.dropout)(F.dropout)
 linear = on_cpu(cpu.linear)(F.linear)
 conv2d = on_cpu(cpu.conv2d)(F.conv2d)
 

@@ -164,6 +164,8 @@ def load_model(checkpoint, dropout=0.0):
         if name.endswith("dropout"):
             setattr(config, name, dropout)
     if checkpoint.source is None:
+        # A stranger's settings may name a kernel on the hub, which would be run.
+        config._attn_implementation = None
         return AutoModel.from_config(config, dtype=torch.float32).train()
     config.mask_time_prob = config.mask_time_prob or 0.05  # or it has no mask embedding
     model, missing, left = weights(AutoModel, checkpoint.source, config)

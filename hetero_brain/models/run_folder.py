@@ -99,10 +99,18 @@ def progress(folder):
     -------
     epoch, epochs : int
     finished : bool
+
+    Raises
+    ------
+    InputError
+        The newest checkpoint does not say its epoch.
     """
     epochs = read_run(folder)["epochs"]
     for found in checkpoints(folder):
-        epoch = int((found.path / "counter.ckpt").read_text())
+        try:
+            epoch = int((found.path / "counter.ckpt").read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{found.path}: damaged: counter.ckpt: {error}") from error
         is_last = epoch >= epochs or found.meta.get("stopped", False)
         return epoch, epochs, found.meta["end-of-epoch"] and is_last
     return 0, epochs, False

@@ -7,6 +7,7 @@ import torchaudio
 from speechbrain.dataio.dataio import length_to_mask
 from torch import nn
 
+from ..errors import InputError
 from .features import own_samples
 from .model_folder import DESCRIPTION, open_model
 from .run_folder import RUN_MODEL
@@ -38,13 +39,16 @@ def load_encoder(folder, sample_rate=None, freeze=False):
     Raises
     ------
     InputError
-        See :func:`~hetero_brain.models.model_folder.open_model`.
+        See :func:`~hetero_brain.models.model_folder.open_model`; or it may be a public
+        checkpoint, which needs transformers.
     """
     if is_public(Path(folder)):
-        from .public import PublicEncoder  # needs transformers
-        from .public_features import make_public_features
-        from .public_source import published
-
+        try:
+            from .public import PublicEncoder
+            from .public_features import make_public_features
+            from .public_source import published
+        except ImportError as error:
+            raise InputError(f"{folder}: not a folder of ours. {error}") from error
         rate = published(folder).extractor.sampling_rate
         features, encoder = make_public_features(folder, rate), PublicEncoder(folder)
         given = {"sample_rate": rate, "input_rate": sample_rate}

@@ -1,5 +1,6 @@
 """Model folders from runs: at their end, and on demand from any of their checkpoints."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from speechbrain.utils.checkpoints import average_checkpoints
@@ -19,6 +20,7 @@ from ..models.run_folder import (
 from .model_card import model_card
 
 CHOICES = ("last", "best", "average")
+TRIES = 5  # to read checkpoints before a run deletes them
 
 
 def export(run, folder, checkpoint=None, n=5):
@@ -50,11 +52,24 @@ def export(run, folder, checkpoint=None, n=5):
         ``run`` is not the folder of a run, has no checkpoint yet, or is a phase, which
         has no best one; or ``folder`` exists and is not a model folder.
     """
-    run, folder = Path(run), Path(folder)
     if checkpoint not in (None, *CHOICES):
         raise InputError(
             f"checkpoint: {checkpoint}; choose one of {', '.join(CHOICES)}"
         )
+    for _ in range(TRIES - 1):
+        with suppress(FileNotFoundError):  # the run has just deleted the checkpoint
+            return export_now(Path(run), Path(folder), checkpoint, n)
+    return export_now(Path(run), Path(folder), checkpoint, n)
+
+
+def export_now(run, folder, checkpoint, n):
+    """As :func:`export`, of the checkpoints that there are.
+
+    Raises
+    ------
+    FileNotFoundError
+        The run has deleted one of them in the meantime.
+    """
     if not (run / RUN_MODEL).exists():
         raise InputError(
             f"{run}: no {RUN_MODEL}: not the folder of a phase or of a fine-tuning run, "

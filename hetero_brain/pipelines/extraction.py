@@ -1,6 +1,7 @@
 """What an encoder makes of recordings of any length, of any of its layers, as files."""
 
 import io
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -120,6 +121,10 @@ def check_output(path, kind, rows):
         They cannot be written.
     """
     path, names = Path(path), None
+    if path.suffix in (".pt", *HDF5):
+        counts = Counter(row["ID"] for row in rows)
+        if twice := [key for key, count in counts.items() if count > 1]:
+            raise InputError(f"--output: {path}: {twice[0]} is given twice")
     if path.suffix in HDF5:
         hdf5()
     elif path.suffix == ".npy" and not path.is_dir():

@@ -37,7 +37,7 @@ def load_recogniser(folder, device="cpu", **search):
     ------
     InputError
         See :func:`~hetero_brain.models.model_folder.open_model`; or the model does not
-        recognise speech, or not by such a search.
+        recognise speech, or not by such a search, or lacks a setting of its search.
     """
     model = open_model(folder)
     if model.kind == "encoder":
@@ -45,18 +45,26 @@ def load_recogniser(folder, device="cpu", **search):
     modules = model.build("features", "encoder", "readout", "ctc")
     decoder = model.build("decoder") if model.kind == "attention" else {}
     tokenizer = model.tokenizer()
-    settings = {key: model.values.get(key) for key in SEARCH} | search
-    if decoder and (settings["beam_size"] or 0) < 1:
-        raise InputError(f"{folder}: an attention model needs a beam_size from 1 on")
-    if decoder and "lm" in search:
-        raise InputError(f"{folder}: an attention model takes no language model (lm)")
-    recogniser = Recogniser(
-        Posteriors(**modules, blank_id=len(tokenizer), sample_rate=model.sample_rate),
-        tokenizer,
-        decoder.get("decoder"),
-        **settings,
+    keys = SEARCH if decoder else ("beam_size",)
+    settings = {key: model[key] for key in keys} | search
+    posteriors = Posteriors(
+        **modules, blank_id=len(tokenizer), sample_rate=model.sample_rate
     )
-    return recogniser.to(device).eval().requires_grad_(False)
+    try:
+        if decoder and (settings["beam_size"] or 0) < 1:
+            raise InputError(
+                f"{folder}: an attention model needs a beam_size from 1 on"
+            )
+        if decoder and "lm" in search:
+            raise InputError(
+                f"{folder}: an attention model takes no language model (lm)"
+            )
+        made = Recogniser(posteriors, tokenizer, decoder.get("decoder"), **settings)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{folder}: {settings}: {error}") from error
+    return made.to(device).eval().requires_grad_(False)
 
 
 SEARCH = ("beam_size", "search_ctc_weight", "max_decode_ratio")  # of a description

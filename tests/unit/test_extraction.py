@@ -168,3 +168,12 @@ def test_wrong_words_are_refused_before_anything_is_encoded(
         words = [phase[0], *files[0][:2], "--output", tmp_path / "x.npy"]
         main(["features", *map(str, words)])
     assert not (tmp_path / "x.npy").exists()
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.h5"])
+def test_a_recording_given_twice_is_refused(name, phase, files, tmp_path):
+    """A file of all holds each by its ID."""
+    words = [phase[0], files[0][0], files[0][0], "--output", tmp_path / name]
+    with pytest.raises(SystemExit, match=f"{files[0][0]} is given twice"):
+        main(["features", *map(str, words)])
+    assert not [*tmp_path.iterdir()]

@@ -10,9 +10,10 @@ from speechbrain.lobes.models.transformer.Conformer import (
 from speechbrain.nnet.attention import RoPEMHA
 from torch import nn
 
-from hetero_brain.models import operators
+from hetero_brain.models import cpu, operators
 from hetero_brain.models.cpu import PaddedLinear
 from hetero_brain.models.layers import (
+    Dropout,
     FeedForward,
     Linear,
     MaskedConvolutionModule,
@@ -62,7 +63,94 @@ def test_an_adapted_layer_keeps_every_dropout():
         return {n: m.p for n, m in layer.named_modules() if isinstance(m, nn.Dropout)}
 
     assert rates(ours) == rates(theirs) and set(rates(ours).values()) == {0.3}
+    assert {type(m) for m in ours.modules() if isinstance(m, nn.Dropout)} == {Dropout}
     assert ours.mha_layer.dropout == 0.3
+
+
+# -------------------------------------------------------------------------- dropout
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.97])
+def test_dropout_zeroes_with_its_probability_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    n, calls = 100_003, 300  # not a multiple of eight
+    layer, x, kept = Dropout(p), torch.full((n,), 2.0), torch.zeros(n)
+    for _ in range(calls):
+        out = layer(x)
+        here = out != 0
+        deviation = (p * (1 - p) / n) ** 0.5
+        assert here.float().mean() == pytest.approx(1 - p, abs=1 / 256 + 4 * deviation)
+        torch.testing.assert_close(out[here], torch.full_like(out[here], 2 / (1 - p)))
+        kept += here
+    # What p is in 256ths is rounded to one side in some calls, to the other in others.
+    assert kept.mean() / calls == pytest.approx(1 - p, abs=4 / 512 / calls**0.5)
+
+
+def test_decisions_of_dropout_do_not_hang_together():
+    torch.manual_seed(0)
+    kept = Dropout(0.5)(torch.ones(1_000_000)) != 0
+    for i in range(8):  # those that share a random number
+        assert kept[i::8].float().mean() == pytest.approx(0.5, abs=4e-3)
+    for lag in (1, 2, 8):
+        both = (kept[:-lag] & kept[lag:]).float().mean()
+        assert both == pytest.approx(0.25, abs=4e-3)
+
+
+def test_dropout_of_many_elements_draws_each_piece_anew():
+    torch.manual_seed(0)
+    out = Dropout(0.1)(torch.ones(3 * 2**18 + 5))
+    torch.testing.assert_close(out.unique(), torch.tensor([0.0, 1 / 0.9]))
+    *pieces, rest = (out != 0).split(2**18)
+    assert len(pieces) == 3 and len(rest) == 5
+    for piece, other in zip(pieces, [*pieces[1:], pieces[0]]):
+        assert piece.float().mean().item() == pytest.approx(0.9, abs=0.005)
+        assert (piece == other).float().mean().item() == pytest.approx(0.82, abs=0.01)
+
+
+def test_dropout_can_be_differentiated_twice():
+    x = noise(3, 4).double().requires_grad_()
+
+    def squared(x):
+        torch.manual_seed(1)
+        return Dropout(0.5)(x).square()
+
+    assert torch.autograd.gradcheck(squared, x)
+    assert torch.autograd.gradgradcheck(squared, x)
+
+
+def test_dropout_passes_the_gradient_of_what_it_kept():
+    torch.manual_seed(0)
+    x = noise(7, 5, 3).requires_grad_()
+    out = Dropout(0.4)(x)
+    out.sum().backward()
+    torch.testing.assert_close(x.grad, (out != 0) / 0.6)
+    assert 0 < (x.grad == 0).sum() < x.numel()
+
+
+def test_dropout_draws_from_the_generator_of_torch():
+    layer, x = Dropout(0.5), torch.ones(1000)
+    state = torch.get_rng_state()
+    first, second = layer(x), layer(x)
+    torch.set_rng_state(state)
+    assert torch.equal(layer(x), first) and not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_dropout_keeps_the_dtype(dtype):
+    assert Dropout(0.5)(torch.ones(8, dtype=dtype)).dtype == dtype
+
+
+def test_no_dropout_outside_training_or_at_rate_zero():
+    x = torch.ones(100)
+    assert torch.equal(Dropout(0.9).eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+
+
+@pytest.mark.parametrize("p", [0.998, 1.0])
+def test_dropout_of_nearly_all_and_of_all(p):
+    torch.manual_seed(0)
+    kept = Dropout(p)(torch.ones(1_000_000)) != 0
+    assert kept.float().mean() == pytest.approx(1 - p, abs=5e-4)
 
 
 # --------------------------------------------------------- attention and convolution
@@ -146,6 +234,36 @@ def test_attention_dropout_only_in_training():
     assert not torch.equal(attention(x)[0], attention(x)[0])
     attention.eval()
     assert torch.equal(attention(x)[0], attention(x)[0])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_with_dropout_is_its_mean_over_masks(causal):
+    """Step by step it is SDPA, but for the weights that are zeroed."""
+    torch.manual_seed(0)
+    attention = RotarySelfAttention(8, 2, dropout=0.5, causal=causal)
+    x, lengths = noise(2, 7, 8), torch.tensor([7, 4])
+    masks = {"key_padding_mask": ~length_to_mask(lengths, 7, torch.bool)}
+    with torch.no_grad():
+        outs = torch.stack([attention(x, **masks)[0] for _ in range(3000)])
+        expected, _ = attention.eval()(x, **masks)
+    deviation = outs.std(0) / 3000**0.5
+    assert ((outs.mean(0) - expected).abs() < 5 * deviation + 1e-6).all()
+    assert deviation[0, -1].min() > 0
+
+
+def test_attention_with_dropout_has_the_gradient_of_sdpa(monkeypatch):
+    monkeypatch.setattr(cpu, "dropout", lambda x, p: x)
+    torch.manual_seed(0)
+    attention = RotarySelfAttention(8, 2, dropout=0.5)
+    x = noise(2, 7, 8).requires_grad_()
+    padding = ~length_to_mask(torch.tensor([7, 4]), 7, torch.bool)
+    grads = []
+    for p in (0.5, 0.0):  # step by step, and SDPA
+        attention.dropout = p
+        out, _ = attention(x, key_padding_mask=padding)
+        inputs = [x, *attention.parameters()]
+        grads.append((out, *torch.autograd.grad(out.square().sum(), inputs)))
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
 
 
 def convolution_modules():

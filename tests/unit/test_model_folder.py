@@ -402,6 +402,39 @@ def test_weights_of_another_model_are_named(runs, tmp_path):
     assert str(error.value).count("\n") <= 11 and "more" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "kind, key, wrong, named",
+    [
+        ("attention", "search_ctc_weight", None, "has no search_ctc_weight"),
+        ("attention", "max_decode_ratio", None, "has no max_decode_ratio"),
+        ("attention", "search_ctc_weight", -3, "'search_ctc_weight': -3"),
+        ("ctc", "beam_size", "few", "'beam_size': 'few'"),
+        ("ctc", "    n_outputs", -3, "ctc: .*negative dimension -3"),
+        ("attention", "    d_ffn", -3, "decoder: .*negative dimension -3"),
+    ],
+)
+def test_a_search_or_size_that_cannot_be_is_named(
+    kind, key, wrong, named, runs, tmp_path
+):
+    folder = shutil.copytree(runs(kind)[0] / "model", tmp_path / "copy")
+    path = folder / "hyperparams.yaml"
+    line = "" if wrong is None else f"{key}: {wrong}"
+    text, count = re.subn(f"(?m)^{key}: .*$", line, path.read_text("utf-8"))
+    assert count
+    path.write_text(text, "utf-8")
+    with pytest.raises(InputError, match=named):
+        load_recogniser(folder)
+
+
+def test_a_checkpoint_without_its_epoch_is_named(bestrq, tmp_path):
+    copy = shutil.copytree(bestrq[0], tmp_path / "CSSL.1")
+    for checkpoint in (copy / "save").glob("CKPT+*"):
+        for name in ("counter.ckpt", "files.json", "run.json"):
+            (checkpoint / name).unlink()
+    with pytest.raises(InputError, match="CKPT.*damaged: counter.ckpt"):
+        load_encoder(copy)
+
+
 def test_what_is_no_model_is_named(bestrq, tmp_path):
     run = bestrq[0].parent
     with pytest.raises(InputError, match="no such folder"):
@@ -475,6 +508,24 @@ def test_export_from_the_command_line(bestrq, tmp_path, capsys):
     assert main(["export", *words]) in (None, 0)
     assert capsys.readouterr().out == f"{folder}\n"
     assert load_encoder(folder).output_size == load_encoder(bestrq[0]).output_size
+
+
+def test_a_run_may_delete_a_checkpoint_while_it_is_exported(
+    runs, tmp_path, monkeypatch
+):
+    run, gone = shutil.copytree(runs("ctc")[0], tmp_path / "run"), []
+
+    def chosen(*args):
+        path = choose_checkpoint(*args)
+        if not gone:
+            shutil.rmtree(path)
+            gone.append(path.name)
+        return path
+
+    monkeypatch.setattr("hetero_brain.pipelines.export.choose_checkpoint", chosen)
+    folder = export(run, tmp_path / "model", "last")
+    assert load_recogniser(folder).kind == "ctc"
+    assert gone[0] not in (folder / "README.md").read_text("utf-8")
 
 
 def test_export_that_cannot_be_is_refused(runs, bestrq, tmp_path):

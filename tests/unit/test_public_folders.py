@@ -1,5 +1,8 @@
 """Public checkpoints in model folders: no hub and no source is needed to use them."""
 
+import re
+import sys
+
 import pytest
 import soundfile
 import torch
@@ -116,6 +119,25 @@ def test_a_folder_of_a_stranger_downloads_nothing(tmp_path):
     (folder / "files.json").unlink(missing_ok=True)
     with pytest.raises(InputError, match="a name in place of the model's settings"):
         load_encoder(folder)
+
+
+def test_a_folder_of_a_stranger_runs_no_kernel_of_the_hub(tmp_path, monkeypatch):
+    source = save_small("hubert", tmp_path / "source")
+    folder = written(made(str(source)), tmp_path / "model")
+    path = folder / "hyperparams.yaml"
+    for key in ("attn_implementation", "_attn_implementation"):
+        text = path.read_text("utf-8")
+        line = re.search(r"\n( +)model_type: hubert\n", text)
+        text = text.replace(line[0], f"{line[0]}{line[1]}{key}: nobody/kernel\n")
+        path.write_text(text, "utf-8")
+        encoder = load_encoder(folder).encoder
+        assert encoder.model.config._attn_implementation == "sdpa"
+
+
+def test_without_transformers_a_wrong_path_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "hetero_brain.models.public", None)
+    with pytest.raises(InputError, match="nowhere/model: not a folder of ours"):
+        load_encoder("nowhere/model")
 
 
 def test_another_type_of_model_is_refused():

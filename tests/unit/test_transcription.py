@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -18,6 +20,7 @@ from hetero_brain.__main__ import main
 from hetero_brain.data import manifest, streaming
 from hetero_brain.data.audio import BadAudio, read_audio
 from hetero_brain.data.recordings import Recordings, row_of
+from hetero_brain.data.resampling import ratio, resampler
 from hetero_brain.data.streaming import (
     Window,
     Windows,
@@ -380,6 +383,21 @@ def test_batches_hold_no_more_than_they_may(speech, talk):
         assert all(padded(b)[0].numel() <= seconds * RATE for b in found if len(b) > 1)
 
 
+@pytest.mark.parametrize("before, after", [(44101, 16000), (11127, 8000)])
+def test_an_odd_rate_takes_little_memory(before, after):
+    """torchaudio's filter would have as many values as the product of the rates."""
+    wave = (440 * 2 * torch.pi * torch.arange(3 * before) / before).sin()
+    wanted = (440 * 2 * torch.pi * torch.arange(3 * after) / after).sin()
+    whole = resampler(before, after)(wave)
+    blocks = torch.cat([*resampled(wave.split(9999), before, after)])
+    for found in (whole, blocks):
+        assert abs(len(found) - len(wanted)) <= 1
+        middle = slice(after, 2 * after)
+        torch.testing.assert_close(found[middle], wanted[middle], atol=0.02, rtol=0)
+    assert resampler(before, after).kernel.numel() < 1e7
+    assert ratio(1, 8000) == (1, 8000)
+
+
 # ----------------------------------------------------------------------------- inputs
 
 
@@ -596,6 +614,20 @@ def test_an_output_file_is_replaced_when_it_is_whole(
     assert main([*words, "--output_file", str(out)]) == 0
     assert out.read_text().count("\n") == 10
     assert [path.name for path in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_whoever_reads_may_stop_reading(runs, ten):
+    """As ``head`` does: no traceback, and the exit code of a program that is told so."""
+    words = [python(), "-m", "hetero_brain", "transcribe", runs("ctc")[0]]
+    words += ["--manifest", ten.path, "--batch_seconds", 1]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [*map(str, words)], stdout=write, stderr=subprocess.PIPE, text=True
+    )
+    os.close(write)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert "Broken pipe" not in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_terminal_sees_how_fast_it_is(runs, talk, capsys, monkeypatch):
