@@ -6,6 +6,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, wait
 
 from ..models.run_folder import RUN_MODEL
+from .learnt import chance
 
 TERMINAL_SECONDS, LOG_SECONDS = 1, 30  # between two lines
 
@@ -57,19 +58,21 @@ def status(folders):
     Returns
     -------
     str
-        Such as ``pretrain/1/CSSL.1, epoch 3 of 6, loss 4.1, about 1:40 left``;
-        ``pretrain/1/CSSL.1 begins`` before the first entry.
+        Such as ``pretrain/1/CSSL.1, epoch 3 of 6, loss 4.1 (guessing: 4.16), done in
+        about 1:40``; ``pretrain/1/CSSL.1 begins`` before the first entry.
     """
     logs = [log for folder in folders if (log := folder / "log.jsonl").exists()]
     log = max(logs, key=lambda path: path.stat().st_mtime, default=None)
     run = log.parent if log else folders[0]
-    name, record = "/".join(run.parts[-3:]), run / RUN_MODEL
-    found = last_loss(log) if log and record.exists() else None
+    name, path = "/".join(run.parts[-3:]), run / RUN_MODEL
+    found = last_loss(log) if log and path.exists() else None
     if found is None:
         return f"{name} begins"
-    (epoch, loss), epochs = found, json.loads(record.read_text("utf-8"))["epochs"]
-    left = time_left(record, epoch, epochs)
-    return f"{name}, epoch {epoch} of {epochs}, loss {loss:.3g}{left}"
+    (epoch, loss), record = found, json.loads(path.read_text("utf-8"))
+    epochs, guess = record["epochs"], chance(record)
+    compared = f" (guessing: {guess:.3g})" if guess else ""
+    left = time_left(path, epoch, epochs)
+    return f"{name}, epoch {epoch} of {epochs}, loss {loss:.3g}{compared}{left}"
 
 
 def last_loss(log):
@@ -100,4 +103,4 @@ def time_left(record, epoch, epochs):
         return ""
     seconds = time.time() - record.stat().st_mtime
     minutes, seconds = divmod(round(seconds / (epoch - 1) * (epochs - epoch + 1)), 60)
-    return f", about {minutes}:{seconds:02d} left"
+    return f", done in about {minutes}:{seconds:02d}"

@@ -11,9 +11,9 @@ import pytest
 from hetero_brain.pipelines import live
 
 
-def write(folder, epochs, *entries, age=0):
+def write(folder, epochs, *entries, age=0, **facts):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.json").write_text(json.dumps({"epochs": epochs}))
+    (folder / "model.json").write_text(json.dumps({"epochs": epochs, "facts": facts}))
     begun = time.time() - age
     os.utime(folder / "model.json", (begun, begun))
     text = "".join(json.dumps(entry) + "\n" for entry in entries)
@@ -39,7 +39,14 @@ def test_the_newest_phase_is_shown(tmp_path):
 def test_time_left_is_that_of_the_epochs_so_far(tmp_path):
     run = tmp_path / "finetune/full/CSSL.1/1/es"
     write(run, 15, entry(4, loss=70.0), age=60)  # 20 s an epoch, twelve to go
-    assert live.status([run]) == "CSSL.1/1/es, epoch 4 of 15, loss 70, about 4:00 left"
+    assert live.status([run]) == "CSSL.1/1/es, epoch 4 of 15, loss 70, done in about 4:00"
+
+
+def test_a_loss_stands_beside_that_of_guessing(tmp_path):
+    run = tmp_path / "pretrain/1/CSSL.1"
+    write(run, 6, entry(1, loss=4.26), settings={"codebook size": 64})
+    told = "pretrain/1/CSSL.1, epoch 1 of 6, loss 4.26 (guessing: 4.16)"
+    assert live.status([run]) == told
 
 
 def test_half_an_entry_and_entries_without_a_loss_are_passed_over(tmp_path):
