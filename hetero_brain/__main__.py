@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "error rates of fine-tuned models on the same speech",
     "transcribe": "what is said in recordings, with a fine-tuned model",
     "features": "what an encoder makes of recordings, layer by layer",
+    "manifests": "lists of the audio in some folders, to pre-train on it",
     "recipe": "make a recipe for a corpus of your own",
 }
 
