@@ -4,6 +4,7 @@ import os
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import NamedTuple
 
 from tqdm import tqdm
@@ -11,7 +12,7 @@ from tqdm import tqdm
 from ...errors import InputError
 from ..manifest.reading import PLAUSIBLE
 from ..recordings import audio_below
-from .headers import read_header
+from .headers import Header, read_header
 from .summary import in_words
 
 SHORTEST = 0.1  # seconds of a recording that can be used
@@ -73,12 +74,12 @@ def read_folders(domain, folders):
             batch = files[first : first + BATCH]
             paths = [os.path.join(*file) for file in batch]
             # All of them before a word is printed: a thread may have redirected stderr.
-            headers = list(pool.map(read_header, paths))
+            headers = list(pool.map(examine, paths))
             bar.update(len(batch))
             for file, path, header in zip(batch, paths, headers):
-                if problem := header.problem or unusable(path, header):
-                    left_out[problem] += 1
-                    tqdm.write(f"{path} is left out: {problem}", file=sys.stderr)
+                if header.problem:
+                    left_out[header.problem] += 1
+                    tqdm.write(f"{path!r} is left out: {header.problem}", file=sys.stderr)
                 else:
                     recordings.append(Recording(*file, header.frames, header.rate))
     if not recordings:
@@ -88,10 +89,13 @@ def read_folders(domain, folders):
     return recordings, left_out
 
 
-def unusable(path, header):
-    """Why a manifest cannot have a file with a good header, or ""."""
+def examine(path):
+    """As :func:`read_header`; ``problem`` also says why a manifest cannot have a file."""
     if {"\n", "\r"} & {*path} or path != path.encode(errors="replace").decode():
-        return "line break in its name, or not UTF-8"
-    if not PLAUSIBLE[0] <= header.rate <= PLAUSIBLE[1]:
-        return f"{header.rate} Hz"
-    return "too short" if header.frames < SHORTEST * header.rate else ""
+        return Header(problem="line break in its name, or not UTF-8")
+    header = read_header(path)
+    if not header.problem and not PLAUSIBLE[0] <= header.rate <= PLAUSIBLE[1]:
+        return replace(header, problem=f"{header.rate} Hz")
+    if not header.problem and header.frames < SHORTEST * header.rate:
+        return replace(header, problem="too short")
+    return header
