@@ -148,8 +148,8 @@ def paragraphs(texts):
 
 
 def print_learnt(spec, folder):
-    """Print what pre-training with an experiment's first seed has learnt; arguments are as
-    for :func:`write_tables`."""
+    """Print what pre-training with an experiment's first seed has learnt; arguments are
+    as for :func:`write_tables`."""
     seed = spec["seeds"][0] if spec["seeds"] else None
     if text := learnt(folder / "pretrain" / str(seed)):
         print(paragraphs([f"What pre-training has learnt (seed {seed})", text]))

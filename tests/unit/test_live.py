@@ -39,7 +39,9 @@ def test_the_newest_phase_is_shown(tmp_path):
 def test_time_left_is_that_of_the_epochs_so_far(tmp_path):
     run = tmp_path / "finetune/full/CSSL.1/1/es"
     write(run, 15, entry(4, loss=70.0), age=60)  # 20 s an epoch, twelve to go
-    assert live.status([run]) == "CSSL.1/1/es, epoch 4 of 15, loss 70, done in about 4:00"
+    assert (
+        live.status([run]) == "CSSL.1/1/es, epoch 4 of 15, loss 70, done in about 4:00"
+    )
 
 
 def test_a_loss_stands_beside_that_of_guessing(tmp_path):
