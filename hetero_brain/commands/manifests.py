@@ -77,7 +77,9 @@ def named_folder(word):
     """``NAME=FOLDER`` as a pair, for argparse."""
     name, _, folder = word.partition("=")
     if not (name.strip() and folder):
-        raise ArgumentTypeError(f"{word!r} is not NAME=FOLDER, such as radio=/mnt/radio")
+        raise ArgumentTypeError(
+            f"{word!r} is not NAME=FOLDER, such as radio=/mnt/radio"
+        )
     return name.strip(), os.path.expanduser(folder)
 
 
