@@ -207,7 +207,7 @@ def test_the_first_try_is_short(clone, capsys, monkeypatch):
 
 
 def test_the_readme_makes_a_recipe_and_tries_it(tmp_path, data):
-    """Of folders of audio; then an encoder is fine-tuned on all domains that have words."""
+    """On folders of audio; then fine-tuning on all domains that have words."""
     folder = tree(tmp_path)
     section = (
         (ROOT / "README.md").read_text("utf-8").split("### A recipe of your own")[1]

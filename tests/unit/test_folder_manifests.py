@@ -16,7 +16,7 @@ from hetero_brain.data.splits import pretraining_splits
 SPLITS = "train", "dev"
 # Name of a file below its folder → domain, sample rate, channels, seconds.
 FILES = {
-    "calls/anna/à demain, «1».wav": ("calls", 8000, 1, 30.3),
+    "calls/anna/à demain, «1».wav": ("calls", 8000, 1, 30.3001),
     "calls/anna/b c.WAV": ("calls", 11025, 2, 0.5),
     "more calls/anna/b c.WAV": ("calls", 8000, 1, 12.0),
     "radio/show.mp3": ("radio", 44100, 2, 25.0),
@@ -71,9 +71,8 @@ def test_every_sample_is_in_one_row(audio, tmp_path, capsys):
         if len(rows) == 1:
             assert edges == [None, None] and frames <= 12 * rate
         else:
-            assert (
-                edges[0] == 0 and edges[-1] == frames and edges[1:-1:2] == edges[2::2]
-            )
+            assert (edges[0], edges[-1]) == (0, frames)
+            assert edges[1:-1:2] == edges[2::2]
             assert len(rows) == np.ceil(frames / rate / 12)
         lengths = [row["duration"] for row in rows]
         assert max(lengths) <= 12
@@ -85,9 +84,8 @@ def test_every_sample_is_in_one_row(audio, tmp_path, capsys):
     out, err = capsys.readouterr()
     reasons = "empty", "unreadable", "too short"
     for name, why in zip([*BROKEN, "radio/click.wav"], reasons):
-        assert (
-            f"{str(audio / name)!r} is left out: {why}\n" in err and f"1 {why}" in out
-        )
+        assert f"{str(audio / name)!r} is left out: {why}\n" in err
+        assert f"1 {why}" in out
     assert "| calls  | 0.01  | 3     |" in out and "| 8, 11.025 " in out
     assert f"--data_folder '{output}'" in out or f"--data_folder {output}" in out
 

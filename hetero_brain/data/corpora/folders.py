@@ -79,9 +79,8 @@ def read_folders(domain, folders):
             for file, path, header in zip(batch, paths, headers):
                 if header.problem:
                     left_out[header.problem] += 1
-                    tqdm.write(
-                        f"{path!r} is left out: {header.problem}", file=sys.stderr
-                    )
+                    text = f"{path!r} is left out: {header.problem}"
+                    tqdm.write(text, file=sys.stderr)
                 else:
                     recordings.append(Recording(*file, header.frames, header.rate))
     if not recordings:

@@ -172,8 +172,7 @@ def held_out(names, seconds, fraction):
     draw = keyed_hash(0, "dev", units) / 2.0**64 + (seconds > large)
     order = np.argsort(draw, kind="stable")
     enough = np.cumsum(seconds[order]) >= fraction / 2 * seconds.sum()
-    last = min(
-        draw[order[enough.argmax()]], max(1, draw.min())
-    )  # large only if all are
+    # The last one for dev; a large one only if all are.
+    last = min(draw[order[enough.argmax()]], max(1, draw.min()))
     dev = draw <= max(fraction, last)
     return dev & (draw < draw.max()) if dev.all() else dev
