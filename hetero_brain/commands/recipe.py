@@ -32,6 +32,6 @@ def main(words):
     folder = make_recipe(given.name, given.like)
     yaml = sorted(folder.glob("pretrain/hparams/*.yaml"))[0]
     print(
-        f"{folder} is ready for a folder with train.csv, dev.csv; see its README.md.\n"
+        f"{folder} is ready for a folder with train.csv and dev.csv; see its README.md.\n"
         f"Try it: python {folder}/pretrain/train.py {yaml} --data_folder DATA {SHORT}"
     )
