@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "error rates of fine-tuned models on the same speech",
     "transcribe": "transcripts of recordings, by a fine-tuned model",
     "features": "encodings of recordings, by any layers of an encoder",
+    "manifests": "lists of the audio in some folders, to pre-train on it",
     "recipe": "make a recipe for a corpus of your own",
 }
 

@@ -106,8 +106,6 @@ def fit_state(module, name, path):
             + (f"\n  and {more} more" if more > 0 else "")
         )
     module.load_state_dict(theirs)
-    n = sum(p.numel() for p in module.parameters())
-    logger.info(f"{name}: loaded {len(ours)} tensors ({n} parameters) from {path}")
 
 
 PUBLIC = "public"  # in place of a folder: the weights that others have published

@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from ..errors import InputError
 from .report import result_rows
-from .tables import MARKED, rates, table
+from .tables import note, rates, table
 
 SPLITS = ("dev", "test")
 TASK = ("id", "domain", "reference", "words", "chars")  # of an utterance
@@ -41,8 +41,9 @@ def compare(folders, splits=None):
         results = {name: read(path / f"{split}.json") for name, path in runs.items()}
         check_all_same(results, split)
         rows = result_rows(by_domain(results, split), split, [baseline])
-        tables += [table(rows, split, rate).markdown() for rate in rates(compared)]
-    return "\n\n".join([*tables, MARKED] if compared else tables)
+        tables += [table(rows, split, rate) for rate in rates(compared)]
+    texts = [*(made.markdown() for made in tables), note(tables)]
+    return "\n\n".join(filter(None, texts))
 
 
 def common_splits(folders):

@@ -23,7 +23,7 @@ from .listening import listen
 from .live import watch
 from .pretrained import architecture_of, refuse
 from .recipe import load_recipe, read_recipe
-from .report import write_tables
+from .report import print_learnt, write_tables
 from .rounds import chains
 
 running = set()  # processes of the current steps
@@ -202,7 +202,7 @@ def run_experiment(argv):
     finetuning = finetuning_commands(spec, recipe, folder, options)
     spec, _ = load_recipe(argv)  # creates the folder: nothing was refused
     spec.write_record()
-    print(in_words(spec))
+    print(*filter(None, [spec.get("opening"), in_words(spec)]), sep="\n", flush=True)
     lines = [
         shlex.join(c) for step in (*pretraining, finetuning) for c in step.values()
     ]
@@ -212,6 +212,7 @@ def run_experiment(argv):
         for commands in (*pretraining, finetuning):
             run_all(commands, spec["parallel"], before, len(lines))
             before += len(commands)
+    print_learnt(spec, folder)
     write_tables(spec, folder)
     plot = folder / "phases.png"
     plot_phases(folder / "pretrain" / str(spec["seeds"][0]), plot)

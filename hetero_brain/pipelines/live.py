@@ -7,6 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import suppress
 
 from ..models.run_folder import RUN_MODEL
+from .learnt import chance
 
 TERMINAL_SECONDS, LOG_SECONDS = 1, 30  # between two lines
 
@@ -58,21 +59,23 @@ def status(folders):
     Returns
     -------
     str
-        Such as ``pretrain/1/CSSL.1, epoch 3 of 6, loss 4.1, about 1:40 left``;
-        ``pretrain/1/CSSL.1 begins`` before the first entry.
+        Such as ``pretrain/1/CSSL.1, epoch 3 of 6, loss 4.1 (guessing: 4.16), done in
+        about 1:40``; ``pretrain/1/CSSL.1 begins`` before the first entry.
     """
     logs = [log for folder in folders if (log := folder / "log.jsonl").exists()]
     log = max(logs, key=lambda path: path.stat().st_mtime, default=None)
     run = log.parent if log else folders[0]
-    name, record = "/".join(run.parts[-3:]), run / RUN_MODEL
-    found = list(entries(log)) if log and record.exists() else []
+    name, path = "/".join(run.parts[-3:]), run / RUN_MODEL
+    found = list(entries(log)) if log and path.exists() else []
     epoch, loss = last_loss(found)
     if epoch is None:
         return f"{name} begins"
-    epochs = json.loads(record.read_text("utf-8"))["epochs"]
-    begun, written = (path.stat().st_mtime for path in (record, log))
+    record = json.loads(path.read_text("utf-8"))
+    epochs, guess = record["epochs"], chance(record)
+    compared = f" (guessing: {guess:.3g})" if guess else ""
+    begun, written = (file.stat().st_mtime for file in (path, log))
     left = time_left(found, epochs, written - begun, time.time() - written)
-    return f"{name}, epoch {epoch} of {epochs}, loss {loss:.3g}{left}"
+    return f"{name}, epoch {epoch} of {epochs}, loss {loss:.3g}{compared}{left}"
 
 
 def entries(log):
@@ -111,5 +114,5 @@ def time_left(found, epochs, seconds, ago):
             total = epochs * entry["iteration"] / entry["epoch"]
             left = seconds * (total / newest["iteration"] - 1) - ago
             minutes, seconds = divmod(max(0, round(left)), 60)
-            return f", about {minutes}:{seconds:02d} left"
+            return f", done in about {minutes}:{seconds:02d}"
     return ""

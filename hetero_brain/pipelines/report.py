@@ -12,7 +12,8 @@ from ..recognition.error_rates import (
     error_counts,
 )
 from .curves import plot_phases
-from .tables import LATEX, MARKED, RECORD, rates, table
+from .learnt import learnt
+from .tables import LATEX, RECORD, note, rates, table
 from .yaml_files import load_tree, read_tree
 
 BOOKTABS = r"% \usepackage{booktabs}"
@@ -117,25 +118,41 @@ def write_tables(spec, folder):
         Its output folder; gets ``table.md``, ``table.tex``, ``table.csv`` and
         ``table.json``.
     """
-    texts, latex, records, rows = [], [BOOKTABS, ""], [], []
+    printed, markdown, latex, records, rows = [], [], [BOOKTABS], [], []
     for split in spec["eval_splits"]:
         found = gather(folder / "finetune", split, spec["baselines"])
         rows += found
-        for judge in spec["judges"]:
-            for rate in rates(spec["baselines"]):
-                made = table(found, judge, rate, spec["models"])
-                texts += [f"{split} split", "", made.markdown(), ""]
-                latex += [made.latex(f"{split} split"), ""]
-                records += made.records(split)
-    if spec["baselines"]:
-        texts += [MARKED, ""]
-        latex += [MARKED.translate(LATEX), ""]
-    (folder / "table.md").write_text("\n".join(texts), encoding="utf-8")
-    (folder / "table.tex").write_text("\n".join(latex), encoding="utf-8")
+        heading = f"Results on the {split} split, with 95 % intervals"
+        made = [
+            table(found, judge, rate, spec["models"])
+            for judge in spec["judges"]
+            for rate in rates(spec["baselines"])
+        ]
+        made = [one for one in made if one.cells]
+        printed += [heading, *(one.text() for one in made), note(made, "*")]
+        markdown += [f"## {heading}", *(one.markdown() for one in made), note(made)]
+        latex += [*(one.latex(f"{split} split") for one in made)]
+        latex += [note(made).translate(LATEX)]
+        records += [record for one in made for record in one.records(split)]
+    (folder / "table.md").write_text(paragraphs(markdown), encoding="utf-8")
+    (folder / "table.tex").write_text(paragraphs(latex), encoding="utf-8")
     with open(folder / "table.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([RECORD, *records])
     (folder / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    print("\n".join(texts))
+    print(paragraphs(printed))
+
+
+def paragraphs(texts):
+    """Texts, but for empty ones, with empty lines between them and a line's end."""
+    return "\n\n".join(filter(None, texts)) + "\n"
+
+
+def print_learnt(spec, folder):
+    """Print what pre-training with an experiment's first seed has learnt; arguments are
+    as for :func:`write_tables`."""
+    seed = spec["seeds"][0] if spec["seeds"] else None
+    if text := learnt(folder / "pretrain" / str(seed)):
+        print(paragraphs([f"What pre-training has learnt (seed {seed})", text]))
 
 
 def report(folder):
@@ -162,6 +179,7 @@ def report(folder):
         raise InputError(
             f"{folder}/finetune: no run has been evaluated yet (no {' or '.join(names)})"
         )
+    print_learnt(spec, folder)
     write_tables(spec, folder)
     pretraining = folder / "pretrain" / str(spec["seeds"][0])
     if next(pretraining.glob("*/log.jsonl"), None):

@@ -8,6 +8,7 @@ from ..models.run_folder import RUN_MODEL, read_run, write_run
 from ..recognition.recogniser import SEARCH
 from .description import ENCODER, describe
 from .environment import git_revision
+from .learnt import CODES
 from .yaml_files import Hparams
 
 
@@ -38,6 +39,8 @@ def record_phase(folder, counter, phase, init, hparams, manifest):
     if "brain_class" in hparams:
         objective = hparams["brain_class"].__name__.removesuffix("Brain")
         settings = {"objective": objective, **settings}
+    if "codebook_size" in hparams:
+        settings[CODES] = hparams["codebook_size"]
     kept = {key: modules[key] for key in ENCODER if key in modules}
     facts = common_facts(kept, hparams, manifest, init)
     facts |= {"kind": "encoder", "title": phase.name, "settings": settings}

@@ -10,9 +10,10 @@ ABSENT = "–"
 RECORD = ("split", "judge", "rate", "model", "domain")  # and what a cell holds:
 RECORD += ("percent", "low", "high", "excludes_0")
 MARKED = (
-    "In bold: differences whose 95 % interval excludes 0. Each is looked at by itself; "
-    "where there is no difference, about one in twenty is bold by chance."
+    "{}: differences whose 95 % interval excludes 0. Each is looked at by itself; where "
+    "there is no difference, about one in twenty is marked by chance."
 )
+UNMARKED = "No difference has a 95 % interval that excludes 0."
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"→": r"$\to$", "–": "--", "\\": r"\textbackslash{}"}
@@ -33,8 +34,29 @@ def plain(number):
 
 def rates(baselines):
     """What the tables of an experiment show: rates, and differences from baselines."""
-    changes = ("CER - {}", "WER relative to {}")
-    return ["CER", "WER"] + [c.format(b) for c in changes for b in baselines]
+    return [*UNITS] + [f"{rate} - {base}" for rate in UNITS for base in baselines]
+
+
+def note(tables, mark="In bold"):
+    """What the marks of some tables mean, or that there are none; empty if none of the
+    tables has differences."""
+    if any(table.is_marked(cell) for table in tables for cell in table.cells.values()):
+        return MARKED.format(mark)
+    return UNMARKED if any(table.rate not in UNITS for table in tables) else ""
+
+
+def aligned(lines):
+    """Lines, each a list of texts, as columns for a terminal.
+
+    Example
+    -------
+    >>> print(aligned([["probe", "es"], ["scratch", "47.4"]]))
+    probe    es
+    scratch  47.4
+    """
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    padded = (map(str.ljust, line, widths) for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def table(rows, judge, rate="CER", models=None):
@@ -116,6 +138,10 @@ class Table:
         for row in rows:
             found = [texts.get((row, column), name(ABSENT)) for column in columns]
             yield [name(row), *found]
+
+    def text(self):
+        """As columns for a terminal, with an asterisk where it is marked."""
+        return aligned([*self.lines(str, str, "{} *".format)])
 
     def markdown(self):
         """As Markdown, with what is marked in bold."""

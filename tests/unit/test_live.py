@@ -11,9 +11,9 @@ import pytest
 from hetero_brain.pipelines import live
 
 
-def write(folder, epochs, *entries, age=0):
+def write(folder, epochs, *entries, age=0, **facts):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.json").write_text(json.dumps({"epochs": epochs}))
+    (folder / "model.json").write_text(json.dumps({"epochs": epochs, "facts": facts}))
     begun = time.time() - age
     os.utime(folder / "model.json", (begun, begun))
     text = "".join(json.dumps(entry) + "\n" for entry in entries)
@@ -44,8 +44,15 @@ def test_time_left_is_that_of_the_iterations_so_far(tmp_path, ago, left):
     write(run, 15, *steps, entry(4, 70, loss=70.0), age=70 + ago)
     written = time.time() - ago
     os.utime(run / "log.jsonl", (written, written))
-    line = f"CSSL.1/1/es, epoch 4 of 15, loss 70, about {left} left"
+    line = f"CSSL.1/1/es, epoch 4 of 15, loss 70, done in about {left}"
     assert live.status([run]) == line
+
+
+def test_a_loss_stands_beside_that_of_guessing(tmp_path):
+    run = tmp_path / "pretrain/1/CSSL.1"
+    write(run, 6, entry(1, loss=4.26), settings={"codebook size": 64})
+    told = "pretrain/1/CSSL.1, epoch 1 of 6, loss 4.26 (guessing: 4.16)"
+    assert live.status([run]) == told
 
 
 def test_half_an_entry_and_entries_without_a_loss_are_passed_over(tmp_path):
@@ -54,7 +61,7 @@ def test_half_an_entry_and_entries_without_a_loss_are_passed_over(tmp_path):
     with open(run / "log.jsonl", "a") as log:
         log.write('{"epoch": 2, "tr')
     assert live.status([run]) == (
-        "pretrain/1/CSSL.1, epoch 1 of 6, loss 3, about 0:38 left"
+        "pretrain/1/CSSL.1, epoch 1 of 6, loss 3, done in about 0:38"
     )
     write(run, 6, entry(2, **{"cosine/a~b": 0.1}))
     assert live.status([run]) == "pretrain/1/CSSL.1 begins"

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 
 from hetero_brain.pipelines.report import gather, write_tables
-from hetero_brain.pipelines.tables import MARKED, table
+from hetero_brain.pipelines.tables import MARKED, UNMARKED, note, table
 from hetero_brain.recognition.error_rates import bootstrap_interval, describe
 
 
@@ -254,19 +254,33 @@ def test_the_tables_of_an_experiment_are_written(runs, capsys):
     spec["models"] = ["scratch", "PTLOC.1"]
     write_tables(spec, runs)
     printed = capsys.readouterr().out
-    assert printed[:-1] == (runs / "table.md").read_text("utf-8")
-    assert MARKED in printed and "| PTLOC.1 | **-" in printed
+    markdown = (runs / "table.md").read_text("utf-8")
+    assert "| PTLOC.1 | **-" in markdown and MARKED.format("In bold") in markdown
+    for text in (printed, markdown):
+        assert text.count("dev split") == 1, "one heading"
+    assert MARKED.format("*") in printed and "|" not in printed
+    assert "\nPTLOC.1                 -25.0 [-50.0, -8.3] *\n" in printed
     latex = (runs / "table.tex").read_text("utf-8")
     assert latex.startswith("% \\usepackage{booktabs}\n")
     assert latex.count(r"\begin{table}") == 4 and r"95 \% interval" in latex
     with open(runs / "table.csv", encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file))
     assert len(records) == 2 * (3 + 1) + 2  # CER and WER of two models, two differences
-    (record,) = (r for r in records if r["rate"] == "WER relative to scratch")
+    (record,) = (r for r in records if r["rate"] == "WER - scratch")
     place = ("split", "judge", "model", "domain", "excludes_0")
     assert [record[key] for key in place] == ["dev", "probe", "PTLOC.1", "en", "True"]
     figures = [float(record[key]) for key in ("percent", "low", "high")]
-    assert figures == pytest.approx([-100 * 5 / 6, -100, -80])
+    assert figures == pytest.approx([-100 * 5 / 20, -50, -100 / 12])
     assert all(r["excludes_0"] == "" for r in records if r["rate"] == "WER")
     write_tables({**spec, "baselines": []}, runs)
-    assert MARKED not in (runs / "table.md").read_text("utf-8")
+    assert "interval excludes" not in (runs / "table.md").read_text("utf-8")
+
+
+def test_what_is_marked_is_explained_only_where_something_is(runs):
+    rows = gather(runs, "dev", ["scratch"])
+    rate, difference = (table(rows, "probe", r) for r in ("WER", "WER - scratch"))
+    assert note([rate, difference]) == MARKED.format("In bold")
+    assert note([rate]) == note([]) == ""
+    for row in rows:
+        row["WER - scratch_high"] = 1
+    assert note([rate, table(rows, "probe", "WER - scratch")]) == UNMARKED
