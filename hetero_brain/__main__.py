@@ -17,8 +17,9 @@ COMMANDS = {
     "report": "tables and plot of an experiment, finished or not",
     "export": "a model folder from any checkpoint of a run",
     "compare": "error rates of fine-tuned models on the same speech",
-    "transcribe": "what is said in recordings, with a fine-tuned model",
-    "features": "what an encoder makes of recordings, layer by layer",
+    "transcribe": "transcripts of recordings, by a fine-tuned model",
+    "features": "encodings of recordings, by any layers of an encoder",
+    "manifests": "lists of the audio in some folders, to pre-train on it",
     "recipe": "make a recipe for a corpus of your own",
 }
 

@@ -10,6 +10,7 @@ __all__ = [
     "experiment",
     "export",
     "features",
+    "manifests",
     "over_recordings",
     "recipe",
     "report",

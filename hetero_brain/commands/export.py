@@ -20,7 +20,10 @@ def main(argv):
         help="default: the last of a phase, the best of a fine-tuning run",
     )
     parser.add_argument(
-        "-n", type=int, default=5, help="checkpoints to average at most, 5"
+        "-n",
+        type=int,
+        default=5,
+        help="checkpoints to average at most; default: %(default)s",
     )
     args = parser.parse_args(argv)
     from ..pipelines.export import export

@@ -1,4 +1,4 @@
-"""Writes what an encoder makes of recordings, of any of its layers.
+"""Writes the encodings of recordings, by any layers of an encoder.
 
 > python -m hetero_brain features results/1/PTLOC.1/model speech/ --output features.h5
 """
@@ -33,7 +33,7 @@ def parsed(argv):
     """The command line."""
     parser = ArgumentParser(
         "python -m hetero_brain features",
-        description="Writes what an encoder makes of recordings: arrays (frames, "
+        description="Writes the encodings of recordings: arrays (frames, "
         "dimensions) or, of several layers, (layers, frames, dimensions).",
     )
     parser.add_argument(
@@ -44,8 +44,8 @@ def parsed(argv):
         "--output",
         required=True,
         metavar="PATH",
-        help=".pt (a dict) or .h5: one file, by ID; .npy: a single recording's; "
-        "otherwise a folder, a file each",
+        help=".pt (a dict) or .h5: one file for all, by ID; .npy: a file for a single "
+        "recording; otherwise a folder, with a file for each",
     )
     parser.add_argument(
         "--format",

@@ -11,7 +11,8 @@ DESCRIPTION = """\
 Make a recipe for a corpus of your own: recipes/NAME, with tests/recipes/NAME.csv.
 
 It takes manifests: train.csv, dev.csv and test.csv in its data_folder, with the columns
-ID,duration,wav,start,stop,domain,spk_id,wrd. Start it from the folder of a clone."""
+ID,duration,wav,start,stop,domain,spk_id,wrd. The command manifests makes those of audio
+without words. Start it from the folder of a clone."""
 
 # A try that is short, whatever the recipe is like.
 SHORT = "--size mini --n_rounds 1 --global_batch_seconds 60 --debug"

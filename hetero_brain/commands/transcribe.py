@@ -45,8 +45,8 @@ def parsed(argv):
     """The command line."""
     parser = ArgumentParser(
         "python -m hetero_brain transcribe",
-        description="Writes what is said in recordings of any length, sample rate and "
-        "format, with times. Prints CER and WER if a manifest has the words.",
+        description="Transcribes recordings of any length, sample rate and format, with "
+        "times. Prints CER and WER if a manifest has the words.",
     )
     parser.add_argument("folder", help="model folder, or that of a fine-tuning run")
     add_arguments(parser)
@@ -68,11 +68,21 @@ def parsed(argv):
         help="hypotheses of a beam search, 0: greedy; default: as in the evaluation",
     )
     parser.add_argument(
-        "--lm", metavar="FILE", help="n-gram model of words for it, ARPA or KenLM's"
+        "--lm",
+        metavar="FILE",
+        help="n-gram word model for the beam search: ARPA, or KenLM's binary",
     )
-    parser.add_argument("--lm_alpha", type=float, default=0.5, help="its weight, 0.5")
     parser.add_argument(
-        "--lm_beta", type=float, default=1.5, help="reward of a word beside it, 1.5"
+        "--lm_alpha",
+        type=float,
+        default=0.5,
+        help="weight of --lm; default: %(default)s",
+    )
+    parser.add_argument(
+        "--lm_beta",
+        type=float,
+        default=1.5,
+        help="what a word adds to the score with --lm; default: %(default)s",
     )
     parser.add_argument(
         "--character_domains",

@@ -13,6 +13,7 @@ from .decoders import NamedSoundFile
 from .resampling import resampler
 
 FAR_BYTES, FAR_SAMPLES = 1 << 44, 1 << 40  # beyond the end of any file
+NO_FILE = 7  # libsndfile's code also for an mp3 without a frame
 AS_FLOAT = {"dtype": "float32", "always_2d": True}
 
 
@@ -26,8 +27,7 @@ class AudioFile(NamedSoundFile):
     libsndfile reads no more samples than the header states; for an mp3 that states no
     length, it guesses one from the size of the file. Where the header cannot be true,
     libsndfile is therefore given a corrected header, or a file that seems not to end.
-    AAC, MP4 and WebM are first decoded by the program ``ffmpeg``, as a whole and into
-    memory.
+    AAC, MP4 and WebM are first decoded into memory by the program ``ffmpeg``.
 
     Arguments
     ---------
@@ -73,7 +73,8 @@ class AudioFile(NamedSoundFile):
         try:
             super().__init__(path, view)
         except soundfile.LibsndfileError as error:
-            raise BadAudio(f"{path}: {error.error_string}") from error
+            why = "not audio" if error.code == NO_FILE else error.error_string
+            raise BadAudio(f"{path}: {why}") from error
 
     def seekable(self):
         """Whether reading can start anywhere; if not, ``frames`` may be far too large."""
@@ -90,12 +91,12 @@ class AudioFile(NamedSoundFile):
             try:
                 block = self.read(min(frames, self.samplerate // 10), **AS_FLOAT)
             except soundfile.LibsndfileError:
-                # There may be other data between the frames of an mp3, or after them.
-                # Reading on skips it, unless the decoder has not moved since the last
-                # error.
-                if self.format != "MP3" or position_of_error == self._view.tell():
+                # Reading on skips other data between the frames of an mp3, or after them,
+                # if a view shows that the decoder has moved since the last error.
+                position = self._view and self._view.tell()
+                if self.format != "MP3" or position_of_error == position:
                     raise
-                position_of_error = self._view.tell()
+                position_of_error = position
                 continue
             if not len(block):
                 return
@@ -154,7 +155,7 @@ def _converted(path):
 
 
 class _View(io.FileIO):
-    """A file as libsndfile shall see it: without the tags at its start, and patched.
+    """A file as libsndfile is to see it: without the tags at its start, and patched.
 
     The file may seem to end at ``end``, far beyond its true end. The last bytes before
     the pretended end are then those before the true end, since libsndfile looks for a

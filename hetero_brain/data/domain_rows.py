@@ -162,7 +162,7 @@ class DomainPart:
         self.sampler, self.seed = sampler, seed
         if not (hasattr(sampler, "__iter__") and hasattr(sampler, "__len__")):
             kind = type(sampler).__name__
-            raise InputError(f"batch_sampler: a {kind} is no sampler with a length")
+            raise InputError(f"batch_sampler: a {kind} is not a sampler with a length")
         first = self.batches(0)
         if first != self.batches(0):
             raise InputError(

@@ -51,9 +51,9 @@ class Progress:
     def close(self):
         """Print the sum to stderr."""
         self.bar.close()
+        noun = "recording" if self.done == 1 else "recordings"
         failed = f"; {self.failed} could not be read" if self.failed else ""
         print(
-            f"{self.done} recordings, {self.seconds / 3600:.2f} h, "
-            f"{self.speed()}{failed}",
+            f"{self.done} {noun}, {self.seconds / 3600:.2f} h, {self.speed()}{failed}",
             file=sys.stderr,
         )

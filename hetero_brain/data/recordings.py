@@ -1,16 +1,18 @@
 """Recordings that a command line names: files, folders, patterns, lists, manifests."""
 
 import glob
+import logging
 import os
 import sys
 from collections import Counter
 from itertools import chain
-from pathlib import Path
 
 import soundfile
 
 from ..errors import InputError
 from . import manifest
+
+logger = logging.getLogger(__name__)
 
 # Of the files in a folder that are taken for audio; a file named by itself may have any.
 SUFFIXES = (
@@ -51,20 +53,23 @@ def add_arguments(parser):
         "--channels",
         choices=CHANNELS,
         default="mean",
-        help="average the channels of a file, or take each for a recording",
+        help="average the channels of a file, or treat each as a recording",
     )
-    parser.add_argument("--device", default="cpu", help="such as cuda:0; %(default)s")
+    parser.add_argument(
+        "--device", default="cpu", help="such as cuda:0; default: %(default)s"
+    )
     parser.add_argument(
         "--batch_seconds",
         type=positive,
         default=120,
-        help="audio in a batch; more is faster on a GPU, and takes memory; %(default)s",
+        help="audio in a batch; more is faster on a GPU, but takes more memory; "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--window_seconds",
         type=positive,
         default=30,
-        help="longer recordings are read in parts of this length; %(default)s",
+        help="longer recordings are read in parts of this length; default: %(default)s",
     )
 
 
@@ -149,16 +154,33 @@ def recordings(args):
 def paths(word):
     """Paths that a word of the command line means; see :func:`recordings`."""
     if os.path.isdir(word):
-        found = sorted(p for p in Path(word).rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = audio_below(word)
         if not found:
             raise InputError(f"{word}: no audio files in it; they end in {SUFFIXES}")
-        return [str(path) for path in found]
+        return [os.path.join(word, name) for name in found]
     if os.path.exists(word) or not glob.has_magic(word):
         return [word]
     found = sorted(p for p in glob.glob(word, recursive=True) if os.path.isfile(p))
     if not found:
         raise InputError(f"{word}: no such files")
     return found
+
+
+def audio_below(folder):
+    """Paths, within a folder, of the audio files in it and in all folders below.
+
+    Links to folders are not followed. A warning names each folder that cannot be read.
+    """
+
+    def warn(error):
+        logger.warning("%s is left out: %s", error.filename, error.strerror)
+
+    found = []
+    for path, _, names in os.walk(folder, onerror=warn):
+        start = os.path.relpath(path, folder)
+        names = [n for n in names if os.path.splitext(n)[1].lower() in SUFFIXES]
+        found += [os.path.normpath(os.path.join(start, name)) for name in names]
+    return sorted(found)
 
 
 def row_of(path):

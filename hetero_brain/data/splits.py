@@ -183,10 +183,11 @@ def tell_of_known_speakers(train, rows):
         for split in (rows, train)
     )
     if shared := len(speakers & known):
+        who = f"{shared} of its {len(speakers)} speakers"
+        who = "its only speaker" if len(speakers) == 1 else who
         logger.info(
-            f"{rows.path}: {shared} of its {len(speakers)} speakers "
-            f"{'is' if shared == 1 else 'are'} in {train.path} as well: error rates are "
-            "lower for speakers that a model knows"
+            f"{rows.path}: {who} {'is' if shared == 1 else 'are'} in {train.path} as "
+            "well: error rates are lower for speakers that a model knows"
         )
 
 

@@ -72,7 +72,7 @@ def make_encoder(
         "recomputed": (recomputed, RECOMPUTED),
     }
     faults = [
-        f"{key}: {value}; there are {', '.join(known)}"
+        f"{key}: {value}; choose one of {', '.join(known)}"
         for key, (value, known) in chosen.items()
         if value not in known
     ]

@@ -2,7 +2,7 @@
 
 Three frame rates occur: *feature frames* (10 ms), *stacked frames* (``stack`` feature
 frames in one, the unit of masks and targets), and encoder frames, which are the stacked
-ones. What lies behind the end of an utterance never reaches its own frames, so that
+ones. What lies after the end of an utterance never reaches its own frames, so that
 padding changes nothing but time.
 """
 
@@ -85,14 +85,14 @@ class StackedFbank(nn.Module):
         Arguments
         ---------
         wavs : torch.Tensor
-            (batch, samples), zeros behind the end.
+            (batch, samples), zeros after the end.
         wav_lens : torch.Tensor
             (batch,), relative to the longest.
 
         Returns
         -------
         features : torch.Tensor
-            (batch, stacked frames, ``output_size``), zeros behind the end.
+            (batch, stacked frames, ``output_size``), zeros after the end.
         lengths : torch.Tensor
             (batch,) in stacked frames, at least 1.
         """
@@ -212,7 +212,7 @@ class RawFrames(nn.Module):
         Returns
         -------
         x : torch.Tensor
-            (batch, stacked frames, stack · 256), zeros behind the end of an utterance.
+            (batch, stacked frames, stack · 256), zeros after the end of an utterance.
         lengths : torch.Tensor
             (batch,) in stacked frames.
         """

@@ -91,7 +91,7 @@ class MaskedConvolutionModule(ConvolutionModule):
         x : torch.Tensor
             (batch, frames, channels), or packed: (frames of all utterances, channels).
         mask : torch.Tensor
-            (batch, frames, 1), True behind the end of an utterance.
+            (batch, frames, 1), True after the end of an utterance.
         dynchunktrain_config : None
             Kept for SpeechBrain's signature; chunked training is not supported.
 
@@ -187,7 +187,7 @@ class RotarySelfAttention(RoPEMHA):
         key, value, attn_mask : None
             Kept for SpeechBrain's signature.
         key_padding_mask : torch.Tensor
-            (batch, frames), True behind the end of an utterance.
+            (batch, frames), True after the end of an utterance.
         pos_embs : tuple of torch.Tensor
             From :func:`rotary_turns`, for all layers; computed here if not given.
 

@@ -203,8 +203,8 @@ def missing(folder):
     if any(folder.glob("CKPT+*")) or any(folder.glob("save/CKPT+*")):
         return (
             f"{folder}: its checkpoints are of a version that did not describe its "
-            "models. Run the command that made it again: what is finished is not trained "
-            "again, and its description is added"
+            "models. Run once more the command that made it: what is finished is not "
+            "trained again, and its description is added"
         )
     return (
         f"{folder}: no model: no {DESCRIPTION} in it, nor {RUN_MODEL}. Give a model "

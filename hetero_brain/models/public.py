@@ -75,7 +75,7 @@ class PublicEncoder(nn.Module):
     ):
         super().__init__()
         if recomputed not in ("none", "blocks"):
-            raise InputError(f"recomputed: {recomputed}; there are none, blocks")
+            raise InputError(f"recomputed: {recomputed}; choose none or blocks")
         self.checkpoint = published(source)
         self.dropout, self.recomputed = dropout, recomputed
         self.front_end_gradient = front_end_gradient
@@ -175,7 +175,7 @@ class PublicEncoder(nn.Module):
         if embedding is None:
             raise InputError(
                 f"source: {self.checkpoint.source}: it has no embedding of masked frames "
-                "(masked_spec_embed), as some that were fine-tuned; take one as it was "
+                "(masked_spec_embed), like some fine-tuned models; take one as it was "
                 "pre-trained, or mask none (mask_prob: 0)"
             )
         return embedding

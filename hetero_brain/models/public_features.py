@@ -11,7 +11,7 @@ from .frame_count import FrameCount
 from .public_source import published
 from .recorded import Call
 
-# In place of a sample that is exactly zero, so that zeros are what is behind the end.
+# In place of a sample that is exactly zero, so that zeros are what is after the end.
 TINY = 1e-20
 # Of w2v-BERT's log-mels, in samples; Kaldi's 25 ms, 10 ms and smallest power.
 FRAME, HOP, N_FFT, FLOOR = 400, 160, 512, 1.192092955078125e-07
@@ -99,7 +99,7 @@ class NormalizedWaveforms(nn.Module):
         Returns
         -------
         x : torch.Tensor
-            (batch, samples), zeros behind the end of an utterance, and only there.
+            (batch, samples), zeros after the end of an utterance, and only there.
         lengths : torch.Tensor
             (batch,) in frames of the encoder, at least 1.
         """
@@ -147,7 +147,7 @@ class StackedLogMels(nn.Module):
         Returns
         -------
         x : torch.Tensor
-            (batch, stacked frames, n_mels · stack), zeros behind the end.
+            (batch, stacked frames, n_mels · stack), zeros after the end.
         lengths : torch.Tensor
             (batch,) in stacked frames, at least 1.
         """

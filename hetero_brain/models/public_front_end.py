@@ -13,7 +13,7 @@ def convolved(layers, x):
     layers : sequence of torch.nn.Module
         Those of Transformers.
     x : torch.Tensor
-        (batch, samples), zeros behind the end of an utterance, and only there.
+        (batch, samples), zeros after the end of an utterance, and only there.
 
     Returns
     -------

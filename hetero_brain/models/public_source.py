@@ -123,7 +123,7 @@ def refuse_kind(model_type, source):
     if model_type not in KINDS:
         kinds = ", ".join(f"{kind} ({what})" for kind, what in KINDS.items())
         raise InputError(
-            f"source: {source}: a model of type {model_type}; there are {kinds}"
+            f"source: {source}: a model of type {model_type}; supported are {kinds}"
         )
 
 
@@ -150,7 +150,7 @@ def load_model(checkpoint, dropout=0.0):
     -------
     transformers.PreTrainedModel
         In fp32, in training mode. Its ``masked_spec_embed`` is None if the checkpoint has
-        none, as some that were fine-tuned; ``checkpoint.config`` then says so.
+        none, as in some fine-tuned models; ``checkpoint.config`` then says so.
 
     Raises
     ------
@@ -289,7 +289,7 @@ def explained(source):
                 f"source: {source}: not a whole model: {reason}"
             ) from error
         raise InputError(
-            f"source: {source}: no such local folder, and not to be had from the Hugging "
+            f"source: {source}: no such local folder, and not available from the Hugging "
             f"Face Hub (offline: {constants.HF_HUB_OFFLINE}, by HF_HUB_OFFLINE) or from "
             f"its cache {constants.HF_HUB_CACHE} (by HF_HOME): {reason}\n"
             "Check the name; or, where there is a network, run\n"

@@ -44,7 +44,7 @@ def read_run(folder):
         record["hyperparams"], record["epochs"], record["score"], record["facts"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path}: damaged ({error}); run the command that made it again"
+            f"{path}: damaged ({error}); run once more the command that made it"
         ) from error
     return record
 

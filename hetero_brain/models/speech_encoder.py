@@ -136,7 +136,7 @@ class SpeechEncoder(nn.Module):
         return encoded, lengths, layers
 
     def resampled(self, wavs, wav_lens):
-        """Waveforms at the rate of the features, zero behind the end, and lengths."""
+        """Waveforms at the rate of the features, zero after the end, and lengths."""
         before, after = self.rates
         samples, inside = own_samples(wavs, wav_lens)
         wavs = wavs * inside

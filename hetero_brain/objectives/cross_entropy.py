@@ -77,7 +77,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, _):
-        """Gradients of x, weight and bias; all rows at once if these shall have some."""
+        """Gradients of x, weight and bias; all rows at once if these are to have some."""
         x, labels, weight, bias, to_x, to_weight, to_bias, count = ctx.saved_tensors
         grad = grad / count
         if torch.is_grad_enabled():

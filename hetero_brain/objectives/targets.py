@@ -38,7 +38,7 @@ def make_targets(labels, source, layer=9, sample_rate=16000):
         return TeacherLayer(features, PublicEncoder(source), layer)
     if labels not in ("kmeans", "random_projection"):
         raise ValueError(
-            f"labels: {labels}; there are teacher, kmeans, random_projection"
+            f"labels: {labels}; choose one of teacher, kmeans, random_projection"
         )
     return StackedFbank(sample_rate, stack=STACK)
 

@@ -59,7 +59,7 @@ class Wav2Vec2Brain(PreparedOnce):
     """
 
     no_graphs = "the number of masked frames is different in every batch"
-    told = False  # of a collapse
+    warned = False  # of a collapse
 
     @classmethod
     def make_drawer(cls, modules, hparams):
@@ -184,8 +184,8 @@ class Wav2Vec2Brain(PreparedOnce):
                 or figures[name.replace("perplexity", "same_negatives")] > SAME
             )
         ]
-        if collapsed and not self.told:
-            self.told = True
+        if collapsed and not self.warned:
+            self.warned = True
             logger.warning(
                 f"The codes have collapsed, so that negatives equal the positive: "
                 f"{', '.join(collapsed)}. The loss falls, but nothing is learnt. Begin "

@@ -53,7 +53,9 @@ def export(run, folder, checkpoint=None, n=5):
         has no best one; or ``folder`` exists and is not a model folder.
     """
     if checkpoint not in (None, *CHOICES):
-        raise InputError(f"checkpoint: {checkpoint}; there are {', '.join(CHOICES)}")
+        raise InputError(
+            f"checkpoint: {checkpoint}; choose one of {', '.join(CHOICES)}"
+        )
     for _ in range(TRIES - 1):
         with suppress(FileNotFoundError):  # the run has just deleted the checkpoint
             return export_now(Path(run), Path(folder), checkpoint, n)

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import suppress
 
 from ..models.run_folder import RUN_MODEL
 from .learnt import chance
@@ -65,42 +66,53 @@ def status(folders):
     log = max(logs, key=lambda path: path.stat().st_mtime, default=None)
     run = log.parent if log else folders[0]
     name, path = "/".join(run.parts[-3:]), run / RUN_MODEL
-    found = last_loss(log) if log and path.exists() else None
-    if found is None:
+    found = list(entries(log)) if log and path.exists() else []
+    epoch, loss = last_loss(found)
+    if epoch is None:
         return f"{name} begins"
-    (epoch, loss), record = found, json.loads(path.read_text("utf-8"))
+    record = json.loads(path.read_text("utf-8"))
     epochs, guess = record["epochs"], chance(record)
     compared = f" (guessing: {guess:.3g})" if guess else ""
-    left = time_left(path, epoch, epochs)
+    begun, written = (file.stat().st_mtime for file in (path, log))
+    left = time_left(found, epochs, written - begun, time.time() - written)
     return f"{name}, epoch {epoch} of {epochs}, loss {loss:.3g}{compared}{left}"
 
 
-def last_loss(log):
-    """Epoch and loss of the newest entry of a log that has a loss; None if none has."""
+def entries(log):
+    """The entries of a log, newest first, but for one that is being written."""
     for line in reversed(log.read_text("utf-8").splitlines()):
-        try:
-            entry = json.loads(line)
-        except ValueError:  # half written
-            continue
+        with suppress(ValueError):  # half written
+            yield json.loads(line)
+
+
+def last_loss(found):
+    """Epoch and loss of the newest entry that has a loss; None, None if none has."""
+    for entry in found:
         figures = entry.get("train", {}).items()
         losses = [v for k, v in figures if k.split("/")[0] in ("loss", "loss_at_phi")]
         if losses:
             return entry["epoch"], sum(losses) / len(losses)
-    return None
+    return None, None
 
 
-def time_left(record, epoch, epochs):
-    """The time that a run needs for its other epochs, in words; empty in the first.
+def time_left(found, epochs, seconds, ago):
+    """The time that a run still needs, in words; empty in the first epoch, as only the
+    end of an epoch shows how many iterations it has.
 
     Arguments
     ---------
-    record : Path
-        A file that was written when the run began.
-    epoch, epochs : int
-        The epoch that is running, of how many.
+    found : list of dict
+        Its entries, newest first.
+    epochs : int
+        How many it has.
+    seconds, ago : float
+        From its beginning to the newest entry, and from then to now.
     """
-    if epoch <= 1:
-        return ""
-    seconds = time.time() - record.stat().st_mtime
-    minutes, seconds = divmod(round(seconds / (epoch - 1) * (epochs - epoch + 1)), 60)
-    return f", done in about {minutes}:{seconds:02d}"
+    newest = found[0]
+    for entry in found:
+        if entry["epoch"] < newest["epoch"]:  # the last of its epoch
+            total = epochs * entry["iteration"] / entry["epoch"]
+            left = seconds * (total / newest["iteration"] - 1) - ago
+            minutes, seconds = divmod(max(0, round(left)), 60)
+            return f", done in about {minutes}:{seconds:02d}"
+    return ""

@@ -192,9 +192,9 @@ class Pace:
             each = (time.monotonic() - self.begin) / (PACED - FIRST)
             left = self.total - iteration
             logger.info(
-                f"about {in_words(left * each)} for {self.name}: "
-                f"{count(left, 'iteration')} more, of {each:.2g} s each; "
-                "validations come on top"
+                f"about {in_words(left * each)} left for {self.name}: "
+                f"{left} more {'iterations' if left != 1 else 'iteration'} of "
+                f"{each:.2g} s each, not counting validations"
             )
 
 

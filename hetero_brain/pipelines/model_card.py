@@ -29,7 +29,7 @@ With `hetero_brain` installed, on the command line (`--help` says more) and in P
 {python}
 ```
 
-`hetero_brain` runs no code that a model folder names but its own.
+`hetero_brain` runs no code that a model folder names, except its own.
 
 With SpeechBrain's own interface, which runs whatever the `hyperparams.yaml` of its source
 names:

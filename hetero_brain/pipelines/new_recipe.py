@@ -142,7 +142,7 @@ def check_name(name):
     """Raise an InputError unless a name is good for a folder and for Python modules."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
         raise InputError(
-            f"{name!r} cannot be the name of a recipe, since its modules have it: begin "
+            f"{name!r} cannot name a recipe, since its modules are named after it: begin "
             "with a letter, and use only letters a to z, digits and _, as in MyCorpus"
         )
 

@@ -77,7 +77,7 @@ class RecipeRun:
 
     def fit(self, epoch_counter, train_set, valid_set=None, **kwargs):
         """As SpeechBrain's, but stops early on a preemption signal, or if the counter has
-        patience and has lost it: it is told the first of ``min_keys`` on dev. In debug
+        patience and has lost it; it gets the first of ``min_keys`` on dev. In debug
         mode, the counter has no more than ``debug_epochs``."""
         if self.debug and getattr(epoch_counter, "limit", 0) > self.debug_epochs:
             epoch_counter.limit = self.debug_epochs
@@ -139,9 +139,9 @@ class RecipeRun:
                 rate = self.local_solver.optimizer.param_groups[0]["lr"]
                 logger.warning(
                     f"The dev loss at θ has risen from {self.first_dev_loss:.4g} to "
-                    f"{loss:.4g} in this phase: θ moves to where the local steps lead "
-                    f"back from. Lower local_lr, which is {rate:.3g} now, or have it "
-                    "fall sooner, with fewer ptloc_hold_epochs."
+                    f"{loss:.4g} in this phase: the local steps are so long that θ "
+                    f"itself gets worse. Lower local_lr, which is {rate:.3g} now, or "
+                    "have it fall sooner, with fewer ptloc_hold_epochs."
                 )
                 self.is_warned = True
 

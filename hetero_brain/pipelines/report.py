@@ -148,8 +148,8 @@ def paragraphs(texts):
 
 
 def print_learnt(spec, folder):
-    """Print what pre-training with an experiment's first seed has learnt; arguments are as
-    for :func:`write_tables`."""
+    """Print what pre-training with an experiment's first seed has learnt; arguments are
+    as for :func:`write_tables`."""
     seed = spec["seeds"][0] if spec["seeds"] else None
     if text := learnt(folder / "pretrain" / str(seed)):
         print(paragraphs([f"What pre-training has learnt (seed {seed})", text]))
@@ -169,6 +169,10 @@ def report(folder):
         The folder is not that of an experiment, or nothing has been evaluated yet.
     """
     path = folder / "hyperparams.yaml"
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: not the output folder of an experiment (no {path})"
+        )
     spec, _ = load_tree(path, read_tree(path))
     names = [f"{split}.json" for split in spec["eval_splits"]]
     if not any(next(folder.glob(f"finetune/*/*/*/*/{n}"), None) for n in names):

@@ -259,7 +259,7 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
             "local_steps": phase.local_steps,
             "local_optimizer": partial(hparams["local_optimizer"], lr=phase.local_lr),
             "lr_schedule": schedule,
-            "loggers": run_loggers(folder)
+            "loggers": run_loggers(folder, phase.name)
             + [NamedLogger(x, phase.name) for x in shared],
         },
         run_opts=run_opts,

@@ -193,7 +193,7 @@ def unit_log_probs(ctc, encoded):
 
 
 def blanks_behind(log_probs, lengths, blank):
-    """Log-probabilities with a certain blank behind the end of each utterance, so that
+    """Log-probabilities with a certain blank after the end of each utterance, so that
     any decoding may take all frames.
 
     Arguments

@@ -44,7 +44,7 @@ class Encoded(SpeechEncoder):
         return self.readout(encoded, layers), lengths
 
     def forward(self, wavs, wav_lens=None):
-        """As :meth:`encode`, but only the encodings, zero behind the end."""
+        """As :meth:`encode`, but only the encodings, zero after the end."""
         encoded, lengths = self.encode(wavs, wav_lens)
         inside = length_to_mask(lengths, encoded.shape[1], torch.bool)
         return encoded.masked_fill(~inside.unsqueeze(2), 0)
@@ -74,7 +74,7 @@ class Posteriors(Encoded):
         return unit_log_probs(self.ctc, encoded), lengths
 
     def forward(self, wavs, wav_lens=None):
-        """As :meth:`log_probs`, but only these, with a certain blank behind the end."""
+        """As :meth:`log_probs`, but only these, with a certain blank after the end."""
         return blanks_behind(*self.log_probs(wavs, wav_lens), self.blank_id)
 
 
@@ -91,7 +91,7 @@ def greedy(log_probs, wav_lens, blank_id):
     log_probs : torch.Tensor
         (batch, frames, outputs).
     wav_lens : torch.Tensor
-        (batch,), not used: blanks are behind the end.
+        (batch,), not used: blanks are after the end.
     blank_id : int
         Index of the blank.
 
@@ -104,7 +104,7 @@ def greedy(log_probs, wav_lens, blank_id):
 
 
 class BeamSearch(CTCBeamSearcher):
-    """SpeechBrain's CTC beam search on log-probabilities with blanks behind the end.
+    """SpeechBrain's CTC beam search on log-probabilities with blanks after the end.
 
     SpeechBrain's rounds relative lengths down, which may lose the last frame.
 

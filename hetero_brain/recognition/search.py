@@ -64,7 +64,7 @@ def ctc_search(tokenizer, beam_size, lm=None, lm_alpha=0.5, lm_beta=1.5):
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"lm: {lm} is not read as a language model: {error}"
+            f"lm: {lm} cannot be read as a language model: {error}"
         ) from error
 
 

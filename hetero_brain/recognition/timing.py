@@ -60,7 +60,7 @@ class GreedyWords:
 
 
 class BeamWords:
-    """The results of a beam search, which is made anew behind each pause.
+    """The results of a beam search, which is made anew after each pause.
 
     Arguments
     ---------

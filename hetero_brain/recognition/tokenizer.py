@@ -91,7 +91,7 @@ def warn_of_marks(texts):
         example = next(text for text in texts if {*text} & {*marks, *capitals})
         logger.warning(
             f"the transcripts have {' and '.join(found)}, as in {example!r}: the "
-            "recogniser learns to write them; if it shall not, normalise the column wrd"
+            "recogniser learns to write them; if it should not, normalise the column wrd"
         )
 
 

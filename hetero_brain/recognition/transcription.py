@@ -14,7 +14,7 @@ def transcribe(recogniser, rows, window_seconds=30, batch_seconds=120, progress=
     A recording of up to ``window_seconds`` is recognised as in the evaluation of
     fine-tuning. Of a longer one, CTC's log-probabilities are computed in windows that
     overlap by a third, and joined at the centres of the overlaps; a beam search is made
-    anew behind pauses. For an attention model, longer recordings are cut at pauses.
+    anew after pauses. For an attention model, longer recordings are cut at pauses.
     SpeechBrain's search limits its output by the longest window of a batch.
 
     Arguments

@@ -65,7 +65,7 @@ FORMATS = {"jsonl": jsonl, "tsv": tsv, "txt": txt, "srt": srt}
 
 
 def check_output(path, kind, recordings):
-    """Check where transcripts shall go, before anything is recognised.
+    """Check where transcripts are to go, before anything is recognised.
 
     Arguments
     ---------
@@ -94,8 +94,8 @@ def check_output(path, kind, recordings):
         return file_names(recordings, ".srt")
     if several:
         raise InputError(
-            "srt: several recordings cannot share a file of subtitles; give a folder "
-            "that exists as --output_file"
+            "srt: several recordings cannot share a file of subtitles; give an "
+            "existing folder as --output_file"
         )
     if path and Path(path).is_dir():
         raise InputError(f"--output_file: {path} is a folder")

@@ -259,7 +259,9 @@ class AtomicCheckpointer(Checkpointer):
                 self.custom_load_hooks.setdefault(name, _load_state)
         for name in sorted(self.recoverables.keys() - checkpoint.paramfiles.keys()):
             if self.optional_recoverables.get(name):
-                logger.warning(f"{checkpoint.path} has no {name}.ckpt: it begins anew")
+                logger.warning(
+                    f"{checkpoint.path} has no {name}.ckpt: it starts afresh"
+                )
         with warnings.catch_warnings():  # SpeechBrain's says the same, less clearly
             warnings.filterwarnings("ignore", "Trying to load")
             super().load_checkpoint(checkpoint)

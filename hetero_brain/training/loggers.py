@@ -65,7 +65,8 @@ IF_ANY = ("unspellable/",)  # figures that a text log has only where they are no
 class TextLogger(ResumableFile, FileTrainLogger):
     """SpeechBrain's ``FileTrainLogger``, resumable, with numbers as one reads them:
     0.002 and 135.2 instead of 2.00e-03 and 1.35e+02. ``precision`` counts the digits.
-    Shares of utterances that CTC cannot spell are left out where they are 0.
+    Shares of utterances that CTC cannot spell are left out where they are 0. Entries
+    begin with ``phase``, if it is given: phases that run at once share a ``log.txt``.
 
     Example
     -------
@@ -77,12 +78,17 @@ class TextLogger(ResumableFile, FileTrainLogger):
     'lr: 0.002 - train loss: 135.2\\n'
     """
 
-    def __init__(self, save_file, precision=4):
+    def __init__(self, save_file, precision=4, phase=None):
         super().__init__(save_file, precision)
+        self.meta = {} if phase is None else {"phase": phase}
+
+    def log_stats(self, stats_meta, *args, **kwargs):
+        """See ``TrainLogger.log_stats``."""
+        super().log_stats({**self.meta, **stats_meta}, *args, **kwargs)
 
     def _stats_to_string(self, stats, dataset=None):
-        told = {k: v for k, v in stats.items() if v or not k.startswith(IF_ANY)}
-        return super()._stats_to_string(told, dataset)
+        shown = {k: v for k, v in stats.items() if v or not k.startswith(IF_ANY)}
+        return super()._stats_to_string(shown, dataset)
 
     def _item_to_string(self, key, value, dataset=None):
         if isinstance(value, float):
@@ -224,10 +230,10 @@ class NamedLogger(EntryLogger):
         return {f"{self.name}/{key}": value for key, value in figures.items()}
 
 
-def run_loggers(folder):
+def run_loggers(folder, phase=None):
     """The loggers of every run: as text, as JSON lines and for TensorBoard."""
     return [
-        TextLogger(folder / "train_log.txt"),
+        TextLogger(folder / "train_log.txt", phase=phase),
         JsonLinesLogger(folder / "log.jsonl"),
         IterationTensorboardLogger(folder / "tensorboard"),
     ]

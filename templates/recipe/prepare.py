@@ -38,7 +38,8 @@ def utterances(data_folder, split):
     elif split == "train":
         raise MissingData(
             f"{path}: no such file; give a data_folder with train.csv, dev.csv and, if "
-            f"there is one, test.csv, or make their rows in {__file__}, at FILL IN"
+            "there is one, test.csv. python -m hetero_brain manifests makes them of "
+            f"unlabelled audio; make other rows in {__file__}, at FILL IN"
         )
 
 

@@ -207,19 +207,21 @@ def test_the_first_try_is_short(clone, capsys, monkeypatch):
 
 
 def test_the_readme_makes_a_recipe_and_tries_it(tmp_path, data):
-    """Then an encoder is fine-tuned on all domains that have words."""
+    """On folders of audio; then fine-tuning on all domains that have words."""
     folder = tree(tmp_path)
     section = (
         (ROOT / "README.md").read_text("utf-8").split("### A recipe of your own")[1]
     )
-    make, attempt = re.findall(r"^    (.+)$", section.split("\n#")[0], re.M)
+    lines = re.findall(r"^    (.+)$", section.split("\n#")[0], re.M)
+    manifests, make, attempt = lines
+    assert "| en     | 0.04  | 59    |" in run(manifests, folder)
     assert "recipes/MyCorpus is ready" in run(make, folder)
     rows = {Path(r["Hparam_file"]).name: r for r in rows_of(folder, "MyCorpus")}
     pretrain, ctc = rows["bestrq.yaml"], rows["ctc.yaml"]
     out = f"--output_folder {tmp_path}/out --device cpu"
-    said = run(f"{attempt} {pretrain['test_debug_flags']} {out}", folder, data)
+    said = run(f"{attempt} {pretrain['test_debug_flags']} {out}", folder)
     check(pretrain, files_in(tmp_path / "out/debug"))
-    assert re.search(r"\| en +\| train \| 42 +\| 40 ", said)
+    assert re.search(r"\| en +\| train \| 57 +\| 0 ", said)
     assert "iterations an epoch" in said
     assert "sampled below the model's sample_rate of 16 kHz (en 8 kHz" in said
     flags = ctc["test_debug_flags"].replace("--finetune_domains [en]", "")

@@ -425,7 +425,8 @@ def test_what_is_optional_may_be_absent(tmp_path, caplog, recwarn, kind):
     assert torch.equal(ours.value(), value) and ours.counter.current == 1
     assert ours.audit.current == 0
     assert (
-        f"{path} has no audit.ckpt: it begins anew" in caplog.text and not recwarn.list
+        f"{path} has no audit.ckpt: it starts afresh" in caplog.text
+        and not recwarn.list
     )
     next(ours.audit)
     ours.save()

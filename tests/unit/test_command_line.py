@@ -101,7 +101,10 @@ def test_what_is_no_command(capsys):
 def test_bad_input_is_a_message(tmp_path):
     with pytest.raises(SystemExit) as end:
         main(["report", str(tmp_path)])
-    assert end.value.code == f"{tmp_path}/hyperparams.yaml: No such file or directory"
+    assert end.value.code == (
+        f"{tmp_path}: not the output folder of an experiment (no "
+        f"{tmp_path}/hyperparams.yaml)"
+    )
 
 
 # -------------------------------------------------------------------------- of recipes

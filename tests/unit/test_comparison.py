@@ -12,7 +12,6 @@ from hetero_brain.pipelines.tables import MARKED
 from hetero_brain.recognition.error_rates import describe
 from tests.unit.test_report import utterance
 
-
 NOTE = MARKED.format("In bold")
 
 
@@ -179,7 +178,7 @@ def test_report_of_an_experiment_that_has_not_finished(tmp_path, write, capsys):
     report([str(tmp_path)])
     printed = capsys.readouterr().out
     assert "\nscratch      4.0 [4.0, 4.0]\n" in printed
-    markdown = (tmp_path / "table.md").read_text("utf-8")
-    assert "| scratch | 4.0 [4.0, 4.0] |" in markdown
+    table = (tmp_path / "table.md").read_text("utf-8")
+    assert "| scratch | 4.0 [4.0, 4.0] |" in table
     assert json.loads((tmp_path / "table.json").read_text("utf-8"))[0]["CER"] == 4.0
     assert not (tmp_path / "phases.png").exists()

@@ -370,7 +370,7 @@ FAULTS = [
     ),
     ({"batch_sampler": dynamic(speech())}, "a DynamicBatchSampler mixes the domains"),
     ({"batch_sampler": dynamic, "drop_last": True}, "set them in there"),
-    ({"batch_sampler": lambda part: None}, "a NoneType is no sampler"),
+    ({"batch_sampler": lambda part: None}, "a NoneType is not a sampler"),
     ({"batch_sampler": Unstable}, "'en' gives other batches.*'fr' gives other batches"),
     (
         {"batch_size": 5, "drop_last": True},

@@ -260,7 +260,9 @@ def test_unknown_size_and_front_end_are_named():
         make_encoder("huge", 320)
     with pytest.raises(ValueError, match="front_end: rnn.*linear, conv") as found:
         make_encoder("tiny", 320, front_end="rnn", recomputed="all")
-    assert "recomputed: all; there are none, feed_forward, blocks" in str(found.value)
+    assert "recomputed: all; choose one of none, feed_forward, blocks" in str(
+        found.value
+    )
     assert "size" not in str(found.value)
 
 

@@ -14,8 +14,10 @@ import soundfile
 from hetero_brain.data.audio import AudioFile, BadAudio, read_audio
 from hetero_brain.data.corpora.headers import read_header
 from hetero_brain.data.decoders import named
+from hetero_brain.data.streaming import stream
 
 RATE = 48000
+WHOLE = {"start": None, "stop": None, "duration": None}
 SECONDS = 3.0
 KBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 SOX, GSTREAMER, ALSA, FFMPEG = 0x7FFFF000, 0x7FFF0000, 0x80000000, 0xFFFFFFFF
@@ -131,6 +133,26 @@ def test_what_a_decoder_prints_names_the_file(mp3, tmp_path, capfd, caplog):
     assert any("Illegal Audio-MPEG-Header" in m for m in caplog.messages)
     os.write(2, b"afterwards")
     assert capfd.readouterr().err == "afterwards"
+
+
+def test_an_error_within_an_mp3_names_the_file(mp3, tmp_path):
+    """Also where the header fits the size, so that the file is read without a view."""
+    path = tmp_path / "damaged.mp3"
+    middle = len(mp3) // 2
+    path.write_bytes(mp3[:middle] + b"\x55" * 2000 + mp3[middle + 2000 :])
+    with AudioFile(path) as file:
+        assert file._view is None
+        with pytest.raises(soundfile.LibsndfileError):
+            [*file.decode()]
+    with pytest.raises(BadAudio, match=f"^{path}: "):
+        [*stream({"wav": str(path), **WHOLE}, RATE)]
+
+
+def test_what_is_no_mp3_is_said_to_be_no_audio(tmp_path):
+    path = tmp_path / "text.mp3"
+    path.write_bytes(b"hello" * 100)
+    with pytest.raises(BadAudio, match=f"^{path}: not audio$"):
+        AudioFile(path)
 
 
 def test_what_another_thread_redirects_is_left_alone(capfd, caplog):

@@ -20,8 +20,8 @@ def write(folder, epochs, *entries, age=0, **facts):
     (folder / "log.jsonl").write_text(text)
 
 
-def entry(epoch, **train):
-    return {"epoch": epoch, "iteration": 1, "train": train}
+def entry(epoch, iteration=1, **train):
+    return {"epoch": epoch, "iteration": iteration, "train": train}
 
 
 def test_the_newest_phase_is_shown(tmp_path):
@@ -30,16 +30,22 @@ def test_the_newest_phase_is_shown(tmp_path):
     write(phases[0], 6, entry(6, loss=3.0))
     os.utime(phases[0] / "log.jsonl", (1, 1))
     figures = {"loss_at_theta/en": 9.0, "loss_at_phi/en": 4.0, "loss_at_phi/fr": 5.0}
-    write(phases[1], 2, entry(1, **figures), {"epoch": 1, "valid": {}})
+    write(phases[1], 2, entry(1, **figures), {"epoch": 1, "iteration": 9, "valid": {}})
     assert live.status(phases) == "pretrain/1/PTLOC.1, epoch 1 of 2, loss 4.5"
     first = live.status(phases[:1])
     assert first.startswith("pretrain/1/CSSL.1, epoch 6 of 6, loss 3")
 
 
-def test_time_left_is_that_of_the_epochs_so_far(tmp_path):
+@pytest.mark.parametrize("ago, left", [(0, "3:50"), (30, "3:20"), (300, "0:00")])
+def test_time_left_is_that_of_the_iterations_so_far(tmp_path, ago, left):
+    """20 iterations an epoch, of a second each."""
     run = tmp_path / "finetune/full/CSSL.1/1/es"
-    write(run, 15, entry(4, loss=70.0), age=60)  # 20 s an epoch, twelve to go
-    assert live.status([run]) == "CSSL.1/1/es, epoch 4 of 15, loss 70, done in about 4:00"
+    steps = [entry(epoch, 20 * epoch, loss=80.0) for epoch in (1, 2, 3)]
+    write(run, 15, *steps, entry(4, 70, loss=70.0), age=70 + ago)
+    written = time.time() - ago
+    os.utime(run / "log.jsonl", (written, written))
+    line = f"CSSL.1/1/es, epoch 4 of 15, loss 70, done in about {left}"
+    assert live.status([run]) == line
 
 
 def test_a_loss_stands_beside_that_of_guessing(tmp_path):
@@ -51,10 +57,12 @@ def test_a_loss_stands_beside_that_of_guessing(tmp_path):
 
 def test_half_an_entry_and_entries_without_a_loss_are_passed_over(tmp_path):
     run = tmp_path / "pretrain/1/CSSL.1"
-    write(run, 6, entry(1, loss=3.0), entry(2, **{"cosine/a~b": 0.1}))
+    write(run, 6, entry(1, 4, loss=3.0), entry(2, 5, **{"cosine/a~b": 0.1}), age=10)
     with open(run / "log.jsonl", "a") as log:
         log.write('{"epoch": 2, "tr')
-    assert live.status([run]) == "pretrain/1/CSSL.1, epoch 1 of 6, loss 3"
+    assert live.status([run]) == (
+        "pretrain/1/CSSL.1, epoch 1 of 6, loss 3, done in about 0:38"
+    )
     write(run, 6, entry(2, **{"cosine/a~b": 0.1}))
     assert live.status([run]) == "pretrain/1/CSSL.1 begins"
 

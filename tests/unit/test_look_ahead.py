@@ -218,7 +218,7 @@ def test_the_time_is_estimated_once(clock, caplog):
         pace.tick(iteration)
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        "about 2 h 46 min for PTLOC.1: 4980 iterations"
+        "about 2 h 46 min left for PTLOC.1: 4980 more iterations"
     )
     assert "2 s each" in record.getMessage()
 
@@ -231,6 +231,6 @@ def test_phases_say_how_long_they_take(tmp_path, caplog, n_epochs, said):
     options = {"device": "cpu", "noprogressbar": True}
     run_phases(make_hparams(tmp_path, phases=phases), options, Toy, loader())
     lines = [record.getMessage() for record in caplog.records]
-    lines = [line for line in lines if "validations come on top" in line]
+    lines = [line for line in lines if "not counting validations" in line]
     assert [line.split(" for ")[1].split(":")[0] for line in lines] == said
-    assert all(": 4 iterations more" in line for line in lines)
+    assert all(": 4 more iterations of" in line for line in lines)

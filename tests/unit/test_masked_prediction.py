@@ -348,7 +348,7 @@ def test_a_layer_that_the_teacher_lacks_is_refused(sources, layer):
 
 def test_unknown_labels_are_refused(sources):
     with pytest.raises(
-        ValueError, match="labels: mfcc; there are teacher, kmeans, rand"
+        ValueError, match="labels: mfcc; choose one of teacher, kmeans, rand"
     ):
         make_targets("mfcc", sources["hubert"])
     with pytest.raises(ValueError, match="labels: teacher, n_codebooks: 2"):

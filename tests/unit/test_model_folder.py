@@ -537,7 +537,7 @@ def test_export_that_cannot_be_is_refused(runs, bestrq, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
     with pytest.raises(InputError, match="a phase has no best"):
         export(bestrq[0], tmp_path / "x", "best")
-    with pytest.raises(InputError, match="newest; there are last, best, average"):
+    with pytest.raises(InputError, match="newest; choose one of last, best, average"):
         export(run, tmp_path / "x", "newest")
     with pytest.raises(InputError, match="no model.json"):
         export(tmp_path, tmp_path / "x")

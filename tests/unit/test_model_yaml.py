@@ -216,7 +216,7 @@ def test_a_description_that_does_not_fit_is_named(key, call, named, tmp_path):
 def test_wrong_arguments_are_named(tmp_path):
     model = encoder_folder(tmp_path)
     model.values["encoder"].arguments["size"] = "huge"
-    with pytest.raises(InputError, match="encoder: .*size: huge; there are"):
+    with pytest.raises(InputError, match="encoder: .*size: huge; choose one of"):
         model.build("encoder")
     model.values["encoder"].arguments["colour"] = "blue"
     with pytest.raises(InputError, match="encoder: .*colour"):

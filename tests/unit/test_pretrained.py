@@ -125,7 +125,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path):
 def test_checkpoints_without_a_description_are_refused(tmp_path):
     folder, _ = model(tmp_path / "a")
     (folder / "model.json").unlink()
-    with pytest.raises(SystemExit, match="Run the command that made it again"):
+    with pytest.raises(SystemExit, match="Run once more the command that made it"):
         hparams_of(FINETUNE_CV, f"--pretrained {folder}")
 
 

@@ -442,7 +442,7 @@ def test_a_folder_that_lacks_a_file_is_an_error_that_names_it(name, tmp_path):
 
 def test_another_kind_of_model_is_refused(tmp_path):
     transformers.BertConfig().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="of type bert; there are wav2vec2 "):
+    with pytest.raises(InputError, match="of type bert; supported are wav2vec2 "):
         published(tmp_path)
     transformers.Wav2Vec2Config(add_adapter=True).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="add_adapter"):
@@ -461,7 +461,7 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
 
 
 def test_an_unknown_part_to_recompute_is_refused(folders):
-    with pytest.raises(ValueError, match="recomputed: all; there are none, blocks"):
+    with pytest.raises(ValueError, match="recomputed: all; choose none or blocks"):
         PublicEncoder(folders("hubert"), recomputed="all")
 
 

@@ -236,6 +236,8 @@ def test_phases_run_in_turn(undisturbed):
         assert figures & gains == (gains if name.startswith("PTLOC") else set())
         assert "gradient_norm" in figures or name.startswith("PTLOC")
         text = (folder / name / "train_log.txt").read_text()
+        # Of each entry: phases that run at once share a log.txt.
+        assert all(x.startswith(f"phase: {name}, epoch") for x in text.splitlines())
         assert "lr: 0.0" in text and "e-0" not in text and "e+0" not in text
 
 

@@ -113,7 +113,9 @@ def test_a_file_that_is_no_language_model(tokenizer, tmp_path):
     pytest.importorskip("kenlm")
     for name in ("lm.arpa", "lm.bin"):
         (tmp_path / name).write_text("no model")
-        with pytest.raises(InputError, match=f"{name} is not read as a language model"):
+        with pytest.raises(
+            InputError, match=f"{name} cannot be read as a language model"
+        ):
             ctc_search(tokenizer, 8, tmp_path / name)
 
 

@@ -308,7 +308,7 @@ def test_an_hour_takes_little_memory(runs, recogniser, speech, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 1500
-    assert "1 recordings, 1.00 h" in done.stderr and "× real time" in done.stderr
+    assert "1 recording, 1.00 h" in done.stderr and "× real time" in done.stderr
     samples, _ = soundfile.read(path, 80 * RATE, dtype="float32")
     few, n_windows = in_centres(recogniser, torch.from_numpy(samples), 30)
     assert n_windows == 4  # from 0, 20, 40 and 60 s on; kept from 0, 25, 45 and 65 s on
@@ -635,7 +635,7 @@ def test_a_terminal_sees_how_fast_it_is(runs, talk, capsys, monkeypatch):
     code, _, told = command(capsys, runs("ctc")[0], talk, "--window_seconds", 3)
     assert code == 0
     assert re.search(r"100 % \|█+\| 00:0\d<00:00, [\d.]+ × real time", told)
-    assert told.splitlines()[-1].startswith("1 recordings, 0.00 h, ")
+    assert told.splitlines()[-1].startswith("1 recording, 0.00 h, ")
 
 
 @pytest.mark.parametrize(

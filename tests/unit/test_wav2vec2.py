@@ -374,7 +374,7 @@ def test_a_collapse_is_logged_and_told_once(source, caplog, local_steps):
     assert figures["perplexity/fr"] > 10 and figures["same_negatives/fr"] < 0.3
     assert figures["contrastive_loss/fr"] > 1
     assert 0 <= figures["accuracy/fr"] < 0.9
-    assert not brain.told
+    assert not brain.warned
     caplog.clear()
     collapse(brain)
     for _ in range(2):

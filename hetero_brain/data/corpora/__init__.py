@@ -8,6 +8,7 @@ A prepare script turns folders as they are released into manifests:
 - ``commonvoice`` and ``commonvoice_*`` read Mozilla Common Voice.
 - ``domain_*`` turn the list ``domains`` of a YAML into manifests: they check its entries,
   read the corpora into rows, and select and write the rows.
+- ``folders`` finds unlabelled audio, and ``folder_manifests`` writes manifests of it.
 - ``headers`` and ``gzip_files`` read single files, ``language_text`` has the words of a
   sentence in any language.
 - ``selection`` chooses utterances by hours and by speaker, ``summary`` counts them, and
@@ -25,6 +26,8 @@ __all__ = [
     "domain_reading",
     "domain_rows",
     "domain_selection",
+    "folder_manifests",
+    "folders",
     "gzip_files",
     "headers",
     "language_text",

@@ -1,14 +1,17 @@
-"""Choices of utterances that every corpus needs: by hours, and by speaker.
+"""Choices of utterances that every corpus needs: by hours, by speaker, and for dev.
 
 Random choices depend on a hash of a name alone, so that they are the same on every
 machine, in any order of rows, and whatever other rows there are.
 """
 
 import hashlib
+import os
+from collections import Counter
 
 import numpy as np
 
 SPEAKER_HELD_OUT = "speaker also in dev or test"
+LARGE = 0.05  # of a domain's audio; what is larger is not held out as a whole
 HEARD = "of a speaker of dev or test: error rates are of voices heard in training"
 
 
@@ -128,3 +131,48 @@ def without_speakers(speakers, held_out):
     """
     held_out = set(held_out) - {""}
     return np.array([speaker not in held_out for speaker in speakers], bool)
+
+
+def held_out(names, seconds, fraction):
+    """Chooses recordings for dev, by the folder of each, or by its name if its folder is
+    :data:`LARGE`.
+
+    The choice stays when files are added, except at the edges: a folder may cease to be
+    large, and the domain's first ones may be too few at last. At least one recording is
+    held out, one is not, and none is that is itself large, if there are others.
+
+    Arguments
+    ---------
+    names : sequence of str
+        Paths within a domain.
+    seconds : np.ndarray
+        Durations, shape (names,).
+    fraction : float
+        Expected share of the audio, which has at least half of it; 0: none at all.
+
+    Returns
+    -------
+    np.ndarray
+        Mask of the recordings for dev, bool, shape (names,).
+
+    Example
+    -------
+    >>> names = [f"speaker{i // 10}/{i}.wav" for i in range(1000)]
+    >>> dev = held_out(names, np.ones(1000), 0.02)
+    >>> sorted({name.split("/")[0] for name, held in zip(names, dev) if held})
+    ['speaker9']
+    """
+    if not fraction:
+        return np.zeros(len(names), bool)
+    large, totals = max(LARGE, fraction) * seconds.sum(), Counter()
+    for name, duration in zip(names, seconds):
+        totals[os.path.dirname(name)] += duration
+    folders = map(os.path.dirname, names)
+    units = (f if totals[f] <= large else name for f, name in zip(folders, names))
+    draw = keyed_hash(0, "dev", units) / 2.0**64 + (seconds > large)
+    order = np.argsort(draw, kind="stable")
+    enough = np.cumsum(seconds[order]) >= fraction / 2 * seconds.sum()
+    # The last one for dev; a large one only if all are.
+    last = min(draw[order[enough.argmax()]], max(1, draw.min()))
+    dev = draw <= max(fraction, last)
+    return dev & (draw < draw.max()) if dev.all() else dev

@@ -127,7 +127,7 @@ class Summary:
 
         used = {title: by_key for title, by_key in self._reasons() if by_key}
         lines = [
-            (*key, *(_in_words(by_key.get(key)) for by_key in used.values()))
+            (*key, *(in_words(by_key.get(key)) for by_key in used.values()))
             for key in self._in_order(key for by_key in used.values() for key in by_key)
         ]
         if lines:
@@ -191,7 +191,7 @@ class Summary:
         return sorted(set(keys), key=lambda key: (domains[key[0]], splits[key[1]]))
 
 
-def _in_words(counter):
+def in_words(counter):
     """A counter as ``3 unreadable, 1 empty``; None gives an empty string."""
     return ", ".join(
         f"{n} {reason}" for reason, n in (counter or Counter()).most_common()

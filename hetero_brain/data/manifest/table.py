@@ -97,7 +97,7 @@ class Manifest(Sequence):
         Arguments
         ---------
         rows : array_like of int
-            Positions of the rows, in the order that they shall have.
+            Positions of the rows, in their new order.
 
         Returns
         -------
