@@ -34,7 +34,8 @@ def plain(number):
 
 def rates(baselines):
     """What the tables of an experiment show: rates, and differences from baselines."""
-    return [*UNITS] + [f"{rate} - {base}" for rate in UNITS for base in baselines]
+    changes = ("CER - {}", "WER relative to {}")
+    return [*UNITS] + [change.format(b) for change in changes for b in baselines]
 
 
 def note(tables, mark="In bold"):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -259,18 +260,18 @@ def test_the_tables_of_an_experiment_are_written(runs, capsys):
     for text in (printed, markdown):
         assert text.count("dev split") == 1, "one heading"
     assert MARKED.format("*") in printed and "|" not in printed
-    assert "\nPTLOC.1                 -25.0 [-50.0, -8.3] *\n" in printed
+    assert re.search(r"\nPTLOC.1 +-83.3 \[-100.0, -80.0\] \*\n", printed)
     latex = (runs / "table.tex").read_text("utf-8")
     assert latex.startswith("% \\usepackage{booktabs}\n")
     assert latex.count(r"\begin{table}") == 4 and r"95 \% interval" in latex
     with open(runs / "table.csv", encoding="utf-8", newline="") as file:
         records = list(csv.DictReader(file))
     assert len(records) == 2 * (3 + 1) + 2  # CER and WER of two models, two differences
-    (record,) = (r for r in records if r["rate"] == "WER - scratch")
+    (record,) = (r for r in records if r["rate"] == "WER relative to scratch")
     place = ("split", "judge", "model", "domain", "excludes_0")
     assert [record[key] for key in place] == ["dev", "probe", "PTLOC.1", "en", "True"]
     figures = [float(record[key]) for key in ("percent", "low", "high")]
-    assert figures == pytest.approx([-100 * 5 / 20, -50, -100 / 12])
+    assert figures == pytest.approx([-100 * 5 / 6, -100, -80])
     assert all(r["excludes_0"] == "" for r in records if r["rate"] == "WER")
     write_tables({**spec, "baselines": []}, runs)
     assert "interval excludes" not in (runs / "table.md").read_text("utf-8")
