@@ -3,9 +3,10 @@
 ``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``), refuses
 ``wrong_values``, and saves a description of the ``environment``; ``usage`` answers
 ``--help``.
-``pretraining``, in ``rounds``, and ``finetuning`` run what the YAML describes, after a
-``look_ahead`` at what that means for the data, with ``sampled_headers`` of its files.
-``recipe_run`` adds logs, checkpoints and the response to signals to their Brains.
+``pretraining``, of ``phases`` in ``rounds``, and ``finetuning`` run what the YAML
+describes, after a ``look_ahead`` at what that means for the data, with
+``sampled_headers`` of its files. ``recipe_run`` adds logs, checkpoints and the response
+to signals to their Brains.
 ``new_recipe`` makes a recipe for another corpus. ``experiment`` runs both for many
 models, after ``experiment_checks``, shows where they are (``live``), what they have
 ``learnt`` and what one of them hears (``listening``); ``report`` makes the ``tables``,
@@ -32,6 +33,7 @@ __all__ = [
     "model_card",
     "new_recipe",
     "overrides",
+    "phases",
     "pretrained",
     "pretraining",
     "recipe",

@@ -21,10 +21,10 @@ from .curves import plot_phases
 from .experiment_checks import check, check_models, in_words
 from .listening import listen
 from .live import watch
+from .phases import chains
 from .pretrained import architecture_of, refuse
 from .recipe import load_recipe, read_recipe
 from .report import print_learnt, write_tables
-from .rounds import chains
 
 running = set()  # processes of the current steps
 

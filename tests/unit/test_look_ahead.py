@@ -20,7 +20,8 @@ from hetero_brain.pipelines.look_ahead import (
     long_recordings,
     look_ahead,
 )
-from hetero_brain.pipelines.rounds import alternation, run_phases
+from hetero_brain.pipelines.phases import alternation
+from hetero_brain.pipelines.rounds import run_phases
 from hetero_brain.pipelines.sampled_headers import (
     resampling,
     sampled_headers,

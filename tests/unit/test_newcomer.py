@@ -12,7 +12,7 @@ from hetero_brain.errors import InputError
 from hetero_brain.models.model_folder import missing
 from hetero_brain.pipelines.look_ahead import doubts
 from hetero_brain.pipelines.overrides import override
-from hetero_brain.pipelines.rounds import Phase
+from hetero_brain.pipelines.phases import Phase
 from hetero_brain.pipelines.yaml_files import read_tree
 from hetero_brain.training.settings import brain_settings
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from hetero_brain.pipelines.phases import Phase
 from hetero_brain.pipelines.pretraining import pretrain
-from hetero_brain.pipelines.rounds import Phase
 from tests.benchmarks.kills import differences
 from tests.public_models import save_small
 from tests.unit.public_run import HPARAMS, OBJECTIVES, modules_of, trained

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hetero_brain import DomainBatch
-from hetero_brain.pipelines.rounds import alternation, run_phases
+from hetero_brain.pipelines.phases import alternation
+from hetero_brain.pipelines.rounds import run_phases
 from tests.unit.test_rounds import CSSL, PTLOC, Toy, loader, make_hparams
 
 ALPHA = 0.1

@@ -27,7 +27,8 @@ from hetero_brain.models.readouts import LastLayer
 from hetero_brain.objectives.bestrq import BestRQBrain
 from hetero_brain.objectives.masking import MaskDrawer
 from hetero_brain.pipelines.finetuning import finetune
-from hetero_brain.pipelines.rounds import Phase, run_phases
+from hetero_brain.pipelines.phases import Phase
+from hetero_brain.pipelines.rounds import run_phases
 from hetero_brain.recognition.ctc import CTCBrain
 from hetero_brain.recognition.joint import JointBrain
 from hetero_brain.training.checkpoints import AtomicCheckpointer

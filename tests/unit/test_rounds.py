@@ -19,7 +19,8 @@ from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.data.audited_loader import AuditedLoader
 from hetero_brain.data.loaders import EpochSampler
 from hetero_brain.models.transfer import find_checkpoint
-from hetero_brain.pipelines.rounds import Phase, alternation, continued, run_phases
+from hetero_brain.pipelines.phases import Phase, alternation, continued
+from hetero_brain.pipelines.rounds import run_phases
 from hetero_brain.training.integrity import FILES, RUN
 from hetero_brain.training.loggers import JsonLinesLogger
 from hetero_brain.training.saved import STATE
