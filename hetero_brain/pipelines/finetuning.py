@@ -7,6 +7,7 @@ import speechbrain as sb
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
+from ..data.augmentation import WaveformAugmentation
 from ..data.datasets import Utterances
 from ..data.loaders import dev_loader, make_plan, train_loader
 from ..models.conformer import make_head
@@ -87,6 +88,8 @@ def finetune(hparams, run_opts, splits):
         checkpointer=checkpointer,
     )
     utterances = {k: Utterances(m, rate, tokenizer.encode) for k, m in splits.items()}
+    if hparams.get("wav_augment") is not None:
+        utterances["train"].augment = WaveformAugmentation(hparams["wav_augment"], seed)
     dev = {
         split: dev_loader(utterances[split], hparams["eval_batch_seconds"], **options)
         for split in utterances.keys() - {"train"}
