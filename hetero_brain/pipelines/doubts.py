@@ -111,8 +111,8 @@ def ending_domains(plan, summary):
         has = (
             f"{domain} has only {count(n_rows, 'row')}, {plain(figures['hours'])} h, in "
             f"{count(n_batches, 'batch')}, and an epoch ends with the last of them: "
-            f"{1 - used / hours:.0%} of the {plain(hours)} h of all other domains is left "
-            "out of every epoch."
+            f"{1 - used / hours:.0%} of the {plain(hours)} h of all other domains is "
+            "left out of every epoch."
         )
         if n_batches < n_rows:
             yield (

@@ -26,7 +26,6 @@ from hetero_brain.pipelines.sampled_headers import (
 )
 from tests.unit.test_rounds import CSSL, PTLOC, Toy, loader, make_hparams
 
-
 # --------------------------------------------------------------------------- headers
 
 SETTINGS = {"global_batch_seconds": 18, "seed": 1}
