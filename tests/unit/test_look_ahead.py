@@ -20,6 +20,7 @@ from hetero_brain.pipelines.look_ahead import (
 from hetero_brain.pipelines.phases import alternation
 from hetero_brain.pipelines.rounds import run_phases
 from hetero_brain.pipelines.sampled_headers import (
+    refuse_impossible,
     resampling,
     sampled_headers,
     sampled_rates,
@@ -108,6 +109,49 @@ def test_durations_in_another_unit_are_refused(rows, tmp_path):
     )
     with pytest.raises(InputError, match=said):
         look_ahead(plan, wrong, 16000, [])
+
+
+def retimed(rows, folder, factor):
+    """A manifest of the rows whose durations in domain a are ``factor`` times as long."""
+    wrong = [
+        {**row, "duration": (factor if row["domain"] == "a" else 1) * row["duration"]}
+        for row in rows
+    ]
+    manifest.write(folder / "retimed.csv", wrong)
+    return manifest.read(folder / "retimed.csv", folder)
+
+
+def test_durations_that_leave_out_most_of_a_domain_are_refused(rows, tmp_path):
+    wrong = retimed(rows, tmp_path, 2)
+    plan = Plan(wrong.duration, wrong.domain, wrong.domains, **SETTINGS)
+    said = (
+        "retimed.csv: the durations of a are about 2 times the length of its files, as "
+        "in row a1.wav, 7.2 s, whose file has 3.6 s, .* computed with another sample rate"
+    )
+    with pytest.raises(InputError, match=said):
+        look_ahead(plan, wrong, 16000, [])
+
+
+def test_durations_are_judged_by_the_whole_file_where_a_header_is_wrong(
+    rows, tmp_path, monkeypatch
+):
+    """As of an mp3 whose length libsndfile can only guess."""
+    right = retimed(rows, tmp_path, 1)
+    info = soundfile.info
+
+    def guess(path):
+        found = info(path)
+        found.duration /= 3
+        return found
+
+    monkeypatch.setattr(soundfile, "info", guess)
+    refuse_impossible(sampled_headers(right), right)
+
+
+@pytest.mark.parametrize("factor", [1.1, 0.2])
+def test_durations_that_can_be_read_are_taken(rows, tmp_path, factor):
+    nearly = retimed(rows, tmp_path, factor)
+    refuse_impossible(sampled_headers(nearly), nearly)
 
 
 def test_a_long_recording_is_told_of(rows, caplog):
