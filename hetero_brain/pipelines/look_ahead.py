@@ -31,7 +31,7 @@ class Length(NamedTuple):
     warmup_iterations: int
 
 
-def look_ahead(plan, manifest, sample_rate, phases):
+def look_ahead(plan, manifest, sample_rate, phases, run_opts=None):
     """Log what an epoch takes, how long phases are, and what resampling costs.
 
     Arguments
@@ -44,11 +44,14 @@ def look_ahead(plan, manifest, sample_rate, phases):
         That of the model, in Hz.
     phases : sequence of Phase or Length
         What will be run.
+    run_opts : RunOptions or dict, optional
+        SpeechBrain's run options.
 
     Raises
     ------
     InputError
-        The durations of the manifest are not those of its files.
+        The durations of the manifest are not those of its files; or as for
+        :func:`~hetero_brain.pipelines.doubts.doubts`.
     """
     if not if_main_process():
         return
@@ -69,12 +72,26 @@ def look_ahead(plan, manifest, sample_rate, phases):
             f"{names}: {count(epochs, 'epoch')}, {count(epochs * steps, 'iteration')}, "
             f"{warmup} of them of warm-up"
         )
+    if run_opts and run_opts.get("debug"):
+        limits = (run_opts[f"debug_{key}"] for key in ("batches", "epochs"))
+        logger.info(shortened(*limits, steps))
     for line in resampling(sampled_rates(headers, manifest), sample_rate):
         logger.info(line)
     for line in long_recordings(manifest.duration, plan.max_utterance_seconds):
         logger.warning(line)
     for line in doubts(plan, phases):
         logger.warning(line)
+
+
+def shortened(debug_batches, debug_epochs, steps):
+    """What a run in debug mode has instead of its phases; ``steps`` are the iterations
+    of an epoch."""
+    batches = min(debug_batches, steps)
+    epochs = count(debug_epochs, "epoch") if debug_epochs > 0 else "all epochs"
+    return (
+        f"--debug: instead, each has {epochs} of {count(batches, 'iteration')}, and "
+        f"validates on no more than {count(debug_batches, 'batch')}"
+    )
 
 
 # -------------------------------------------------------------------------------- time

@@ -1,11 +1,13 @@
 """What is logged before a run trains."""
 
 import logging
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
+from speechbrain.utils.run_opts import RunOptions
 
 from hetero_brain.data import manifest
 from hetero_brain.data.plan import Plan
@@ -94,6 +96,30 @@ def test_what_is_logged(rows, caplog):
     assert "sampled above" in text and "sampled below" in text
     warnings = [line for line, level in levels.items() if level == "WARNING"]
     assert len(warnings) == 1 and "single iteration" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (
+            {},
+            "each has 2 epochs of 1 iteration, and validates on no more than 2 batches",
+        ),
+        ({"debug_epochs": 0}, "each has all epochs of 1 iteration"),
+        (
+            {"debug_epochs": 1, "debug_batches": 1},
+            "1 epoch of 1 iteration, and .* 1 bat",
+        ),
+    ],
+)
+def test_debug_mode_says_what_it_runs(rows, caplog, given, said):
+    caplog.set_level(logging.INFO)
+    plan = Plan(rows.duration, rows.domain, rows.domains, **SETTINGS)
+    for debug in (True, False):
+        caplog.clear()
+        run_opts = RunOptions(debug=debug, **given)
+        look_ahead(plan, rows, 16000, [Length("CSSL.1", 3, 1)], run_opts)
+        assert bool(re.search(f"--debug: instead, .*{said}", caplog.text)) == debug
 
 
 def test_durations_in_another_unit_are_refused(rows, tmp_path):
