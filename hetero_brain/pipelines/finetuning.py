@@ -92,8 +92,8 @@ def finetune(hparams, run_opts, splits):
         for split in utterances.keys() - {"train"}
     }
     plan = make_plan(train, seed, **hparams["plan"])
-    warmup = hparams.get("warmup_iterations", 0)
-    look_ahead(plan, train, rate, [Length("fine-tuning", hparams["epochs"], warmup)])
+    length = hparams["epochs"], hparams.get("warmup_iterations", 0)
+    look_ahead(plan, train, rate, [Length("fine-tuning", *length)], run_opts)
     loader = train_loader(utterances["train"], plan, **options)
     checkpointer.add_recoverable("audit", loader, optional_load=True)
     checkpointer.fingerprint = fingerprint(

@@ -36,7 +36,7 @@ def pretrain(hparams, run_opts, train, dev):
     modules = hparams["modules"]
     plan = make_plan(train.manifest, seed, **hparams["plan"])
     phases = wanted_phases(hparams["phases"], hparams["only_phases"])
-    look_ahead(plan, train.manifest, hparams["sample_rate"], phases)
+    look_ahead(plan, train.manifest, hparams["sample_rate"], phases, run_opts)
     fit_quantizer(
         modules.get("quantizer"),
         modules.get("targets", modules["features"]),
