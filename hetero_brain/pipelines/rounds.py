@@ -122,7 +122,8 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         **(start_of(init, hparams["modules"]) if is_first else {}),
         phase={k: v for k, v in asdict(phase).items() if k not in ("init", "epochs")},
     )
-    logger.info(f"{phase.name}: {phase}")
+    logger.info(phase.in_words())
+    logger.debug(f"{phase}")
     noted = folder, counter, phase, init, hparams, manifest
     brain.on_recovered = partial(record_phase, *noted)
     first_ptloc = next((p.name for p in hparams["phases"] if p.local_steps), None)
