@@ -46,7 +46,8 @@ class RecipeRun:
     A run writes a log entry every ``log_interval`` iterations, and after each validation
     another one and a checkpoint; the console has a line of each. On a signal it finishes
     the current iteration or validation, saves and exits (see
-    :mod:`~hetero_brain.training.preemption`). In a PTLOC phase, a validation also has ``loss_at_phi``, the loss that PTLOC minimises: of every
+    :mod:`~hetero_brain.training.preemption`). In a PTLOC phase, a validation also has
+    ``loss_at_phi``, the loss that PTLOC minimises: of every
     :data:`ADAPTED`-th dev batch of each domain, after the K local steps on that batch.
     :class:`LossWatch` warns of losses that are too high. An objective may have
     ``loss_of_guessing``, in nats. Reads from ``hparams``:
@@ -62,6 +63,7 @@ class RecipeRun:
     """
 
     run_name = "training"  # that of its folder, if it has one
+    last_epoch = None
 
     def __init__(self, modules=None, opt_class=None, hparams=None, *args, **kwargs):
         settings = check_settings(hparams or {}, BRAIN_SETTINGS | RUN_SETTINGS)
@@ -176,8 +178,7 @@ class RecipeRun:
             for train_logger, position in zip(self.loggers, self.log_positions):
                 if hasattr(train_logger, "resume"):
                     train_logger.resume(position, self.iteration)
-        if self.iteration:
-            logger.info(f"{self.run_name} goes on after iteration {self.iteration}")
+        self.begun_at = self.iteration
         self.on_recovered()
 
     def on_recovered(self):
@@ -211,6 +212,12 @@ class RecipeRun:
             self.log(train_stats=self.monitor.cosines(self.device))
         if self.is_due(self.log_interval, done=True):
             self.log(train_stats=self.interval_stats())
+
+    def on_stage_start(self, stage, epoch=None):
+        """As the base class's; says where training goes on."""
+        super().on_stage_start(stage, epoch)
+        if stage == sb.Stage.TRAIN and 0 < self.iteration == self.begun_at:
+            logger.info(f"{self.run_name} goes on after iteration {self.iteration}")
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log the results of a validation."""
