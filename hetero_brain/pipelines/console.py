@@ -24,6 +24,11 @@ class Console(TqdmCompatibleStreamHandler):
         )
         return not is_detail and super().filter(record)
 
+    def handleError(self, record):  # noqa: N802
+        """See ``logging.Handler``; a run goes on if nobody reads what it shows."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)
+
     def format(self, record):
         """See ``logging.Handler``."""
         text = record.getMessage()
