@@ -6,9 +6,10 @@
 ``pretraining``, of ``phases`` in ``rounds``, and ``finetuning`` run what the YAML
 describes, after a ``look_ahead`` at what that means for the data, with ``doubts`` about
 its settings and ``sampled_headers`` of its files. ``recipe_run`` adds logs, checkpoints
-and the response to signals to their Brains. ``new_recipe`` makes a recipe for another
-corpus. ``experiment`` runs both for many models, after ``experiment_checks``, shows
-where they are (``live``), what they have ``learnt`` and what one of them hears
+and the response to signals to their Brains, with a ``loss_watch``; the ``console`` shows
+what people read, and ``closing`` says what is next. ``new_recipe`` makes a recipe for
+another corpus. ``experiment`` runs both for many models, after ``experiment_checks``,
+shows where they are (``live``), what they have ``learnt`` and what one of them hears
 (``listening``); ``report`` makes the ``tables``, ``comparison`` those of any fine-tuned
 models, and ``curves`` plots logs. ``export`` writes model folders, with a
 ``description`` and a ``model_card``, from what a ``run_record`` notes; ``pretrained``
@@ -17,7 +18,9 @@ recordings.
 """
 
 __all__ = [
+    "closing",
     "comparison",
+    "console",
     "curves",
     "description",
     "doubts",
@@ -31,6 +34,7 @@ __all__ = [
     "listening",
     "live",
     "look_ahead",
+    "loss_watch",
     "model_card",
     "new_recipe",
     "overrides",

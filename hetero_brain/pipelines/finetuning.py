@@ -21,6 +21,7 @@ from ..training.fingerprint import fingerprint
 from ..training.loggers import further_loggers, run_loggers
 from ..training.settings import PIPELINE_SETTINGS, check_settings
 from ..training.stopping import PatientCounter
+from .closing import end_finetuning
 from .curves import plot_finetuning
 from .export import export_at_end
 from .look_ahead import Length, look_ahead
@@ -114,6 +115,7 @@ def finetune(hparams, run_opts, splits):
     }
     run_on_main(plot_finetuning, args=[folder, folder / "curves.png"])
     export_at_end(folder)
+    end_finetuning(folder, rates, run_opts["debug"])
     return rates
 
 
