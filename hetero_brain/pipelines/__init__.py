@@ -4,22 +4,26 @@
 ``wrong_values``, and saves a description of the ``environment``; ``usage`` answers
 ``--help``.
 ``pretraining``, of ``phases`` in ``rounds``, and ``finetuning`` run what the YAML
-describes, after a ``look_ahead`` at what that means for the data, with
-``sampled_headers`` of its files. ``recipe_run`` adds logs, checkpoints and the response
-to signals to their Brains.
-``new_recipe`` makes a recipe for another corpus. ``experiment`` runs both for many
-models, after ``experiment_checks``, shows where they are (``live``), what they have
-``learnt`` and what one of them hears (``listening``); ``report`` makes the ``tables``,
-``comparison`` those of any fine-tuned models, and ``curves`` plots logs. ``export``
-writes model folders, with a ``description`` and a ``model_card``, from what a
-``run_record`` notes; ``pretrained`` has a recipe take its architecture from one, and
-``extraction`` writes what it makes of recordings.
+describes, after a ``look_ahead`` at what that means for the data, with ``doubts`` about
+its settings and ``sampled_headers`` of its files. ``recipe_run`` adds logs, checkpoints
+and the response to signals to their Brains, with a ``loss_watch``; the ``console`` shows
+what people read, and ``closing`` says what is next. ``new_recipe`` makes a recipe for
+another corpus. ``experiment`` runs both for many models, after ``experiment_checks``,
+shows where they are (``live``), what they have ``learnt`` and what one of them hears
+(``listening``); ``report`` makes the ``tables``, ``comparison`` those of any fine-tuned
+models, and ``curves`` plots logs. ``export`` writes model folders, with a
+``description`` and a ``model_card``, from what a ``run_record`` notes; ``pretrained``
+has a recipe take its architecture from one, and ``extraction`` writes what it makes of
+recordings.
 """
 
 __all__ = [
+    "closing",
     "comparison",
+    "console",
     "curves",
     "description",
+    "doubts",
     "environment",
     "experiment",
     "experiment_checks",
@@ -30,6 +34,7 @@ __all__ = [
     "listening",
     "live",
     "look_ahead",
+    "loss_watch",
     "model_card",
     "new_recipe",
     "overrides",

@@ -22,6 +22,7 @@ from ..training.fingerprint import fingerprint
 from ..training.loggers import further_loggers, run_loggers
 from ..training.settings import PIPELINE_SETTINGS, check_settings
 from ..training.stopping import PatientCounter
+from .closing import end_finetuning
 from .curves import plot_finetuning
 from .export import export_at_end
 from .look_ahead import Length, look_ahead
@@ -95,8 +96,8 @@ def finetune(hparams, run_opts, splits):
         for split in utterances.keys() - {"train"}
     }
     plan = make_plan(train, seed, **hparams["plan"])
-    warmup = hparams.get("warmup_iterations", 0)
-    look_ahead(plan, train, rate, [Length("fine-tuning", hparams["epochs"], warmup)])
+    length = hparams["epochs"], hparams.get("warmup_iterations", 0)
+    look_ahead(plan, train, rate, [Length("fine-tuning", *length)], run_opts)
     loader = train_loader(utterances["train"], plan, **options)
     checkpointer.add_recoverable("audit", loader, optional_load=True)
     checkpointer.fingerprint = fingerprint(
@@ -117,6 +118,7 @@ def finetune(hparams, run_opts, splits):
     }
     run_on_main(plot_finetuning, args=[folder, folder / "curves.png"])
     export_at_end(folder)
+    end_finetuning(folder, rates, run_opts["debug"])
     return rates
 
 

@@ -211,7 +211,7 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
         )
     for key in found:
         fit_state(modules[key], key, weights / f"{key}.ckpt")
-        logger.info(f"{key}: loaded from {weights}")
+    logger.info(f"{', '.join(found)}: loaded from {weights}")
     left = sorted({p.stem for p in weights.glob("*.ckpt")} - {*found} - NO_MODULES)
     new = sorted(modules.keys() - {*found, "features"})
     for said, keys in (

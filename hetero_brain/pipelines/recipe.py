@@ -15,6 +15,7 @@ from ..data.workers import use_short_socket_paths
 from ..errors import InputError, reported
 from ..training import preemption
 from ..training.determinism import be_deterministic
+from .console import for_people
 from .environment import describe_environment
 from .overrides import override
 from .pretrained import adopt
@@ -113,7 +114,8 @@ def load_recipe(argv, script=None):
         given = {*run_opts.overridden_args, "debug_persistently"}
         run_opts = replace(run_opts, debug_persistently=True, overridden_args=given)
         run_on_main(empty_debug_folder, args=[Path(folder)])
-    sb.create_experiment_directory(folder, save_env_desc=False)
+    with for_people():
+        sb.create_experiment_directory(folder, save_env_desc=False)
     if if_main_process():
         # SpeechBrain copies the file that calls it, which is this one.
         Path(folder, Path(__file__).name).unlink(missing_ok=True)

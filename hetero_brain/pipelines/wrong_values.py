@@ -105,8 +105,8 @@ SETTINGS = {
 
 
 def refuse_wrong_scalars(tree, run_opts):
-    """Check the numbers and texts of a YAML, and lists of them, before objects are built from them, and
-    SpeechBrain's options.
+    """Check the numbers and texts of a YAML, and lists of them, before objects are built
+    from them, and SpeechBrain's options.
 
     Arguments
     ---------

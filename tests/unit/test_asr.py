@@ -448,7 +448,7 @@ def test_an_encoder_with_a_rate_rests_while_it_is_frozen(tokenizer):
     assert not torch.equal(parameters(brain.modules.encoder), encoder)
 
 
-def test_both_rates_are_logged_and_speeds_are_augmented(ten, tmp_path):
+def test_both_rates_are_logged_and_speeds_are_augmented(ten, tmp_path, caplog):
     """And evaluated by a recogniser that knows neither."""
     perturb = SpeedPerturb(8000, [90, 110])
     hparams = settings(
@@ -460,6 +460,7 @@ def test_both_rates_are_logged_and_speeds_are_augmented(ten, tmp_path):
         lambda module, args: seen.append((module.training, args[0].shape[1]))
     )
     finetune(hparams, RUN_OPTS, {"train": ten, "dev": ten})
+    assert caplog.text.count(", lr 0.004, encoder lr 0.001\n") == 4
     log = JsonLinesLogger.read(tmp_path / "log.jsonl")
     assert {(e["lr"], e["encoder_lr"]) for e in log} == {(4e-3, 1e-3)}
     for training, length in seen:
