@@ -118,7 +118,7 @@ def finetune(hparams, run_opts, splits):
     }
     run_on_main(plot_finetuning, args=[folder, folder / "curves.png"])
     export_at_end(folder)
-    end_finetuning(folder, rates, run_opts["debug"])
+    end_finetuning(folder, rates, brain.debug)
     return rates
 
 
