@@ -34,9 +34,9 @@ def utterances(data_folder, split):
     #     words, reason = normalise(text, "it")
     raise MissingData(
         f"{data_folder / 'train.csv'}: no such file; give a data_folder with train.csv "
-        "and, if there are any, dev.csv, which fine-tuning needs, and test.csv. python -m "
-        "hetero_brain manifests makes them of unlabelled audio; make other rows "
-        f"in {__file__}, at FILL IN"
+        "and, if there are any, dev.csv, which fine-tuning needs, and test.csv. python "
+        "-m hetero_brain manifests makes them of unlabelled audio; make other rows in "
+        f"{__file__}, at FILL IN"
     )
 
 
