@@ -15,7 +15,8 @@ from .parallel import rank_and_size
 
 logger = get_logger(__name__)
 
-SMALL_ANGLE = 5  # degrees
+# Degrees: the update then differs by 5 % of its length (docs/algorithm.md).
+SMALL_ANGLE = 3
 JUDGED_ITERATIONS = 100  # after the warm-up
 FEWEST_ANGLES = 5  # a median of fewer says little
 
