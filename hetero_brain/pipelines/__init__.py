@@ -6,8 +6,8 @@
 ``pretraining``, of ``phases`` in ``rounds``, and ``finetuning`` run what the YAML
 describes, after a ``look_ahead`` at what that means for the data, with
 ``sampled_headers`` of its files. ``recipe_run`` adds logs, checkpoints and the response
-to signals to their Brains, with a ``loss_watch``; the ``console`` shows what people read, and ``closing`` says what is
-next.
+to signals to their Brains, with a ``loss_watch``; the ``console`` shows what people read,
+and ``closing`` says what is next.
 ``new_recipe`` makes a recipe for another corpus. ``experiment`` runs both for many
 models, after ``experiment_checks``, shows where they are (``live``), what they have
 ``learnt`` and what one of them hears (``listening``); ``report`` makes the ``tables``,
