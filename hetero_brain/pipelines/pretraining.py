@@ -56,4 +56,4 @@ def pretrain(hparams, run_opts, train, dev):
         train_loader(train, plan, **options, fixed_owners=fixed),
         dev and dev_loader(dev, hparams["global_batch_seconds"], **options),
     )
-    end_pretraining(hparams, phases, trained, run_opts["debug"])
+    end_pretraining(hparams, phases, trained, run_opts.get("debug"))
