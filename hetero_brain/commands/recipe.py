@@ -22,8 +22,10 @@ attention:
   MultiDomainEnglish   base, paper and tiny (BEST-RQ), hubert, wav2vec2; public
 hubert, wav2vec2 and public go on from public models; all others start from scratch."""
 
-# A try that is short, whatever the recipe is like.
-SHORT = "--size mini --n_rounds 1 --global_batch_seconds 60 --debug"
+# A try that is short, whatever the recipe is like, and suits minutes of speech.
+SHORT = (
+    "--size mini --n_rounds 1 --global_batch_seconds 20 --warmup_iterations 10 --debug"
+)
 
 
 def main(words):

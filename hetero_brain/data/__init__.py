@@ -4,9 +4,9 @@
 ``splits`` selects the rows that a run uses. ``plan`` says which rows form global batch t:
 ``domain_sampling`` draws its domains, and ``bucketing`` cuts a domain into batches of
 similar length. ``audio``, ``containers`` and ``decoders`` read audio files,
-``resampling`` changes their rate, ``datasets`` collates padded batches, which
-``augmentation`` may change, and ``loaders`` delivers them. ``audited_loader`` counts the
-recordings that cannot be used.
+with ``faults`` as reasons where they cannot; ``resampling`` changes their rate,
+``datasets`` collates padded batches, which ``augmentation`` may change, and ``loaders``
+delivers them. ``audited_loader`` counts the recordings that cannot be used.
 ``domain_loader`` makes global batches of SpeechBrain's own datasets, by the domain of
 each row (``domain_rows``); ``loading_brain`` has ``fit`` call it. ``worker_loader`` is
 below all loaders, ``workers`` manages the processes that read, and ``packed`` is how
@@ -26,6 +26,7 @@ __all__ = [
     "domain_loader",
     "domain_rows",
     "domain_sampling",
+    "faults",
     "loaders",
     "loading_brain",
     "manifest",

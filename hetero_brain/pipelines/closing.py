@@ -30,7 +30,7 @@ def end_pretraining(hparams, phases, trained, debug=False):
     models = [[f"  {p.name}", str(model_of(folder / p.name))] for p in phases]
     told = "Finished, with a model in"
     if not trained:
-        told = "All had been finished before, and nothing was trained; models are in"
+        told = "All was finished before; nothing was trained now. Models are in"
     lines = [f"{told}:", aligned(models)]
     if debug:
         lines.append(TRIED.format(folder))

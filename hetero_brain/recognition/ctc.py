@@ -178,7 +178,7 @@ class CTCBrain(EncoderRateBrain):
         dict
             From :func:`error_rates`.
         """
-        self.evaluate(loader, min_key=self.min_keys[0], progressbar=False)
+        self.evaluate(loader, min_key=self.min_keys[0])
         text = json.dumps(self.utterances, ensure_ascii=False, indent=1)
         if if_main_process():
             Path(path).write_text(text, encoding="utf-8")

@@ -88,7 +88,7 @@ def test_a_second_start_says_that_all_was_finished(tmp_path, unplotted, said):
     trained = run_phases(make_hparams(tmp_path, phases=phases), options, Toy, loader())
     assert trained == []
     end_pretraining(hparams(tmp_path), phases, trained)
-    assert said().startswith("All was finished before this start")
+    assert said().startswith("All was finished before;")
 
 
 def test_a_fine_tuning_says_how_to_transcribe(tmp_path, said):
