@@ -16,7 +16,9 @@ test.csv. The command manifests makes those of audio without words. Start it fro
 folder of a clone."""
 
 # A try that is short, whatever the recipe is like, and suits minutes of speech.
-SHORT = "--size mini --n_rounds 1 --global_batch_seconds 20 --warmup_iterations 10 --debug"
+SHORT = (
+    "--size mini --n_rounds 1 --global_batch_seconds 20 --warmup_iterations 10 --debug"
+)
 
 
 def main(words):
