@@ -42,6 +42,28 @@ def prepare(tmp_path):
     return module.prepare_my_corpus
 
 
+def test_a_hash_can_choose_the_speakers(tmp_path):
+    """The example with the lines that the page gives for hundreds of speakers."""
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    (lines,) = re.findall(r"  ```\n(.*?)  ```", PAGE, re.S)
+    *head, _, condition, end = (line[2:] for line in lines.splitlines())
+    pattern = r"        if split != next.*?\n            continue"
+    chosen, n = re.subn(pattern, f"{condition}\n{end}", example, flags=re.S)
+    assert n == 1
+    found = {"logger": logging.getLogger(__name__), "MissingData": MissingData}
+    exec("\n".join([*head, chosen]), found)
+    for number in range(60):
+        path = tmp_path / f"office/speaker{number}/a.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, np.zeros(800), 8000)
+    speakers = [
+        {row["spk_id"] for row in found["utterances"](tmp_path, split)}
+        for split in ("train", "dev", "test")
+    ]
+    assert len(set.union(*speakers)) == 60 == sum(map(len, speakers))
+    assert all(speakers) and len(speakers[0]) > 45
+
+
 @pytest.fixture
 def data(tmp_path):
     """Noise in a folder for each domain, and in it one for each speaker."""
