@@ -1,10 +1,15 @@
 """Errors in the user's input, reported as a message without a traceback."""
 
 import logging
+import os
+import select
+import signal
 import sys
 from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
+
+STDOUT = 1  # its file descriptor
 
 
 class InputError(ValueError):
@@ -19,7 +24,7 @@ class MissingData(InputError, FileNotFoundError):
 @contextmanager
 def reported():
     """Turn an :class:`InputError` into its message and exit code 1. The traceback goes to
-    the log file of the run, if it has one.
+    the log file of the run, if it has one. See also :func:`until_nobody_reads`.
 
     Raises
     ------
@@ -27,7 +32,38 @@ def reported():
         Instead of the InputError.
     """
     try:
-        yield
+        with until_nobody_reads():
+            yield
     except InputError as error:
         logger.debug("InputError", exc_info=True)
         sys.exit(str(error))
+
+
+@contextmanager
+def until_nobody_reads():
+    """If what reads stdout has had enough, as ``head`` has, exit as programs do that know
+    nothing of this: without a word.
+
+    Raises
+    ------
+    SystemExit
+        Instead of the BrokenPipeError.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not is_closed(STDOUT):  # it was another pipe
+            raise
+        with open(os.devnull, "w") as nowhere:  # what Python writes when it exits
+            os.dup2(nowhere.fileno(), STDOUT)
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def is_closed(pipe):
+    """Whether nobody reads a pipe any more, given as a file descriptor."""
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return bool(poll.poll(0))

@@ -17,6 +17,7 @@ from .sampled_headers import (
     sampled_headers,
     sampled_rates,
 )
+from .tables import aligned
 
 logger = get_logger(__name__)
 
@@ -58,14 +59,11 @@ def look_ahead(plan, manifest, sample_rate, phases, run_opts=None):
     headers = sampled_headers(manifest)
     refuse_impossible(headers, manifest)
     summary, steps = plan.summary(), plan.steps_per_epoch
-    for domain, figures in summary.items():
-        figures = ", ".join(f"{key} {value:.3g}" for key, value in figures.items())
-        logger.info(f"{manifest.path}, {domain}: {figures}")
     hours = sum(figures["hours"] for figures in summary.values())
     padded = sum(f["hours"] / (1 - f["padding"]) for f in summary.values())
     logger.info(
         f"{manifest.path}: {count(steps, 'iteration')} an epoch, over {hours:.3g} h "
-        f"with {1 - hours / padded:.0%} padding"
+        f"with {1 - hours / padded:.0%} padding\n{table(summary)}"
     )
     for names, epochs, warmup in equally_long(phases):
         logger.info(
@@ -81,6 +79,32 @@ def look_ahead(plan, manifest, sample_rate, phases, run_opts=None):
         logger.warning(line)
     for line in doubts(plan, phases):
         logger.warning(line)
+
+
+COLUMNS = {  # of the table: figure of a domain → its heading, and how it is written
+    "hours": ("hours", "{:.3g}"),
+    "batches": ("batches", "{:.0f}"),
+    "batch_seconds": ("seconds a batch", "{:.3g}"),
+    "skipped": ("skipped", "{:.0%}"),
+    "padding": ("padding", "{:.0%}"),
+}
+
+
+def table(summary):
+    """The figures of each domain, from the plan, as columns.
+
+    Example
+    -------
+    >>> print(table({"en": dict(hours=0.028, batches=3, batch_seconds=33.6, skipped=0,
+    ...     padding=0.242)}))
+    domain  hours  batches  seconds a batch  skipped  padding
+    en      0.028  3        33.6             0%       24%
+    """
+    lines = [["domain", *(heading for heading, _ in COLUMNS.values())]]
+    for domain, figures in summary.items():
+        written = (form.format(figures[key]) for key, (_, form) in COLUMNS.items())
+        lines.append([domain, *written])
+    return aligned(lines)
 
 
 def shortened(debug_batches, debug_epochs, steps):

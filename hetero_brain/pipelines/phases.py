@@ -1,7 +1,7 @@
 """The phases of a pre-training: CSSL.1 → PTLOC.1 → CSSL.2 → …, and the CSSL control."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..errors import InputError
 from ..training.settings import PHASE_SETTINGS, in_words, wrong_values
@@ -52,6 +52,26 @@ class Phase:
     def passes_per_epoch(self):
         """Forward-backward passes of a domain batch, relative to a CSSL epoch."""
         return self.local_steps + 1
+
+    def in_words(self):
+        """Its settings, for people.
+
+        Example
+        -------
+        >>> Phase("PTLOC.1", "CSSL.1", 9, 1e-3, local_steps=1, local_lr=0.03).in_words()
+        'PTLOC.1 from CSSL.1: 9 epochs, lr 0.001, 1 local step of lr 0.03'
+        """
+        told = [f"{self.epochs} epoch{'s' * (self.epochs != 1)}", f"lr {self.lr:g}"]
+        if steps := self.local_steps:
+            told.append(
+                f"{steps} local step{'s' * (steps != 1)} of lr {self.local_lr:g}"
+            )
+        start = f" from {self.init}" if self.init else ""
+        return f"{self.name}{start}: {', '.join(told)}"
+
+    def settings(self):
+        """What its weights after an epoch depend on, besides what it starts from."""
+        return {k: v for k, v in asdict(self).items() if k not in ("init", "epochs")}
 
 
 def alternation(n_rounds, cssl, ptloc, control=None, init=None):
@@ -154,3 +174,13 @@ def chains(phases):
         chain = found.pop(phase.init, []) if starts[phase.init] == 1 else []
         found[phase.name] = [*chain, phase]
     return list(found.values())
+
+
+def is_of_phases(key):
+    """Whether a hyperparameter describes phases; the fingerprint has each phase's own."""
+    descriptions = {"cssl", "ptloc", "phases", "only_phases", "n_rounds"}
+    return (
+        key in descriptions
+        or key in Phase.__dataclass_fields__
+        or key.startswith(("cssl_", "ptloc_"))
+    )

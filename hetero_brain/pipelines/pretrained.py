@@ -22,6 +22,7 @@ FREE = ("dropout", "freeze_front_end", "front_end_gradient", "recomputed")
 MODULES = ("features", "encoder")
 # What a checkpoint holds besides modules.
 NO_MODULES = {"audit", "brain", "counter", "hetero_brain", "local_solver", "optimizer"}
+NO_MODULES |= {"encoder_optimizer"}
 
 
 def adopt(tree, given):
@@ -210,7 +211,7 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
         )
     for key in found:
         fit_state(modules[key], key, weights / f"{key}.ckpt")
-        logger.info(f"{key}: loaded from {weights}")
+    logger.info(f"{', '.join(found)}: loaded from {weights}")
     left = sorted({p.stem for p in weights.glob("*.ckpt")} - {*found} - NO_MODULES)
     new = sorted(modules.keys() - {*found, "features"})
     for said, keys in (

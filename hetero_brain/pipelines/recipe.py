@@ -15,6 +15,8 @@ from ..data.workers import use_short_socket_paths
 from ..errors import InputError, reported
 from ..training import preemption
 from ..training.determinism import be_deterministic
+from .console import for_people
+from .earlier_run import refuse_earlier_run
 from .environment import describe_environment
 from .overrides import override
 from .pretrained import adopt
@@ -95,13 +97,15 @@ def load_recipe(argv, script=None):
         See :func:`read_recipe`; or torchrun has restarted the ranks with the store of the
         old ones.
     InputError
-        See :func:`~hetero_brain.data.workers.use_short_socket_paths` and
+        See :func:`~hetero_brain.data.workers.use_short_socket_paths`,
+        :func:`~hetero_brain.pipelines.earlier_run.refuse_earlier_run` and
         :func:`empty_debug_folder`.
     """
     preemption.listen()
     refuse_used_store()
     use_short_socket_paths()
     hparams, run_opts, resolved = read_recipe(argv)
+    refuse_earlier_run(hparams, run_opts)
     if hparams.get("deterministic"):
         be_deterministic()
     on_cpu = not torch.cuda.is_available() or run_opts["device"] == "cpu"
@@ -113,7 +117,8 @@ def load_recipe(argv, script=None):
         given = {*run_opts.overridden_args, "debug_persistently"}
         run_opts = replace(run_opts, debug_persistently=True, overridden_args=given)
         run_on_main(empty_debug_folder, args=[Path(folder)])
-    sb.create_experiment_directory(folder, save_env_desc=False)
+    with for_people():
+        sb.create_experiment_directory(folder, save_env_desc=False)
     if if_main_process():
         # SpeechBrain copies the file that calls it, which is this one.
         Path(folder, Path(__file__).name).unlink(missing_ok=True)

@@ -7,7 +7,6 @@ left.
 """
 
 import copy
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +23,9 @@ from ..training.loggers import NamedLogger, further_loggers, run_loggers
 from ..training.rng import derive_seed
 from ..training.schedules import HoldThenDecay
 from .curves import plot_phases
+from .earlier_run import refuse_broken_chain
 from .export import export_at_end
-from .phases import Phase
+from .phases import is_of_phases
 from .pretrained import load_pretrained, start_of
 from .recipe_run import recipe_brain
 from .run_record import record_phase
@@ -53,10 +53,21 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
         Of global batches.
     dev_loader : DataLoader
         Of single domain batches, to validate on; None for no validation.
+
+    Returns
+    -------
+    list of str
+        The phases that were trained; others were finished before.
+
+    Raises
+    ------
+    InputError
+        See :func:`~hetero_brain.pipelines.earlier_run.refuse_broken_chain`.
     """
     folder = Path(hparams["output_folder"])
+    refuse_broken_chain(folder, hparams, run_opts)
     names = [phase.name for phase in hparams["phases"]]
-    shared = further_loggers(hparams.get("train_logger"))
+    shared, trained = further_loggers(hparams.get("train_logger")), []
     initial = {}  # which several phases start from, and each would change for the next
     if [phase.init for phase in hparams["phases"]].count(None) > 1:
         initial = copy.deepcopy(states(hparams["modules"]))
@@ -67,8 +78,10 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
         torch.manual_seed(derive_seed(hparams["seed"], phase.name))
         init = folder / phase.init if phase.init in names else phase.init
         loaders = train_loader, dev_loader
-        run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared)
+        if run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
+            trained.append(phase.name)
         run_on_main(plot_phases, args=[folder, folder / "phases.png"])
+    return trained
 
 
 def states(modules):
@@ -79,7 +92,8 @@ def states(modules):
 
 def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
     """Run one phase in its own folder, from the checkpoint in ``init`` (or None).
-    ``loaders`` are those of train and dev, ``shared`` the loggers of all phases."""
+    ``loaders`` are those of train and dev, ``shared`` the loggers of all phases. Returns
+    whether it was trained, not finished before."""
     train_loader, dev_loader = loaders
     folder = Path(hparams["output_folder"]) / phase.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,9 +134,10 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         manifest,
         leave_out=[key for key in hparams if is_of_phases(key)],
         **(start_of(init, hparams["modules"]) if is_first else {}),
-        phase={k: v for k, v in asdict(phase).items() if k not in ("init", "epochs")},
+        phase=phase.settings(),
     )
-    logger.info(f"{phase.name}: {phase}")
+    logger.info(phase.in_words())
+    logger.debug(f"{phase}")
     noted = folder, counter, phase, init, hparams, manifest
     brain.on_recovered = partial(record_phase, *noted)
     first_ptloc = next((p.name for p in hparams["phases"] if p.local_steps), None)
@@ -133,13 +148,4 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         if hasattr(module, "save_pretrained"):
             run_on_main(module.save_pretrained, args=[folder / "huggingface"])
     export_at_end(folder)
-
-
-def is_of_phases(key):
-    """Whether a hyperparameter describes phases; the fingerprint has each phase's own."""
-    descriptions = {"cssl", "ptloc", "phases", "only_phases", "n_rounds"}
-    return (
-        key in descriptions
-        or key in Phase.__dataclass_fields__
-        or key.startswith(("cssl_", "ptloc_"))
-    )
+    return brain.iteration > brain.begun_at

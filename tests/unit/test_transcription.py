@@ -638,6 +638,24 @@ def test_a_terminal_sees_how_fast_it_is(runs, talk, capsys, monkeypatch):
     assert told.splitlines()[-1].startswith("1 recording, 0.00 h, ")
 
 
+def test_a_terminal_sees_that_an_attention_model_searches(
+    runs, talk, capsys, monkeypatch
+):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("hetero_brain.data.progress.SHOWN_SECONDS", 0)
+    code, _, told = command(capsys, runs("attention")[0], talk, "--window_seconds", 3)
+    assert code == 0
+    assert re.search(r"0 % \|.*searching, 2 tokens", told)
+
+
+@pytest.mark.parametrize("name", ["transcribe", "features"])
+def test_help_says_what_exit_codes_mean(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 if some recordings could not be read" in told
+
+
 @pytest.mark.parametrize(
     "words, search",
     [
