@@ -1,11 +1,12 @@
 """What a phase or a fine-tuning run leaves for model folders."""
 
 import json
+from functools import wraps
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from ..errors import InputError
+from ..errors import InputError, MissingData
 from ..training.checkpoints import AtomicCheckpointer
 from ..training.files import write_atomically
 from ..training.integrity import damage
@@ -13,6 +14,31 @@ from ..training.integrity import damage
 logger = get_logger(__name__)
 
 RUN_MODEL = "model.json"  # written at the start of a run, beside its save folder
+TRIES = 5  # to read checkpoints before a run deletes them
+
+
+def settled(read):
+    """Decorate a function that reads checkpoints: it is called again if the run that
+    writes them, and goes on, has just deleted one of them.
+
+    Arguments
+    ---------
+    read : callable
+        Raises FileNotFoundError then.
+    """
+
+    @wraps(read)
+    def settled_read(*args, **kwargs):
+        for _ in range(TRIES - 1):
+            try:
+                return read(*args, **kwargs)
+            except MissingData:  # which says what there is not
+                raise
+            except FileNotFoundError:
+                continue
+        return read(*args, **kwargs)
+
+    return settled_read
 
 
 def write_run(folder, hyperparams, epochs, score, facts):
@@ -107,13 +133,29 @@ def progress(folder):
     """
     epochs = read_run(folder)["epochs"]
     for found in checkpoints(folder):
-        try:
-            epoch = int((found.path / "counter.ckpt").read_text())
-        except (OSError, ValueError) as error:
-            raise InputError(f"{found.path}: damaged: counter.ckpt: {error}") from error
+        epoch = epoch_of(found)
         is_last = epoch >= epochs or found.meta.get("stopped", False)
         return epoch, epochs, found.meta["end-of-epoch"] and is_last
     return 0, epochs, False
+
+
+def epoch_of(checkpoint):
+    """The epoch that a checkpoint is of; InputError if it does not say it."""
+    try:
+        return int((checkpoint.path / "counter.ckpt").read_text())
+    except (OSError, ValueError) as error:
+        if not checkpoint.path.is_dir():
+            raise  # see settled
+        raise InputError(
+            f"{checkpoint.path}: damaged: counter.ckpt: {error}"
+        ) from error
+
+
+def newest(folder):
+    """The newest checkpoint of a run whose metadata can be read, or None: faster than
+    :func:`checkpoints`, which reads all files."""
+    save = Path(folder, "save")
+    return AtomicCheckpointer(save).find_checkpoint() if save.is_dir() else None
 
 
 def warn_of_unfinished(folder):

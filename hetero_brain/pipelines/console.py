@@ -100,8 +100,11 @@ def in_a_line(meta, stages, guess=None):
             f"{rate} {valid[rate]:.1f}%" for rate in ("CER", "WER") if rate in valid
         ]
     else:
-        rates = {"lr": "lr", "local_lr": "local lr"}
-        told += [f"{rates[key]} {meta[key]:.3g}" for key in rates if key in meta]
+        told += [
+            f"{key.replace('_', ' ')} {meta[key]:.3g}"
+            for key in ("lr", "encoder_lr", "local_lr")
+            if key in meta
+        ]
     return ", ".join(told)
 
 

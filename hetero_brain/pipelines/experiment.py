@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..models.transfer import PUBLIC
 from ..training import preemption
 from .curves import plot_phases
+from .earlier_run import refuse_earlier_run
 from .experiment_checks import check, check_models, in_words
 from .listening import listen
 from .live import watch
@@ -110,7 +111,9 @@ def pretraining_commands(spec, recipe, folder, options=()):
             *options,
             *overrides({"output_folder": str(out), "seed": seed}),
         ]
-        hparams, _, _ = read_recipe(command[2:])
+        hparams, run_opts, _ = read_recipe(command[2:])
+        if not options:  # a run in debug mode begins with an empty folder
+            refuse_earlier_run(hparams, run_opts)
         wave = {}
         for chain in chains(hparams["phases"]):
             names = [phase.name for phase in chain]

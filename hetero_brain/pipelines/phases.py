@@ -1,7 +1,7 @@
 """The phases of a pre-training: CSSL.1 → PTLOC.1 → CSSL.2 → …, and the CSSL control."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..errors import InputError
 from ..training.settings import PHASE_SETTINGS, in_words, wrong_values
@@ -68,6 +68,10 @@ class Phase:
             )
         start = f" from {self.init}" if self.init else ""
         return f"{self.name}{start}: {', '.join(told)}"
+
+    def settings(self):
+        """What its weights after an epoch depend on, besides what it starts from."""
+        return {k: v for k, v in asdict(self).items() if k not in ("init", "epochs")}
 
 
 def alternation(n_rounds, cssl, ptloc, control=None, init=None):
@@ -170,3 +174,13 @@ def chains(phases):
         chain = found.pop(phase.init, []) if starts[phase.init] == 1 else []
         found[phase.name] = [*chain, phase]
     return list(found.values())
+
+
+def is_of_phases(key):
+    """Whether a hyperparameter describes phases; the fingerprint has each phase's own."""
+    descriptions = {"cssl", "ptloc", "phases", "only_phases", "n_rounds"}
+    return (
+        key in descriptions
+        or key in Phase.__dataclass_fields__
+        or key.startswith(("cssl_", "ptloc_"))
+    )

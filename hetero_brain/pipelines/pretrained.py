@@ -22,6 +22,7 @@ FREE = ("dropout", "freeze_front_end", "front_end_gradient", "recomputed")
 MODULES = ("features", "encoder")
 # What a checkpoint holds besides modules.
 NO_MODULES = {"audit", "brain", "counter", "hetero_brain", "local_solver", "optimizer"}
+NO_MODULES |= {"encoder_optimizer"}
 
 
 def adopt(tree, given):

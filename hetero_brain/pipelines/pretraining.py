@@ -37,7 +37,7 @@ def pretrain(hparams, run_opts, train, dev):
     modules = hparams["modules"]
     plan = make_plan(train.manifest, seed, **hparams["plan"])
     phases = wanted_phases(hparams["phases"], hparams["only_phases"])
-    look_ahead(plan, train.manifest, hparams["sample_rate"], phases)
+    look_ahead(plan, train.manifest, hparams["sample_rate"], phases, run_opts)
     fit_quantizer(
         modules.get("quantizer"),
         modules.get("targets", modules["features"]),
@@ -56,4 +56,4 @@ def pretrain(hparams, run_opts, train, dev):
         train_loader(train, plan, **options, fixed_owners=fixed),
         dev and dev_loader(dev, hparams["global_batch_seconds"], **options),
     )
-    end_pretraining(hparams, phases, trained, run_opts["debug"])
+    end_pretraining(hparams, phases, trained, run_opts.get("debug"))

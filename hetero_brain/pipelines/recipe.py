@@ -16,6 +16,7 @@ from ..errors import InputError, reported
 from ..training import preemption
 from ..training.determinism import be_deterministic
 from .console import for_people
+from .earlier_run import refuse_earlier_run
 from .environment import describe_environment
 from .overrides import override
 from .pretrained import adopt
@@ -96,13 +97,15 @@ def load_recipe(argv, script=None):
         See :func:`read_recipe`; or torchrun has restarted the ranks with the store of the
         old ones.
     InputError
-        See :func:`~hetero_brain.data.workers.use_short_socket_paths` and
+        See :func:`~hetero_brain.data.workers.use_short_socket_paths`,
+        :func:`~hetero_brain.pipelines.earlier_run.refuse_earlier_run` and
         :func:`empty_debug_folder`.
     """
     preemption.listen()
     refuse_used_store()
     use_short_socket_paths()
     hparams, run_opts, resolved = read_recipe(argv)
+    refuse_earlier_run(hparams, run_opts)
     if hparams.get("deterministic"):
         be_deterministic()
     on_cpu = not torch.cuda.is_available() or run_opts["device"] == "cpu"

@@ -241,8 +241,7 @@ class RecipeRun:
     def log(self, **stats):
         """Write an entry to every logger, with epoch, iteration and learning rates, and
         what people read of it to the console."""
-        meta = {"epoch": self.epoch, "iteration": self.iteration}
-        meta["lr"] = self.global_optimizers()[0].param_groups[0]["lr"]
+        meta = {"epoch": self.epoch, "iteration": self.iteration, **self.rates()}
         if self.local_steps:
             meta["local_lr"] = self.local_rate
         for train_logger in self.loggers:

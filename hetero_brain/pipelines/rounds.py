@@ -7,7 +7,6 @@ left.
 """
 
 import copy
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +23,9 @@ from ..training.loggers import NamedLogger, further_loggers, run_loggers
 from ..training.rng import derive_seed
 from ..training.schedules import HoldThenDecay
 from .curves import plot_phases
+from .earlier_run import refuse_broken_chain
 from .export import export_at_end
-from .phases import Phase
+from .phases import is_of_phases
 from .pretrained import load_pretrained, start_of
 from .recipe_run import recipe_brain
 from .run_record import record_phase
@@ -58,8 +58,14 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     -------
     list of str
         The phases that were trained; others were finished before.
+
+    Raises
+    ------
+    InputError
+        See :func:`~hetero_brain.pipelines.earlier_run.refuse_broken_chain`.
     """
     folder = Path(hparams["output_folder"])
+    refuse_broken_chain(folder, hparams, run_opts)
     names = [phase.name for phase in hparams["phases"]]
     shared, trained = further_loggers(hparams.get("train_logger")), []
     initial = {}  # which several phases start from, and each would change for the next
@@ -128,7 +134,7 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         manifest,
         leave_out=[key for key in hparams if is_of_phases(key)],
         **(start_of(init, hparams["modules"]) if is_first else {}),
-        phase={k: v for k, v in asdict(phase).items() if k not in ("init", "epochs")},
+        phase=phase.settings(),
     )
     logger.info(phase.in_words())
     logger.debug(f"{phase}")
@@ -143,13 +149,3 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
             run_on_main(module.save_pretrained, args=[folder / "huggingface"])
     export_at_end(folder)
     return brain.iteration > brain.begun_at
-
-
-def is_of_phases(key):
-    """Whether a hyperparameter describes phases; the fingerprint has each phase's own."""
-    descriptions = {"cssl", "ptloc", "phases", "only_phases", "n_rounds"}
-    return (
-        key in descriptions
-        or key in Phase.__dataclass_fields__
-        or key.startswith(("cssl_", "ptloc_"))
-    )

@@ -1,11 +1,24 @@
 """What a run notes about its model when it begins, for model folders and their cards."""
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 from speechbrain.utils.distributed import main_process_only
 
-from ..models.run_folder import RUN_MODEL, read_run, write_run
+from ..errors import InputError
+from ..models.run_folder import (
+    RUN_MODEL,
+    choose_checkpoint,
+    newest,
+    progress,
+    read_run,
+    settled,
+    write_run,
+)
+from ..models.transfer import PUBLIC
 from ..recognition.recogniser import SEARCH
+from ..training.integrity import FILES
 from .description import ENCODER, describe
 from .environment import git_revision
 from .learnt import CODES
@@ -42,7 +55,8 @@ def record_phase(folder, counter, phase, init, hparams, manifest):
     if "codebook_size" in hparams:
         settings[CODES] = hparams["codebook_size"]
     kept = {key: modules[key] for key in ENCODER if key in modules}
-    facts = common_facts(kept, hparams, manifest, init)
+    start = origin(folder, init or source_of(modules))
+    facts = common_facts(kept, hparams, manifest, start)
     facts |= {"kind": "encoder", "title": phase.name, "settings": settings}
     write_record(hparams)
     write_run(folder, describe(modules, rate), counter.limit, None, facts)
@@ -70,7 +84,9 @@ def record_finetuning(folder, counter, modules, tokenizer, hparams, manifest):
     search = {key: hparams[key] for key in SEARCH if key in hparams}
     kind = "CTC and attention" if "decoder" in modules else "CTC"
     title = f"{kind}, {', '.join(manifest.domains)}"
-    facts = common_facts(modules, hparams, manifest, hparams["pretrained"])
+    start = hparams["pretrained"]
+    start = origin(folder, source_of(modules) if start == PUBLIC else start)
+    facts = common_facts(modules, hparams, manifest, start)
     settings = {"epochs": counter.limit}
     if hparams["freeze_encoder_iterations"] == float("inf"):
         settings["encoder"] = "frozen"
@@ -97,14 +113,9 @@ def common_facts(modules, hparams, manifest, start):
         Whose parameters are counted.
     hparams, manifest
         As above.
-    start : str, Path or None
-        What the run starts from.
+    start : dict, str or None
+        From :func:`origin`.
     """
-    if start is not None:
-        path = Path(start)
-        path = path.parent if path.name == "model" else path
-        recorded = (path / RUN_MODEL).exists()
-        start = read_run(path)["facts"] if recorded else Path(start).name
     return {
         "sample_rate": hparams.get("sample_rate"),
         "parameters": sum(p.numel() for m in modules.values() for p in m.parameters()),
@@ -113,6 +124,55 @@ def common_facts(modules, hparams, manifest, start):
         "commit": git_revision(),
         "start": start,
     }
+
+
+@settled
+def origin(folder, start):
+    """What a run starts from, for its card: as it was when the run began, whatever has
+    become of it since.
+
+    Arguments
+    ---------
+    folder : Path
+        Of the run.
+    start : str, Path or None
+        The folder of a phase or of a fine-tuning run, a model folder, or a name.
+
+    Returns
+    -------
+    dict, str or None
+        The facts of the run that it starts from, or a name.
+    """
+    if newest(folder) is not None:  # it has begun before
+        with suppress(InputError, KeyError):
+            return read_run(folder)["facts"]["start"]
+    path = start and Path(start)
+    run = path.parent if path and path.name == "model" else path
+    if not run or not (run / RUN_MODEL).exists():
+        return path and path.name
+    record, (epoch, epochs, finished) = read_run(run), progress(run)
+    facts = record["facts"]
+    if epoch == 0:  # its checkpoints were deleted, and its model folder is what is left
+        return facts
+    if run != path and not is_model_of(path, choose_checkpoint(run, record["score"])):
+        return f"{run.name}/model"  # which its run has gone on from
+    if not finished:
+        facts["settings"] |= {"epochs": f"{epoch} of {epochs} (unfinished)"}
+    return facts
+
+
+def is_model_of(folder, checkpoint):
+    """Whether a model folder is known to have the weights of a checkpoint."""
+    listed = [path / FILES for path in (folder, checkpoint)]
+    if not all(path.exists() for path in listed):
+        return False
+    model, saved = (json.loads(path.read_text("utf-8")) for path in listed)
+    return all(saved.get(name, file) == file for name, file in model.items())
+
+
+def source_of(modules):
+    """The name of the public checkpoint that an encoder was loaded from, or None."""
+    return getattr(getattr(modules.get("encoder"), "checkpoint", None), "source", None)
 
 
 def hours(manifest):

@@ -47,6 +47,7 @@ LEFT_OUT = {
     "train_logger",
     "valid_interval",
 }
+OPTIONS = ("precision", "max_grad_norm")  # of SpeechBrain, which a Brain has settled
 PATH_ENDINGS = ("_folder", "_file", "_path", "_root")  # of keys that hold paths
 PLAIN = (str, bool, int, float, type(None))
 # Ends the key of where something is from that another key has the digest of. It is shown,
@@ -61,15 +62,10 @@ def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
     ---------
     brain : HeteroBrain
         Its modules and run options are included.
-    hparams : dict
-        The recipe's; paths, intervals, durations and loader settings are left out.
+    hparams, leave_out, **more
+        As for :func:`settings`.
     manifest : Manifest
         Of the training data; None if it is not known.
-    leave_out : sequence of str
-        Further keys of ``hparams`` to leave out.
-    **more
-        Further values to include, such as the settings of a phase. A key that ends with
-        :data:`FROM` says where another value, a digest, is from.
 
     Returns
     -------
@@ -81,19 +77,42 @@ def fingerprint(brain, hparams, manifest=None, leave_out=(), **more):
         for name, module in brain.modules.items()
         for key, value in module.state_dict().items()
     }
-    known = set(brain.modules.modules())
+    chosen = settings(hparams, brain.modules, leave_out, **more)
+    options = {key: getattr(brain, key) for key in OPTIONS}
+    data = {} if manifest is None else {"train_manifest": manifest.digest()}
+    # What a user has chosen comes first, and so does in messages.
+    return chosen | options | data | tensors
+
+
+def settings(hparams, modules, leave_out=(), **more):
+    """What of a fingerprint is known before there is a Brain, or any data.
+
+    Arguments
+    ---------
+    hparams : dict
+        The recipe's; paths, intervals, durations and loader settings are left out.
+    modules : dict
+        Those that are trained, which the fingerprint has the tensors of.
+    leave_out : sequence of str
+        Further keys of ``hparams`` to leave out.
+    **more
+        Further values to include, such as the settings of a phase. A key that ends with
+        :data:`FROM` says where another value, a digest, is from.
+
+    Returns
+    -------
+    dict
+        As for :func:`fingerprint`.
+    """
+    known = {part for module in modules.values() for part in module.modules()}
     counted = {
         key: value
         for key, value in hparams.items()
-        if key not in LEFT_OUT
-        and key not in leave_out
+        if key not in (*LEFT_OUT, *OPTIONS, *leave_out)
         and not key.endswith(PATH_ENDINGS)
         and not (isinstance(value, torch.nn.Module) and value in known)
     }
-    options = {key: getattr(brain, key) for key in ("precision", "max_grad_norm")}
-    data = {} if manifest is None else {"train_manifest": manifest.digest()}
-    # What a user has chosen comes first, and so does in messages.
-    return dict(_flat({**more, **counted, **options, **data})) | tensors
+    return dict(_flat({**more, **counted}))
 
 
 def differences(theirs, ours):

@@ -68,8 +68,17 @@ def first_undamaged(candidates, folders, names):
     return found
 
 
-def refuse_another_run(folder, fingerprint):
+def refuse_another_run(folder, fingerprint, whole=True):
     """Compare the fingerprint of a checkpoint with that of this run, if it has any.
+
+    Arguments
+    ---------
+    folder : Path
+        The checkpoint.
+    fingerprint : dict
+        Of this run; None if it has none.
+    whole : bool
+        False: only the keys of ``fingerprint`` are known yet.
 
     Raises
     ------
@@ -83,8 +92,10 @@ def refuse_another_run(folder, fingerprint):
             f"{folder} does not record the settings that it was written with"
         )
         return
-    theirs = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    if differing := differences(theirs or {}, fingerprint):
+    theirs = json.loads((folder / RUN).read_text(encoding="utf-8")) or {}
+    if not whole:
+        theirs = {key: value for key, value in theirs.items() if key in fingerprint}
+    if differing := differences(theirs, fingerprint):
         raise AnotherRun(
             f"{folder} belongs to another run; give another output_folder, or the "
             "settings that run was started with:\n  " + "\n  ".join(differing)

@@ -2,7 +2,7 @@
 
 A manifest is a CSV with a row for each utterance; ``hetero_brain.data.manifest`` explains
 its columns. Pre-training reads the audio of train, fine-tuning those of its rows that
-have words; both validate on dev.
+have words; both validate on dev, which pre-training does not need.
 
 To run it:
 > python my_corpus_prepare.py DATA_FOLDER SAVE_FOLDER
@@ -37,9 +37,10 @@ def utterances(data_folder, split):
         yield from manifest.read(path, data_folder)
     elif split == "train":
         raise MissingData(
-            f"{path}: no such file; give a data_folder with train.csv, dev.csv and, if "
-            "there is one, test.csv. python -m hetero_brain manifests makes them of "
-            f"unlabelled audio; make other rows in {__file__}, at FILL IN"
+            f"{path}: no such file; give a data_folder with train.csv and, if there are "
+            "any, dev.csv, which fine-tuning needs, and test.csv. python -m hetero_brain "
+            "manifests makes them of unlabelled audio; make other rows "
+            f"in {__file__}, at FILL IN"
         )
 
 
