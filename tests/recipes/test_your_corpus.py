@@ -11,6 +11,7 @@ import soundfile
 
 from hetero_brain.data import manifest
 from hetero_brain.errors import MissingData
+from tests.recipes.manifests_fixture import sample_manifests
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/your_corpus.md").read_text("utf-8")
@@ -31,9 +32,9 @@ def prepare(tmp_path):
     script = (ROOT / "templates/recipe/prepare.py").read_text("utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     replaced = re.sub(
-        r"def utterances.*?(?=\ndef prepare)", lambda _: example, script, flags=re.S
+        r"def utterances.*?(?=\ndef )", lambda _: example, script, flags=re.S
     )
-    assert replaced.count("def utterances") == 1
+    assert replaced.count("def utterances") == replaced.count("def rows_of") == 1
     path = tmp_path / "my_corpus_prepare.py"
     path.write_text(replaced, "utf-8")
     spec = importlib.util.spec_from_file_location("my_corpus_prepare", path)
@@ -113,6 +114,18 @@ def test_rows_of_the_example(prepare, data, tmp_path, caplog):
     assert "{data_root}/web/elio/page.mp3" in (tmp_path / "out/train.csv").read_text()
     assert "toma 2.txt counts as untranscribed: digits" in caplog.text
     assert "broken.wav is left out: unreadable" in caplog.text
+
+
+def test_manifests_are_taken_as_they_are(prepare, tmp_path):
+    """By such a recipe, too: the tests of the repository give it manifests."""
+    sample_manifests(tmp_path)
+    prepare(tmp_path, tmp_path / "out")
+    for split in ("train", "dev", "test"):
+        before, after = (
+            [row["ID"] for row in manifest.read(folder / f"{split}.csv")]
+            for folder in (tmp_path, tmp_path / "out")
+        )
+        assert after == before and after
 
 
 def test_a_wrong_folder_is_named(prepare, tmp_path):
