@@ -194,6 +194,11 @@ def find_model(folder):
     return Model(folder, values, folder, folder / TOKENIZER)
 
 
+def is_path(name):
+    """Whether a name can only be a path, not a name on the Hugging Face Hub."""
+    return str(name).startswith(("/", ".", "~"))
+
+
 def missing(folder):
     """Why a folder has no model, in words."""
     if not folder.is_dir():

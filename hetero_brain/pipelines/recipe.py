@@ -205,7 +205,7 @@ def read_recipe(argv):
             given = override(tree, words, hparams_file)
         except InputError as error:
             raise InputError(f"{hparams_file}: {error}") from error
-        adopt(tree, given)
+        adopt(tree, given, hparams_file)
         resolved = resolve(hparams_file, tree)
         if run_opts["debug"] and not run_opts["debug_persistently"]:
             folder = Hparams(hparams_file, resolved)["output_folder"]
