@@ -93,7 +93,7 @@ def tag_of(node):
 
 
 def others(path, public):
-    """In words: the YAMLs beside one that are for public models, or those that are not."""
+    """In words: the YAMLs beside one that are for public models, or that are not."""
     names = [
         other.name
         for other in sorted(Path(path).parent.glob("*.yaml"))

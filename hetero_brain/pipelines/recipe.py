@@ -175,6 +175,17 @@ def refuse_used_store():
         )
 
 
+def options_parser():
+    """SpeechBrain's parser of a command line, without pages of usage after a mistake."""
+
+    def refuse(message):
+        raise InputError(f"{message}; --help lists all options")
+
+    parser = RunOptions._create_parser()
+    parser.error = refuse
+    return parser
+
+
 def read_recipe(argv):
     """Read the command line and the YAML, without side effects.
 
@@ -196,10 +207,10 @@ def read_recipe(argv):
         :mod:`yaml_files`, :mod:`overrides`, :mod:`pretrained` or :mod:`wrong_values`
         refuses the input; the message names all wrong overrides, or values, at once.
     """
-    hparams_file, run_opts, _ = sb.parse_arguments(argv)
-    # SpeechBrain joins the overrides into one YAML text, which can change their values.
-    _, words = RunOptions._create_parser().parse_known_args(argv)
     try:
+        # SpeechBrain joins the overrides into one YAML text, which can change their values.
+        _, words = options_parser().parse_known_args(argv)
+        hparams_file, run_opts, _ = sb.parse_arguments(argv)
         tree = read_tree(hparams_file)
         try:
             given = override(tree, words, hparams_file)
