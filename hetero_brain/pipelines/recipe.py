@@ -208,7 +208,7 @@ def read_recipe(argv):
         refuses the input; the message names all wrong overrides, or values, at once.
     """
     try:
-        # SpeechBrain joins the overrides into one YAML text, which can change their values.
+        # SpeechBrain joins overrides into one YAML text, which can change their values.
         _, words = options_parser().parse_known_args(argv)
         hparams_file, run_opts, _ = sb.parse_arguments(argv)
         tree = read_tree(hparams_file)

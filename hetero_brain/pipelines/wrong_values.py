@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from ..data.domain_sampling import SAMPLINGS
-from ..data.splits import SPLITS
 from ..data.manifest.reading import PLAUSIBLE
+from ..data.splits import SPLITS
 from ..errors import InputError
 from ..recognition.search import check_search
 from ..training.settings import (

@@ -143,7 +143,7 @@ def reading(path):
 
 
 def missing_package(error):
-    """A hint, if what HyperPyYAML could not find is of a package that is not installed."""
+    """A hint, if HyperPyYAML could not find something of a package that is not here."""
     named = re.search(r"no such entity as (\w+)\.", str(error))
     if named and find_spec(named[1]) is None:
         return f": {named[1]} is not installed here: pip install {named[1]}"

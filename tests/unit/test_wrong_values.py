@@ -78,7 +78,7 @@ def test_a_wrong_value_is_named(kind, key, value, told):
 
 
 def test_a_package_that_is_not_installed_is_named():
-    given = "!name:speechbrain.utils.train_logger.WandBLogger {initializer: !name:%s}"
+    given = "!name:speechbrain.utils.train_logger.WandBLogger {initializer: !name:%s }"
     with pytest.raises(SystemExit, match="not installed here: pip install nopackage$"):
         read_recipe(argv(CTC, "--train_logger", given % "nopackage.init"))
     with pytest.raises(SystemExit, match="no such entity as torch.nothing$"):
