@@ -6,7 +6,7 @@ from torch import nn
 from ..data.domain_sampling import SAMPLINGS
 from ..data.manifest.reading import PLAUSIBLE
 from ..data.splits import SPLITS
-from ..errors import InputError
+from ..errors import InputError, meant
 from ..recognition.search import check_search
 from ..training.settings import (
     BRAIN_SETTINGS,
@@ -183,7 +183,8 @@ def wanted_phases(phases, only_phases):
     """
     names = [phase.name for phase in phases]
     if unknown := sorted(set(only_phases or ()) - {*names}):
-        raise InputError(f"only_phases: no phase {unknown} among {names}")
+        near = meant(unknown, names)
+        raise InputError(f"only_phases: no phase {unknown} among {names}{near}")
     return [p for p in phases if not only_phases or p.name in only_phases]
 
 

@@ -1,6 +1,7 @@
 """A file that a user names and that cannot be used: one message, no traceback."""
 
 import csv
+import json
 import os
 import runpy
 import subprocess
@@ -105,6 +106,21 @@ def test_an_experiment_names_what_its_steps_lack(refused, tmp_path):
     ]
 
 
+def test_an_experiment_names_wrong_models_with_the_rest(refused):
+    recipe = ROOT / "recipes/VoicePrompts/experiment.yaml"
+    judge = {"hparams": "finetune/hparams/ctc.yaml", "finetune_domains": []}
+    judge |= {"seeds": [1], "options": ""}
+    words = ["--judges", json.dumps({"mine": judge}), "--models", "[scratch,PTLOC1]"]
+    told = refused(EXPERIMENT, recipe, *words, "--data_folder", "data").splitlines()
+    assert (
+        "  judges: mine: finetune_domains is empty: list those to fine-tune on" in told
+    )
+    assert told[-1].startswith(
+        "  models: ['PTLOC1'] are none of scratch, public, CSSL.1"
+    )
+    assert told[-1].endswith("; did you mean PTLOC.1?")
+
+
 def test_an_experiment_whose_finetuning_yaml_is_missing(refused, tmp_path):
     recipe = ROOT / "recipes/VoicePrompts/experiment.yaml"
     judges = "{full: {hparams: finetune/nowhere.yaml}}"
@@ -145,6 +161,16 @@ def test_languages_that_are_not_there(refused, tmp_path):
     prepare = ROOT / "recipes/CommonVoice/common_voice_prepare.py"
     told = refused(prepare, data, "save", "--pretrain_domains", "en", "fr")
     assert f"fr: no folder {data}/fr" in told
+    told = refused(prepare, data, "save", "--pretrain_domains", "enn")
+    assert f"enn: no folder {data}/enn; did you mean en?" in told
     prompts = ROOT / "recipes/VoicePrompts/voice_prompts_prepare.py"
     told = refused(prompts, data, "save", "--languages", "xx")
     assert told.startswith("languages ['xx'] are unknown; known: ['en',")
+    told = refused(prompts, data, "save", "--languages", "enn")
+    assert told.endswith("; did you mean en?")
+    for step, yaml in (("pretrain", "tiny"), ("finetune", "ctc")):
+        words = [ENGLISH / step / "train.py", ENGLISH / step / f"hparams/{yaml}.yaml"]
+        words += ["--data_folder", "data", f"--{step}_domains", "[libry]"]
+        told = refused(*words, "--size", "mini")
+        assert told.startswith(f"{step}_domains: no entry ['libry'] with {step} among")
+        assert told.endswith("did you mean libri?")
