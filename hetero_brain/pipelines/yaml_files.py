@@ -164,11 +164,13 @@ class Hparams(dict):
     ----------
     record : dict
         Path → bytes of the files that say what a run was, for its output folder.
+    made : list of Path
+        Folders that are to be removed if the run is refused.
     """
 
     def __init__(self, path, values):
         super().__init__(values)
-        self.path, self.record = path, {}
+        self.path, self.record, self.made = path, {}, []
 
     def write_record(self):
         """Write the record, once the folder is known to be this run's."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hetero_brain.data import manifest
+from hetero_brain.errors import InputError
 from tests.processes import python
 from tests.recipes.common_voice_fixture import make_release
 
@@ -140,8 +141,31 @@ def test_a_list_of_domains_of_a_run(refused, files, tmp_path, step, yaml):
     words += ["--data_folder", "data", "--size", "tiny"]
     path, told = list(files.items())[-2]
     assert refused(*words, "--domains_file", path).startswith(f"{path}: {told}")
-    log = next(tmp_path.rglob("log.txt")).read_text("utf-8")
+    assert not (tmp_path / "results").exists()
+    (tmp_path / "results").mkdir()  # what was there stays
+    assert refused(*words, "--domains_file", path).startswith(f"{path}: {told}")
+    assert not [*(tmp_path / "results").iterdir()]
+    (tmp_path / "out").mkdir()
+    words += ["--output_folder", "out", "--domains_file", path]
+    assert refused(*words).startswith(f"{path}: {told}")
+    log = next(tmp_path.glob("out/log.txt")).read_text("utf-8")
     assert "Traceback" in log  # for whoever wants to know where
+
+
+def test_a_run_that_has_begun_is_not_removed(refused, tmp_path, monkeypatch):
+    """Nothing of it is, whatever stops it then: the log names the files."""
+    tested = "hetero_brain.pipelines.recipe_run.RecipeRun.end_iteration"
+
+    def stop(*args):
+        raise InputError("all audio is bad")
+
+    monkeypatch.setattr(tested, stop)
+    recipe = ROOT / "recipes/VoicePrompts"
+    words = [recipe / "pretrain/train.py", recipe / "pretrain/hparams/bestrq.yaml"]
+    words += ["--data_folder", recipe / "sample", "--size", "mini", "--device", "cpu"]
+    words += ["--labels", "random_projection", "--output_folder", "out"]
+    assert refused(*words) == "all audio is bad"
+    assert (tmp_path / "out/log.txt").exists() and (tmp_path / "out/CSSL.1").exists()
 
 
 def test_manifests_that_cannot_be_used(refused, tmp_path):
