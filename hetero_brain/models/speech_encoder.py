@@ -10,9 +10,10 @@ from torch import nn
 from ..errors import InputError
 from .features import own_samples
 from .model_folder import DESCRIPTION, is_path, open_model
-from .run_folder import RUN_MODEL
+from .run_folder import RUN_MODEL, settled
 
 
+@settled
 def load_encoder(folder, sample_rate=None, freeze=False):
     """The encoder of a model folder, or of a phase, as a module that takes waveforms.
 

@@ -11,6 +11,7 @@ from ..errors import InputError, MissingData
 from ..models.model_folder import OwnCode, Undescribed, find_model, open_model
 from ..models.model_yaml import write_description
 from ..models.recorded import Ref
+from ..models.run_folder import settled, unless_deleted
 from ..models.transfer import PUBLIC, find_checkpoint, fit_state
 from ..training.fingerprint import FROM, digest_of
 from .yaml_files import Text, read_tree, round_trip
@@ -203,6 +204,7 @@ def start_of(pretrained, modules):
     }
 
 
+@settled
 def load_pretrained(modules, folder, sample_rate=None, names=None):
     """Load the weights of a model that a run starts from, and say what is new.
 
@@ -235,6 +237,12 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
         weights = model.weights
     except Undescribed:
         weights = find_checkpoint(folder)
+    with unless_deleted(weights):
+        load_from(weights, modules, names)
+
+
+def load_from(weights, modules, names=None):
+    """Load modules from a folder of weights; see :func:`load_pretrained`."""
     stateful = {k: m for k, m in modules.items() if m.state_dict()}
     wanted = [key for key in stateful if key in (names or stateful)]
     found = [key for key in wanted if (weights / f"{key}.ckpt").exists()]
