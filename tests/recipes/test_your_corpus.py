@@ -12,6 +12,7 @@ import soundfile
 from hetero_brain.data import manifest
 from hetero_brain.errors import MissingData
 from tests.recipes.manifests_fixture import sample_manifests
+from hetero_brain.pipelines.new_recipe import train_script
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/your_corpus.md").read_text("utf-8")
@@ -131,3 +132,22 @@ def test_manifests_are_taken_as_they_are(prepare, tmp_path):
 def test_a_wrong_folder_is_named(prepare, tmp_path):
     with pytest.raises(MissingData, match="no DOMAIN/SPEAKER/FILE of"):
         prepare(tmp_path, tmp_path / "out")
+
+
+def test_a_domain_that_is_not_there_is_said_before_anything_else(tmp_path):
+    """As the template stands: no audio is looked for, and nothing is written."""
+    path = ROOT / "templates/recipe/prepare.py"
+    spec = importlib.util.spec_from_file_location("template_prepare", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "train.csv").write_text(
+        "ID,duration,wav,start,stop,domain,spk_id,wrd\na,1,gone.wav,,,en,,\n"
+    )
+    with pytest.raises(manifest.ManifestError, match=r"\['enn'\].* did you mean en\?$"):
+        module.prepare_my_corpus(tmp_path, tmp_path / "save", ["enn"])
+    assert not (tmp_path / "save").exists()
+    with pytest.raises(manifest.ManifestError, match="no file"):
+        module.prepare_my_corpus(tmp_path, tmp_path / "save", ["en"])
+    text = (ROOT / "recipes/VoicePrompts/pretrain/train.py").read_text("utf-8")
+    made = train_script(text, "pretrain", "MyCorpus", {"pretrain": ["x"]})
+    assert "args=[data_folder, save_folder, domains])" in made
