@@ -11,8 +11,8 @@ import soundfile
 
 from hetero_brain.data import manifest
 from hetero_brain.errors import MissingData
-from tests.recipes.manifests_fixture import sample_manifests
 from hetero_brain.pipelines.new_recipe import train_script
+from tests.recipes.manifests_fixture import sample_manifests
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/your_corpus.md").read_text("utf-8")
