@@ -192,7 +192,6 @@ def train_script(text, kind, name, stems):
     text = re.sub(r'(?<=""")[^:,\n]+(?=[:,])', intro, text, count=1)
     text = re.sub(r"> python \S*train\.py(.*\\\n)*.*", command, text, count=1)
     text = text.replace(old, new)
-    text = text.replace("save_folder, domains])", "save_folder])")
     return text.replace(
         f'hparams["{kind}_domains"]', f'hparams["{kind}_domains"] or None'
     )

@@ -17,6 +17,7 @@ an object, such as ``!new:…``       the same, but for strings: a tag is wanted
 
 HyperPyYAML's tags are interpreted whatever the YAML holds: ``'!ref <seed>'``. Keys are
 those of the YAML, also inside a mapping; only the mappings in ``BY_NAME`` take others.
+A key inside a mapping can be given by itself: ``--judges.full.options '--epochs 3'``.
 """
 
 import difflib
@@ -107,7 +108,7 @@ def override(tree, words, path):
     """
     errors, given = [], {}
     for word in words:
-        if word.startswith("--"):
+        if re.match("--[^ ]+(=|$)", word):  # not: '--epochs 3'
             key, equals, first = word[2:].partition("=")
             if key in given:
                 errors.append(f"--{key} is given twice")
@@ -117,8 +118,11 @@ def override(tree, words, path):
         else:
             errors.append(f"{word!r} belongs to no --key")
     for key, values in given.items():
-        if key not in tree:
-            errors.append(f"--{key}: {_no_such_key(key, tree, path, '--')}")
+        *outer, name = key.split(".")
+        node, wrong = _inside(tree, outer)
+        if wrong or name not in node:
+            wrong = wrong or _no_such_key(name, node, path, "--" * (not outer))
+            errors.append(f"--{key}: {wrong}")
         elif not " ".join(values):
             errors.append(f"--{key} has no value; for none write null")
         elif forgotten := [word for word in values[1:] if word in tree]:
@@ -126,11 +130,11 @@ def override(tree, words, path):
             errors.append(f"--{key} {' '.join(values)}: is {words} meant?")
         else:
             try:
-                value = _value(values, _kind(key, tree[key]))
-                _refuse_name(value, _tag(tree[key]))
-                unknown = [*_unknown(key, tree[key], value, path)]
-                errors += [f"--{error}" for error in unknown]
-                _put(tree, key, None if key in PATHS and value == "null" else value)
+                value = _value(values, _kind(name, node[name]))
+                _refuse_name(value, _tag(node[name]))
+                unknown = [*_unknown(name, node[name], value, path)]
+                errors += [f"--{'.'.join([*outer, error])}" for error in unknown]
+                _put(node, name, None if name in PATHS and value == "null" else value)
             except YAMLError as error:
                 errors.append(
                     f"--{key} {' '.join(values)}: {in_a_line(error)}; inside [ ] and "
@@ -140,7 +144,19 @@ def override(tree, words, path):
                 errors.append(f"--{key} {' '.join(values)}: {in_a_line(error)}")
     if errors:
         raise InputError("\n".join(errors))
-    return [*given]
+    return list(dict.fromkeys(key.partition(".")[0] for key in given))
+
+
+def _inside(tree, names):
+    """The mapping that some names lead to, one inside the other, and what is wrong with
+    them, in words; None if nothing is."""
+    for name in names:
+        if name not in tree:
+            return tree, f"there is no {name} among {', '.join(map(str, tree))}"
+        tree = tree[name]
+        if not _is_plain(tree):
+            return tree, f"{name} has no keys inside"
+    return tree, None
 
 
 def _no_such_key(key, keys, path, prefix=""):
@@ -149,6 +165,11 @@ def _no_such_key(key, keys, path, prefix=""):
         return f"there is no such key; here it is {prefix}{f' or {prefix}'.join(ours)}"
     if near := difflib.get_close_matches(key, map(str, keys), n=1):
         return f"there is no such key; did you mean {prefix}{near[0]}?"
+    if "judges" in keys:
+        return (
+            f"there is no such key; as an option of a judge: --judges.NAME.options "
+            f"'--{key} …', of pre-training: --pretrain.options '--{key} …'"
+        )
     return f"there is no such key, nor one like it; {path} has them all"
 
 

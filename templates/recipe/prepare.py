@@ -49,13 +49,16 @@ def rows_of(data_folder, split):
         yield from manifest.read(path, data_folder)
 
 
-def prepare_my_corpus(data_folder, save_folder):
+def prepare_my_corpus(data_folder, save_folder, domains=None):
     """Writes ``train.csv``, and ``dev.csv`` and ``test.csv`` if there are rows for them.
 
     Arguments
     ---------
     data_folder, save_folder : str or Path
         The folders of the data and for the manifests.
+    domains : sequence of str, optional
+        Those that a run will use; the manifests have all. If one has no rows to train on,
+        that is said as soon as it can be known.
 
     Raises
     ------
@@ -65,6 +68,8 @@ def prepare_my_corpus(data_folder, save_folder):
     data_folder, save_folder = Path(data_folder), Path(save_folder)
     if not data_folder.is_dir():
         raise MissingData(f"{data_folder}: no such folder (data_folder)")
+    if domains and (data_folder / "train.csv").is_file():
+        manifest.first_look(data_folder / "train.csv", domains)
     summary, faults = Summary(), []
     for split in ("train", "dev", "test"):
         path = save_folder / f"{split}.csv"

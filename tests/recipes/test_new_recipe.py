@@ -198,7 +198,7 @@ def test_the_first_try_is_short(clone, capsys, monkeypatch):
         main(["recipe", f"Try{number}", "--like", like])
         words = capsys.readouterr().out.split("Try it: ")[1].split()
         hparams, _, _ = read_recipe([*words[2:], "--output_folder", "x"])
-        assert len(hparams["phases"]) == 3 and hparams["global_batch_seconds"] == 60
+        assert len(hparams["phases"]) == 3 and hparams["global_batch_seconds"] == 20
         shutil.rmtree(clone / f"recipes/Try{number}")
         (clone / f"tests/recipes/Try{number}.csv").unlink()
 
