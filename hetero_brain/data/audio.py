@@ -287,7 +287,7 @@ def extent(file, row):
             f"{row['wav']}: {max(0, available)} samples where the manifest "
             f"has {expected}"
             if row["duration"] is not None
-            else f"{row['wav']}: no samples"
+            else f"{row['wav']}: empty"
         )
     return start, available
 

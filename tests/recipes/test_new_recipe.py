@@ -203,6 +203,17 @@ def test_the_first_try_is_short(clone, capsys, monkeypatch):
         (clone / f"tests/recipes/Try{number}.csv").unlink()
 
 
+def test_the_help_says_which_recipe_has_what(capsys):
+    with pytest.raises(SystemExit):
+        main(["recipe", "--help"])
+    told = capsys.readouterr().out
+    for like in MODELS:
+        (line,) = re.findall(rf"^  {like} +(.*)$", told, re.M)
+        words = {*re.findall(r"\w+", re.sub(r" and | \(.*?\)", ",", line))}
+        stems = {p.stem for p in ROOT.glob(f"recipes/{like}/*/hparams/*.yaml")}
+        assert words == stems - {"ctc", "attention"}
+
+
 # -------------------------------------------------------------------------------- runs
 
 

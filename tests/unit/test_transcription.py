@@ -355,7 +355,7 @@ def test_a_stream_is_what_is_read_as_a_whole(name, rate, speech, tmp_path):
 def test_what_cannot_be_streamed_is_said(speech, talk, tmp_path):
     row = row_of(str(talk))
     for wrong, said in [
-        ({"wav": str(tmp_path / "none.wav")}, "No such file"),
+        ({"wav": str(tmp_path / "none.wav")}, "no such file"),
         ({"duration": 100.0}, "samples where the manifest has 800000"),
         ({"start": 0, "stop": 900000, "duration": 1.0}, "the manifest has 900000"),
         ({"channel": 1}, "no channel 1"),
@@ -368,7 +368,7 @@ def test_what_cannot_be_streamed_is_said(speech, talk, tmp_path):
     with pytest.raises(BadAudio, match="not finite"):
         list(stream(row, RATE))
     soundfile.write(talk, samples[:0], RATE)
-    with pytest.raises(BadAudio, match="no samples"):
+    with pytest.raises(BadAudio, match=": empty"):
         list(stream(row, RATE))
 
 
