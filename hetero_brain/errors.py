@@ -1,5 +1,6 @@
 """Errors in the user's input, reported as a message without a traceback."""
 
+import difflib
 import logging
 import os
 import select
@@ -19,6 +20,33 @@ class InputError(ValueError):
 
 class MissingData(InputError, FileNotFoundError):
     """Files or folders of a corpus or of a model are missing."""
+
+
+def meant(names, known, prefix=""):
+    """What is meant by names that are unknown, for the end of a sentence.
+
+    Arguments
+    ---------
+    names, known : iterable of str
+        Those that are unknown, and those that there are.
+    prefix : str
+        What stands before a name.
+
+    Returns
+    -------
+    str
+        Empty if none is alike.
+
+    Example
+    -------
+    >>> meant(["dee", "xx"], ["de", "en"])
+    '; did you mean de?'
+    """
+    by_lower = {name.lower(): name for name in known}
+    near = (difflib.get_close_matches(x.lower(), by_lower, n=1) for x in names)
+    found = dict.fromkeys(by_lower[match] for matches in near for match in matches)
+    found = ", ".join(f"{prefix}{name}" for name in found)
+    return f"; did you mean {found}?" if found else ""
 
 
 @contextmanager

@@ -13,7 +13,14 @@ Make a recipe for a corpus of your own: recipes/NAME, with tests/recipes/NAME.cs
 It takes manifests, with the columns ID,duration,wav,start,stop,domain,spk_id,wrd, in its
 data_folder: train.csv, dev.csv (which pre-training can do without) and, if there is one,
 test.csv. The command manifests makes those of audio without words. Start it from the
-folder of a clone."""
+folder of a clone.
+
+What a recipe like each of ours has for pre-training, and for fine-tuning beside ctc and
+attention:
+  VoicePrompts         bestrq, hubert; probe, public
+  CommonVoice          bestrq, cpc, hubert, wav2vec2; public
+  MultiDomainEnglish   base, paper and tiny (BEST-RQ), hubert, wav2vec2; public
+hubert, wav2vec2 and public go on from public models; all others start from scratch."""
 
 # A try that is short, whatever the recipe is like, and suits minutes of speech.
 SHORT = (

@@ -17,7 +17,13 @@ from ..errors import InputError
 from ..training.integrity import FILES, damage
 from .model_yaml import read_description
 from .recorded import Call, Ref
-from .run_folder import RUN_MODEL, choose_checkpoint, read_run, warn_of_unfinished
+from .run_folder import (
+    RUN_MODEL,
+    choose_checkpoint,
+    read_run,
+    unless_deleted,
+    warn_of_unfinished,
+)
 from .transfer import fit_state
 
 DESCRIPTION, TOKENIZER = "hyperparams.yaml", "tokenizer.ckpt"
@@ -92,7 +98,8 @@ class Model:
     def load(self, module, key):
         """Load the weights of a module, if it has any; see :meth:`build`."""
         if module.state_dict():
-            fit_state(module, key, inside(self.weights, f"{key}.ckpt"))
+            with unless_deleted(self.weights):
+                fit_state(module, key, inside(self.weights, f"{key}.ckpt"))
 
     def tokenizer(self):
         """The SentencePieceProcessor of a recogniser; see :meth:`build`."""
@@ -192,6 +199,11 @@ def find_model(folder):
     if (folder / FILES).exists() and (fault := damage(folder)):
         raise InputError(f"{folder}: incomplete or damaged: {fault}; copy it again")
     return Model(folder, values, folder, folder / TOKENIZER)
+
+
+def is_path(name):
+    """Whether a name can only be a path, not a name on the Hugging Face Hub."""
+    return str(name).startswith(("/", ".", "~"))
 
 
 def missing(folder):

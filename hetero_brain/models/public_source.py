@@ -15,6 +15,7 @@ import torch
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 from ..errors import InputError
+from .model_folder import is_path
 
 try:
     from huggingface_hub import constants
@@ -105,6 +106,8 @@ def published(source):
             None, config, extractor_class(config).from_dict(source["inputs"])
         )
     source = str(source)
+    if is_path(source) and not Path(source).is_dir():
+        raise InputError(f"source: {source}: there is no such folder")
     with explained(source):
         config = main_first(source, AutoConfig.from_pretrained)
     refuse_kind(config.model_type, source)
@@ -292,7 +295,6 @@ def explained(source):
             f"source: {source}: no such local folder, and not available from the Hugging "
             f"Face Hub (offline: {constants.HF_HUB_OFFLINE}, by HF_HUB_OFFLINE) or from "
             f"its cache {constants.HF_HUB_CACHE} (by HF_HOME): {reason}\n"
-            "Check the name; or, where there is a network, run\n"
-            f"    hf download {source} --local-dir FOLDER\n"
-            "copy that folder here, and give it as source."
+            "Check the name; or, where there is a network, run `hf download "
+            f"{source} --local-dir FOLDER`, copy that folder here, and give it as source."
         ) from error

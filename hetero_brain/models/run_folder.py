@@ -1,6 +1,7 @@
 """What a phase or a fine-tuning run leaves for model folders."""
 
 import json
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def settled(read):
         return read(*args, **kwargs)
 
     return settled_read
+
+
+@contextmanager
+def unless_deleted(folder):
+    """Within this block a folder is read. If an error is due to its having been deleted
+    meanwhile, that is a plain FileNotFoundError, for :func:`settled`."""
+    try:
+        yield
+    except InputError as error:
+        if folder.is_dir():
+            raise
+        raise FileNotFoundError(f"{folder} was deleted while it was read") from error
 
 
 def write_run(folder, hyperparams, epochs, score, facts):

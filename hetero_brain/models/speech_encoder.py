@@ -9,10 +9,11 @@ from torch import nn
 
 from ..errors import InputError
 from .features import own_samples
-from .model_folder import DESCRIPTION, open_model
-from .run_folder import RUN_MODEL
+from .model_folder import DESCRIPTION, is_path, open_model
+from .run_folder import RUN_MODEL, settled
 
 
+@settled
 def load_encoder(folder, sample_rate=None, freeze=False):
     """The encoder of a model folder, or of a phase, as a module that takes waveforms.
 
@@ -42,7 +43,7 @@ def load_encoder(folder, sample_rate=None, freeze=False):
         See :func:`~hetero_brain.models.model_folder.open_model`; or it may be a public
         checkpoint, which needs transformers.
     """
-    if is_public(Path(folder)):
+    if is_public(folder):
         try:
             from .public import PublicEncoder
             from .public_features import make_public_features
@@ -58,13 +59,15 @@ def load_encoder(folder, sample_rate=None, freeze=False):
     return SpeechEncoder(**modules, **rates(model, sample_rate), freeze=freeze)
 
 
-def is_public(path):
+def is_public(folder):
     """Whether a path is a name on the Hugging Face Hub, ``owner/name``, and no folder, or
     a folder in the layout of its models."""
+    path = Path(folder)
     if path.is_dir():
         ours = any((path / name).exists() for name in (DESCRIPTION, RUN_MODEL))
         return (path / "config.json").exists() and not ours
-    return not path.is_absolute() and len(path.parts) == 2 and not path.parent.exists()
+    is_name = len(path.parts) == 2 and not is_path(folder)
+    return is_name and not path.parent.exists()
 
 
 def rates(model, sample_rate):

@@ -206,6 +206,7 @@ def fit_quantizer(
     max_frames=100_000,
     balanced=False,
     device="cpu",
+    anew=False,
 ):
     """Fit a quantizer that needs it on training audio, once a run.
 
@@ -226,13 +227,15 @@ def fit_quantizer(
         shares that they have of the utterances.
     device : str
         Where the features are computed.
+    anew : bool
+        Whether to replace what is there: nothing has been trained with it.
     """
     path = Path(path)
     if not hasattr(quantizer, "fit"):
         return
 
     def fit():
-        if path.exists():
+        if path.exists() and not anew:
             return
         order = generator(utterances.seed, "fit").permutation(len(utterances))
         domain = utterances.manifest.domain if balanced else np.zeros(len(order))

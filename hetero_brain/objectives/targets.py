@@ -67,7 +67,9 @@ class TeacherLayer(nn.Module):
         super().__init__()
         blocks = encoder.blocks.layers
         if not 1 <= layer <= len(blocks):
-            raise ValueError(f"layer: {layer}; the teacher has 1 to {len(blocks)}")
+            raise ValueError(
+                f"teacher_layer: {layer}; the teacher has 1 to {len(blocks)}"
+            )
         del blocks[layer:]
         self.teacher = features.eval(), encoder.requires_grad_(False).eval()
         self.output_size = encoder.d_model

@@ -1,8 +1,8 @@
 """What a recipe's ``train.py`` calls: pre-training in rounds, fine-tuning, experiments.
 
-``recipe`` reads the command line (``overrides``) and the YAML (``yaml_files``), refuses
-``wrong_values`` and what contradicts an ``earlier_run``, and saves a description of the
-``environment``; ``usage`` answers ``--help``.
+``recipe`` reads the command line (``overrides``, ``key_names``) and the YAML
+(``yaml_files``), refuses ``wrong_values`` and what contradicts an ``earlier_run``, and
+saves a description of the ``environment``; ``usage`` answers ``--help``.
 ``pretraining``, of ``phases`` in ``rounds``, and ``finetuning`` run what the YAML
 describes, after a ``look_ahead`` at what that means for the data, with ``doubts`` about
 its settings and ``sampled_headers`` of its files. ``recipe_run`` adds logs, checkpoints
@@ -31,6 +31,7 @@ __all__ = [
     "export",
     "extraction",
     "finetuning",
+    "key_names",
     "learnt",
     "listening",
     "live",

@@ -163,6 +163,15 @@ def finetuning_commands(spec, recipe, folder, options=()):
     return commands
 
 
+def phase_names(spec, recipe):
+    """The names of the phases that are pre-trained, if the YAML says enough to tell."""
+    step = spec["pretrain"] or {}
+    if not {"hparams", "options"} <= step.keys():
+        return None
+    argv = [str(recipe / step["hparams"]), *_words(spec, step)]
+    return [phase.name for phase in read_recipe(argv)[0]["phases"]]
+
+
 def as_trained(trained, path, judge, words, models):
     """Overrides that give a judge's model from scratch the architecture of the trained
     ones, which have it by themselves.
@@ -201,9 +210,9 @@ def _words(spec, settings):
 def run_experiment(argv):
     """Run the experiment that a command line describes, and print its tables."""
     spec, run_opts, _ = read_recipe(argv)
-    check(spec)
-    options = debug_options(run_opts)
-    recipe, folder = Path(argv[0]).resolve().parent, Path(spec["output_folder"])
+    recipe = Path(argv[0]).resolve().parent
+    check(spec, phase_names(spec, recipe))
+    options, folder = debug_options(run_opts), Path(spec["output_folder"])
     pretraining = pretraining_commands(spec, recipe, folder, options)
     finetuning = finetuning_commands(spec, recipe, folder, options)
     spec, _ = load_recipe(argv)  # creates the folder: nothing was refused

@@ -2,15 +2,16 @@
 
 from speechbrain.utils.logger import get_logger
 
-from ..errors import InputError
+from ..errors import InputError, meant
 from ..models.transfer import PUBLIC
 
 logger = get_logger(__name__)
 
 
-def check(spec):
+def check(spec, phases=None):
     """Raise an InputError that names every key of the experiment's steps that is missing,
-    lists no domains, or judges what is not pre-trained."""
+    lists no domains, or judges what is not pre-trained; and, once the ``phases`` are
+    known, models that are none."""
     keys = {"pretrain": ("hparams", "options")}
     steps = {"pretrain": spec["pretrain"]}
     for name, judge in spec["judges"].items():
@@ -35,8 +36,19 @@ def check(spec):
         if {*spec.get("models", ())} - {"scratch", PUBLIC}
         and (other := [s for s in (judge or {}).get("seeds", ()) if s not in trained])
     ]
+    if phases is not None and (wrong := wrong_models(spec, phases)):
+        problems.append(f"  {wrong}")
     if problems:
         raise InputError("\n".join([f"{spec.path}:", *problems]))
+
+
+def wrong_models(spec, phases):
+    """In words: models that are no phases, or None."""
+    known = ["scratch", PUBLIC, *phases]
+    if unknown := [model for model in spec.get("models", ()) if model not in known]:
+        near = meant(unknown, known)
+        return f"models: {unknown} are none of {', '.join(known)}{near}"
+    return None
 
 
 def check_models(spec, phases):
@@ -49,9 +61,8 @@ def check_models(spec, phases):
     phases : list of str
         Names of those that are pre-trained.
     """
-    known = ["scratch", PUBLIC, *phases]
-    if unknown := [model for model in spec["models"] if model not in known]:
-        raise InputError(f"models: {unknown} are none of {', '.join(known)}")
+    if wrong := wrong_models(spec, phases):
+        raise InputError(wrong)
     if unused := [phase for phase in phases if phase not in spec["models"]]:
         logger.warning(
             f"{', '.join(unused)}: pre-trained, but not among models, so not fine-tuned"

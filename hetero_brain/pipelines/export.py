@@ -1,6 +1,5 @@
 """Model folders from runs: at their end, and on demand from any of their checkpoints."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from speechbrain.utils.checkpoints import average_checkpoints
@@ -15,12 +14,12 @@ from ..models.run_folder import (
     choose_checkpoint,
     progress,
     read_run,
+    settled,
     warn_of_unfinished,
 )
 from .model_card import model_card
 
 CHOICES = ("last", "best", "average")
-TRIES = 5  # to read checkpoints before a run deletes them
 
 
 def export(run, folder, checkpoint=None, n=5):
@@ -56,20 +55,12 @@ def export(run, folder, checkpoint=None, n=5):
         raise InputError(
             f"checkpoint: {checkpoint}; choose one of {', '.join(CHOICES)}"
         )
-    for _ in range(TRIES - 1):
-        with suppress(FileNotFoundError):  # the run has just deleted the checkpoint
-            return export_now(Path(run), Path(folder), checkpoint, n)
     return export_now(Path(run), Path(folder), checkpoint, n)
 
 
+@settled
 def export_now(run, folder, checkpoint, n):
-    """As :func:`export`, of the checkpoints that there are.
-
-    Raises
-    ------
-    FileNotFoundError
-        The run has deleted one of them in the meantime.
-    """
+    """As :func:`export`, of the checkpoints that there are."""
     if not (run / RUN_MODEL).exists():
         raise InputError(
             f"{run}: no {RUN_MODEL}: not the folder of a phase or of a fine-tuning run, "

@@ -20,7 +20,6 @@ those of the YAML, also inside a mapping; only the mappings in ``BY_NAME`` take 
 A key inside a mapping can be given by itself: ``--judges.full.options '--epochs 3'``.
 """
 
-import difflib
 import logging
 import re
 from collections.abc import Mapping
@@ -31,6 +30,7 @@ from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.scalarstring import ScalarString
 
 from ..errors import InputError
+from .key_names import no_such_key
 from .yaml_files import Text, in_a_line, round_trip
 
 logger = logging.getLogger(__name__)
@@ -44,34 +44,6 @@ BY_NAME = (
     "max_pretrain_hours",
     "max_test_hours",
 )
-# What SpeechBrain's recipes call something → what it is called here.
-OF_SPEECHBRAIN = {
-    "avoid_if_longer_than": ("max_utterance_seconds",),
-    "batch_size": ("global_batch_seconds",),
-    "augmentation": ("wav_augment", "augment"),
-    "ctc_weight_decode": ("search_ctc_weight",),
-    "fea_augment": ("augment",),
-    "lr": ("cssl_lr", "ptloc_lr"),
-    "lr_adam": ("lr", "cssl_lr", "ptloc_lr"),
-    "lr_wav2vec": ("encoder_lr",),
-    "lr_wav2vec2": ("encoder_lr",),
-    "max_batch_length": ("global_batch_seconds",),
-    "max_batch_len": ("global_batch_seconds",),
-    "n_epochs": ("epochs", "cssl_epochs", "ptloc_epochs"),
-    "n_warmup_steps": ("warmup_iterations",),
-    "number_of_epochs": ("epochs", "cssl_epochs", "ptloc_epochs"),
-    "output_neurons": ("vocab_size",),
-    "save_folder": ("output_folder",),
-    "speeds": ("speed_changes",),
-    "test_batch_size": ("eval_batch_seconds",),
-    "test_beam_size": ("beam_size",),
-    "test_csv": ("data_folder",),
-    "token_type": ("unit",),
-    "train_csv": ("data_folder",),
-    "valid_batch_size": ("eval_batch_seconds",),
-    "valid_csv": ("data_folder",),
-    "wav2vec2_hub": ("source",),
-}
 NULL = ("null", "Null", "NULL", "~")
 TUPLE = re.compile(r"\(.*\)")
 TAG = re.compile(r"!(ref|copy|tuple) .|!(new|name|module|apply|applyref|include):.")
@@ -121,7 +93,7 @@ def override(tree, words, path):
         *outer, name = key.split(".")
         node, wrong = _inside(tree, outer)
         if wrong or name not in node:
-            wrong = wrong or _no_such_key(name, node, path, "--" * (not outer))
+            wrong = wrong or no_such_key(name, node, path, "--" * (not outer))
             errors.append(f"--{key}: {wrong}")
         elif not " ".join(values):
             errors.append(f"--{key} has no value; for none write null")
@@ -159,20 +131,6 @@ def _inside(tree, names):
     return tree, None
 
 
-def _no_such_key(key, keys, path, prefix=""):
-    """In words: ``key`` is not among ``keys``, and which of them is or may be meant."""
-    if ours := [name for name in OF_SPEECHBRAIN.get(key, ()) if name in keys]:
-        return f"there is no such key; here it is {prefix}{f' or {prefix}'.join(ours)}"
-    if near := difflib.get_close_matches(key, map(str, keys), n=1):
-        return f"there is no such key; did you mean {prefix}{near[0]}?"
-    if "judges" in keys:
-        return (
-            f"there is no such key; as an option of a judge: --judges.NAME.options "
-            f"'--{key} …', of pre-training: --pretrain.options '--{key} …'"
-        )
-    return f"there is no such key, nor one like it; {path} has them all"
-
-
 def _unknown(key, node, value, path):
     """Yields an error for each key of a mapping that the YAML's mapping does not have."""
     for name, child in value.items() if _is_plain(node) and _is_plain(value) else ():
@@ -180,7 +138,7 @@ def _unknown(key, node, value, path):
             errors = _unknown(name, node[name], child, path)
             yield from (f"{key}: {error}" for error in errors)
         elif key not in BY_NAME:
-            yield f"{key}: {name}: {_no_such_key(str(name), node, path)}"
+            yield f"{key}: {name}: {no_such_key(str(name), node, path)}"
 
 
 def _kind(key, node):

@@ -1,6 +1,7 @@
 """A run that starts from a trained model takes its features and encoder from that."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from hyperpyyaml.core import recursive_resolve
 from speechbrain.utils.logger import get_logger
@@ -10,9 +11,10 @@ from ..errors import InputError, MissingData
 from ..models.model_folder import OwnCode, Undescribed, find_model, open_model
 from ..models.model_yaml import write_description
 from ..models.recorded import Ref
+from ..models.run_folder import settled, unless_deleted
 from ..models.transfer import PUBLIC, find_checkpoint, fit_state
 from ..training.fingerprint import FROM, digest_of
-from .yaml_files import Text, round_trip
+from .yaml_files import Text, read_tree, round_trip
 
 logger = get_logger(__name__)
 
@@ -20,12 +22,13 @@ logger = get_logger(__name__)
 # is computed, up to dropout.
 FREE = ("dropout", "freeze_front_end", "front_end_gradient", "recomputed")
 MODULES = ("features", "encoder")
+OWN, PUBLISHED = "models.conformer.make_encoder", "models.public.PublicEncoder"
 # What a checkpoint holds besides modules.
 NO_MODULES = {"audit", "brain", "counter", "hetero_brain", "local_solver", "optimizer"}
 NO_MODULES |= {"encoder_optimizer"}
 
 
-def adopt(tree, given):
+def adopt(tree, given, path):
     """Replace the architecture in a recipe's YAML by that of its ``pretrained`` model.
 
     Arguments
@@ -34,15 +37,24 @@ def adopt(tree, given):
         From :func:`yaml_files.read_tree`; changed, if ``pretrained`` is not null.
     given : sequence of str
         Keys that were given on the command line.
+    path : str or Path
+        The YAML, for messages.
 
     Raises
     ------
     InputError
-        There is no model; or keys that were given contradict it: all of them.
+        There is no model; the YAML is for another kind of model, public ones or this
+        package's own; or keys that were given contradict it: all of them.
     """
     folder = tree.get("pretrained")
-    if getattr(getattr(folder, "tag", None), "value", None) == "!ref":
+    if tag_of(folder) == "!ref":
         folder = recursive_resolve(folder.value, [], tree)
+    ours = tag_of(tree.get("encoder"))
+    if folder == PUBLIC and ours.endswith(OWN):
+        raise InputError(
+            f"pretrained: {PUBLIC} is for YAMLs with a source{others(path, True)}; give "
+            "the folder of a phase, or null for random weights"
+        )
     if folder in (None, PUBLIC):
         return
     try:
@@ -51,6 +63,13 @@ def adopt(tree, given):
         return
     except InputError as error:
         raise InputError(f"pretrained: {error}") from error
+    is_public = model["encoder"].name.endswith(PUBLISHED)
+    if ours.endswith(OWN if is_public else PUBLISHED):
+        kind = "of a public model" if is_public else "not of a public model"
+        raise InputError(
+            f"pretrained: {folder} is {kind}, which {Path(path).name} is not for"
+            f"{others(path, is_public)}"
+        )
     theirs = architecture(model.values, model.sample_rate)
     refuse(theirs, {key: tree[key] for key in given if key in theirs}, folder)
     if "source" in given:
@@ -68,6 +87,23 @@ def adopt(tree, given):
         }
         calls[name] = replace(model[name], arguments=arguments)
     tree.update(round_trip().load(write_description(calls)))
+
+
+def tag_of(node):
+    """What a node of a YAML makes, as ``!new:`` names it; empty if it makes nothing."""
+    return getattr(getattr(node, "tag", None), "value", None) or ""
+
+
+def others(path, public):
+    """In words: the YAMLs beside one that are for public models, or that are not."""
+    names = [
+        other.name
+        for other in sorted(Path(path).parent.glob("*.yaml"))
+        if tag_of(read_tree(other).get("encoder")).endswith(
+            PUBLISHED if public else OWN
+        )
+    ]
+    return f": take {' or '.join(names)}" if names else ""
 
 
 def architecture(calls, sample_rate):
@@ -169,6 +205,7 @@ def start_of(pretrained, modules):
     }
 
 
+@settled
 def load_pretrained(modules, folder, sample_rate=None, names=None):
     """Load the weights of a model that a run starts from, and say what is new.
 
@@ -201,6 +238,12 @@ def load_pretrained(modules, folder, sample_rate=None, names=None):
         weights = model.weights
     except Undescribed:
         weights = find_checkpoint(folder)
+    with unless_deleted(weights):
+        load_from(weights, modules, names)
+
+
+def load_from(weights, modules, names=None):
+    """Load modules from a folder of weights; see :func:`load_pretrained`."""
     stateful = {k: m for k, m in modules.items() if m.state_dict()}
     wanted = [key for key in stateful if key in (names or stateful)]
     found = [key for key in wanted if (weights / f"{key}.ckpt").exists()]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..data.datasets import Utterances
 from ..data.loaders import dev_loader, make_plan, train_loader
+from ..models.run_folder import newest
 from ..objectives.quantizers import fit_quantizer
 from ..training.settings import PIPELINE_SETTINGS, check_settings
 from .closing import end_pretraining
@@ -34,7 +35,7 @@ def pretrain(hparams, run_opts, train, dev):
         rows and Utterances(rows, hparams["sample_rate"], None, seconds, seed)
         for rows in (train, dev)
     )
-    modules = hparams["modules"]
+    modules, folder = hparams["modules"], Path(hparams["output_folder"])
     plan = make_plan(train.manifest, seed, **hparams["plan"])
     phases = wanted_phases(hparams["phases"], hparams["only_phases"])
     look_ahead(plan, train.manifest, hparams["sample_rate"], phases, run_opts)
@@ -42,9 +43,11 @@ def pretrain(hparams, run_opts, train, dev):
         modules.get("quantizer"),
         modules.get("targets", modules["features"]),
         train,
-        Path(hparams["output_folder"]) / "quantizer.ckpt",
+        folder / "quantizer.ckpt",
         balanced="targets" in modules,
         device=run_opts["device"],
+        # Otherwise it may be of other settings, which were refused.
+        anew=not any(newest(folder / phase.name) for phase in hparams["phases"]),
     )
     fixed = hparams["local_optimizer_state"] == "per_domain"
     drawer = hparams["brain_class"].loader_drawer(modules, hparams)

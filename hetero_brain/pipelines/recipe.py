@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,8 +33,13 @@ if torch.distributed.is_available():
 RESOLVED = "hyperparams.yaml"  # the YAML with its overrides, in the folder of a run
 
 
+made = []  # folders that this start has made, until its run is accepted
+
+
 def run(main):
     """Call a recipe's ``main`` with the command line, then leave the process group.
+
+    A start that is refused leaves no folder that was not there before.
 
     A process that ends inside a process group may abort: gloo's threads outlive the
     interpreter, and NCCL's buffers are not freed (pytorch/pytorch#190489). After an error
@@ -44,14 +50,28 @@ def run(main):
     main : callable
         Takes the list of arguments after the script's name.
     """
+    made.clear()
     try:
         with reported():
-            main(sys.argv[1:])
+            try:
+                main(sys.argv[1:])
+            except InputError:
+                remove_made()
+                raise
     except preemption.Leaving as leaving:
         if leaving.saved:  # then all ranks leave
             leave_group()
         raise
     leave_group()
+
+
+def remove_made():
+    """Remove the folders that this start has made, unless its run has begun."""
+    if made and if_main_process():
+        shutil.rmtree(made[0], ignore_errors=True)
+        for parent in made[1:]:
+            with suppress(OSError):  # something else is in it by now
+                parent.rmdir()
 
 
 def leave_group():
@@ -112,11 +132,13 @@ def load_recipe(argv, script=None):
     if on_cpu and run_opts["distributed_backend"] == "nccl":
         run_opts = replace(run_opts, distributed_backend="gloo")
     sb.utils.distributed.ddp_init_group(run_opts)
-    folder = hparams["output_folder"]
+    folder = Path(hparams["output_folder"]).absolute()
+    made[:] = [path for path in (folder, *folder.parents) if not path.exists()]
+    hparams.made = made
     if run_opts["debug"] and not run_opts["debug_persistently"]:
         given = {*run_opts.overridden_args, "debug_persistently"}
         run_opts = replace(run_opts, debug_persistently=True, overridden_args=given)
-        run_on_main(empty_debug_folder, args=[Path(folder)])
+        run_on_main(empty_debug_folder, args=[folder])
     with for_people():
         sb.create_experiment_directory(folder, save_env_desc=False)
     if if_main_process():
@@ -177,6 +199,17 @@ def refuse_used_store():
         )
 
 
+def options_parser():
+    """SpeechBrain's parser of a command line, without pages of usage after a mistake."""
+
+    def refuse(message):
+        raise InputError(f"{message}; --help lists all options")
+
+    parser = RunOptions._create_parser()
+    parser.error = refuse
+    return parser
+
+
 def read_recipe(argv):
     """Read the command line and the YAML, without side effects.
 
@@ -198,16 +231,16 @@ def read_recipe(argv):
         :mod:`yaml_files`, :mod:`overrides`, :mod:`pretrained` or :mod:`wrong_values`
         refuses the input; the message names all wrong overrides, or values, at once.
     """
-    hparams_file, run_opts, _ = sb.parse_arguments(argv)
-    # SpeechBrain joins the overrides into one YAML text, which can change their values.
-    _, words = RunOptions._create_parser().parse_known_args(argv)
     try:
+        # SpeechBrain joins overrides into one YAML text, which can change their values.
+        _, words = options_parser().parse_known_args(argv)
+        hparams_file, run_opts, _ = sb.parse_arguments(argv)
         tree = read_tree(hparams_file)
         try:
             given = override(tree, words, hparams_file)
         except InputError as error:
             raise InputError(f"{hparams_file}: {error}") from error
-        adopt(tree, given)
+        adopt(tree, given, hparams_file)
         resolved = resolve(hparams_file, tree)
         if run_opts["debug"] and not run_opts["debug_persistently"]:
             folder = Hparams(hparams_file, resolved)["output_folder"]

@@ -99,9 +99,11 @@ def record_finetuning(folder, counter, modules, tokenizer, hparams, manifest):
 
 
 def write_record(hparams):
-    """Write the record of a command line; ``hparams`` made otherwise have none."""
+    """Write the record of a command line; ``hparams`` made otherwise have none. The run
+    is no longer refused."""
     if isinstance(hparams, Hparams):
         hparams.write_record()
+        hparams.made.clear()
 
 
 def common_facts(modules, hparams, manifest, start):

@@ -5,8 +5,10 @@ from torch import nn
 
 from ..data.augmentation import refuse_orders
 from ..data.domain_sampling import SAMPLINGS
+from ..data.manifest.reading import PLAUSIBLE
 from ..data.splits import SPLITS
-from ..errors import InputError
+from ..errors import InputError, meant
+from ..recognition.search import check_search
 from ..training.settings import (
     BRAIN_SETTINGS,
     PHASE_SETTINGS,
@@ -49,6 +51,7 @@ FACTORY = (None, callable, "a class or factory, such as !name:torch.optim.AdamW"
 SHARE = (None, is_share, "a number from 0 to 1")
 COUNT = (None, lambda v: is_count(v, 1), "an integer ≥ 1")
 FROM_0 = (None, lambda v: is_number(v, 0), "a number ≥ 0")
+SECONDS = (None, is_positive, "a number above 0 (seconds)")
 PLAIN = (str, int, float, type(None))  # bool is an int
 SETTINGS = {
     **PHASE_SETTINGS,
@@ -73,19 +76,26 @@ SETTINGS = {
     "decoder": FACTORY,
     "domain_sampling": one_of(*SAMPLINGS),
     "dropout": SHARE,
+    "domains_per_iteration": (
+        None,
+        lambda v: v is None or is_count(v, 1),
+        "an integer ≥ 1, or null (all)",
+    ),
     "encoder_lr": (
         None,
         lambda v: v is None or is_number(v, 0),
         "a number ≥ 0, or null",
     ),
-    "eval_batch_seconds": (None, is_positive, "a number above 0 (seconds)"),
+    "eval_batch_seconds": SECONDS,
     "eval_splits": (None, are_splits, f"a list of {', '.join(SPLITS)}"),
     "freeze_encoder_iterations": FROM_0,
+    "global_batch_seconds": SECONDS,
     "keep_last": (2, lambda v: is_count(v, 2), "an integer ≥ 2 (checkpoints)"),
     "label_smoothing": SHARE,
     "mask_prob": SHARE,
     "mask_span": COUNT,
     "max_grad_norm": FROM_0,
+    "max_utterance_seconds": SECONDS,
     "milestone_interval": (0, is_count, "an integer ≥ 0 (epochs; 0: none)"),
     "n_codebooks": COUNT,
     "n_mels": COUNT,
@@ -94,10 +104,16 @@ SETTINGS = {
     "num_workers": (0, is_count, "an integer ≥ 0 (processes)"),
     "opt_class": FACTORY,
     "precision": one_of("fp32", "bf16", "fp16"),
-    "sample_rate": COUNT,
+    "replicas_per_domain": COUNT,
+    "sample_rate": (
+        None,
+        lambda v: is_count(v, PLAUSIBLE[0]) and v <= PLAUSIBLE[1],
+        "a sample rate in Hz, such as 16000",
+    ),
     "search_ctc_weight": SHARE,
     "speed_changes": (None, are_speeds, "a list of speeds above 0, in per cent"),
     "stack": COUNT,
+    "temperature": (1.0, is_positive, "a number above 0"),
     "unit": one_of("char", "unigram", "bpe"),
     "vocab_size": COUNT,
     "wav_augment": (None, lambda v: v is None or callable(v), "an Augmenter, or null"),
@@ -126,7 +142,7 @@ def refuse_wrong_scalars(tree, run_opts):
         # HyperPyYAML takes a string in parentheses for a tuple.
         if is_plain(value) and not str(value).startswith("(")
     }
-    if problems := [*wrong_values(plain, SETTINGS), *wrong_options(run_opts)]:
+    if problems := [*wrong_values(plain, SETTINGS), *wrong_options(run_opts, plain)]:
         raise InputError(in_words(problems))
 
 
@@ -172,6 +188,8 @@ def wrong_combinations(hparams):
         if hparams.get("mask_prob") and hasattr(encoder, "mask_embedding"):
             encoder.mask_embedding()
         wanted_phases(hparams.get("phases", ()), hparams.get("only_phases"))
+        if "lm" in hparams:
+            check_search(hparams["beam_size"], hparams["lm"])
     except InputError as error:
         yield str(error)
 
@@ -186,14 +204,20 @@ def wanted_phases(phases, only_phases):
     """
     names = [phase.name for phase in phases]
     if unknown := sorted(set(only_phases or ()) - {*names}):
-        raise InputError(f"only_phases: no phase {unknown} among {names}")
+        near = meant(unknown, names)
+        raise InputError(f"only_phases: no phase {unknown} among {names}{near}")
     return [p for p in phases if not only_phases or p.name in only_phases]
 
 
-def wrong_options(run_opts):
-    """A sentence for each of SpeechBrain's options that cannot be."""
+def wrong_options(run_opts, chosen):
+    """A sentence for each of SpeechBrain's options that cannot be; ``chosen`` are the
+    values of the YAML, which has some of them as its keys."""
     given = {key: run_opts[key] for key in run_opts.overridden_args}
     yield from wrong_values(given, SETTINGS)
+    on_cpu = not torch.cuda.is_available() or run_opts["device"] == "cpu"
+    for key in ("precision", "eval_precision"):
+        if on_cpu and "fp16" in (given.get(key), chosen.get(key)):
+            yield f"{key}: fp16 needs a GPU; on CPUs there are fp32 and bf16"
     name, backend = run_opts["device"], run_opts["distributed_backend"]
     try:  # None: SpeechBrain finds one
         if torch.device(name or "cpu").type == "cuda" and not torch.cuda.is_available():

@@ -3,8 +3,10 @@
 import copy
 import io
 import os
+import re
 from collections.abc import Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
 
@@ -135,7 +137,17 @@ def reading(path):
         with patch.object(ruamel.yaml, "YAML", round_trip):
             yield
     except MISTAKES as error:
-        raise InputError(f"{path}: {in_a_line(error)}") from error
+        raise InputError(
+            f"{path}: {in_a_line(error)}{missing_package(error)}"
+        ) from error
+
+
+def missing_package(error):
+    """A hint, if HyperPyYAML could not find something of a package that is not here."""
+    named = re.search(r"no such entity as (\w+)\.", str(error))
+    if named and find_spec(named[1]) is None:
+        return f": {named[1]} is not installed here: pip install {named[1]}"
+    return ""
 
 
 class Hparams(dict):
@@ -152,11 +164,13 @@ class Hparams(dict):
     ----------
     record : dict
         Path → bytes of the files that say what a run was, for its output folder.
+    made : list of Path
+        Folders that are to be removed if the run is refused.
     """
 
     def __init__(self, path, values):
         super().__init__(values)
-        self.path, self.record = path, {}
+        self.path, self.record, self.made = path, {}, []
 
     def write_record(self):
         """Write the record, once the folder is known to be this run's."""

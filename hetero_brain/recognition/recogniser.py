@@ -6,12 +6,14 @@ from torch import nn
 
 from ..errors import InputError
 from ..models.model_folder import open_model
+from ..models.run_folder import settled
 from .ctc import blanks_behind
 from .interfaces import Posteriors
 from .joint import joint_search
 from .search import ctc_search
 
 
+@settled
 def load_recogniser(folder, device="cpu", **search):
     """The recogniser of a model folder, or of a fine-tuning run.
 

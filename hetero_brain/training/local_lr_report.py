@@ -5,9 +5,8 @@ import math
 from .geometry import SMALL_ANGLE
 
 # Degrees, in single updates at the beginning of a phase. On the sample of VoicePrompts,
-# phases that began at up to 10° kept θ, and one that began at 16° lost it
-# (docs/algorithm.md).
-LARGE_ANGLE = 10
+# phases that began at up to 6° kept θ as well as any (docs/algorithm.md).
+LARGE_ANGLE = 6
 
 
 def table(rows, given):

@@ -60,6 +60,7 @@ To run it on a YAML with ``domains``:
 
 import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from speechbrain.utils.distributed import run_on_main
@@ -74,7 +75,7 @@ from hetero_brain.data.corpora.domain_selection import (
     within_max_hours,
 )
 from hetero_brain.data.corpora.summary import Summary
-from hetero_brain.errors import InputError
+from hetero_brain.errors import InputError, meant
 from hetero_brain.pipelines.yaml_files import Text, load_tree, read_tree
 
 sys.path.append(str(Path(__file__).resolve().parent))
@@ -185,12 +186,26 @@ def prepared(hparams):
     root, folder = hparams["data_folder"], hparams["manifest_folder"]
     domains = load_domains(hparams["domains_file"], root)
     if folder is None:
+        check_names(domains, hparams)
         folder = Path(hparams["output_folder"]) / "manifests"
         run_on_main(
             prepare_multi_domain_english,
             args=[domains, folder, root, hparams["data_seed"]],
         )
     return domains, Path(folder)
+
+
+def check_names(domains, hparams):
+    """Raises InputError if a run names domains that no entry has for its use."""
+    for use in ("pretrain", "finetune"):
+        key = f"{use}_domains"
+        entries = (e for e in domains if isinstance(e, Mapping))  # not checked yet
+        known = [e.get("name") for e in entries if use in (e.get("splits") or ())]
+        if unknown := [x for x in hparams.get(key) or () if x not in known]:
+            raise InputError(
+                f"{key}: no entry {unknown} with {use} among {known}"
+                f"{meant(unknown, known)}"
+            )
 
 
 def prepare_from_yaml(domains, save_folder, data_root, seed):

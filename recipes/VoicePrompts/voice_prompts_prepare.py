@@ -35,7 +35,7 @@ from hetero_brain.data.corpora import command_line
 from hetero_brain.data.corpora.gzip_files import read_bytes
 from hetero_brain.data.corpora.headers import read_header
 from hetero_brain.data.corpora.summary import Summary
-from hetero_brain.errors import InputError, MissingData
+from hetero_brain.errors import InputError, MissingData, meant
 
 sys.path.append(str(Path(__file__).resolve().parent))
 from prompt_text import is_sound_effect, label  # noqa: E402
@@ -146,7 +146,10 @@ def find_sources(data_folder, languages):
     """
     unknown = [language for language in languages if language not in VOICES]
     if unknown or not languages:
-        raise InputError(f"languages {unknown} are unknown; known: {list(VOICES)}")
+        near = meant(unknown, VOICES)
+        raise InputError(
+            f"languages {unknown} are unknown; known: {list(VOICES)}{near}"
+        )
     sources, missing = {}, []
     for language in languages:
         name = f"core-sounds-{language}.txt"

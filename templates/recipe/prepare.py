@@ -24,33 +24,41 @@ COLUMNS = (*manifest.COLUMNS, *manifest.OPTIONAL_COLUMNS)
 def utterances(data_folder, split):
     """The rows of a split (train, dev or test), as dicts; none if there is no such split.
 
-    As it stands, this reads ``SPLIT.csv`` in the data folder.
+    It is asked only about data folders that have no manifests; see ``rows_of``.
     """
-    # FILL IN, unless you have these files: yield one dict for each utterance, such as
+    # FILL IN, unless you have manifests: yield one dict for each utterance, such as
     #     {"ID": "en/7", "duration": 3.2, "wav": "{data_root}/en/7.flac",
     #      "domain": "en", "spk_id": "anna", "wrd": "good morning"}
     # with seconds, and without a speaker or words that are not known. docs/your_corpus.md
     # has a complete example: durations, speakers of dev and test, long recordings, and
     #     words, reason = normalise(text, "it")
+    raise MissingData(
+        f"{data_folder / 'train.csv'}: no such file; give a data_folder with train.csv "
+        "and, if there are any, dev.csv, which fine-tuning needs, and test.csv. python "
+        "-m hetero_brain manifests makes them of unlabelled audio; make other rows in "
+        f"{__file__}, at FILL IN"
+    )
+
+
+def rows_of(data_folder, split):
+    """The rows of ``SPLIT.csv``, if the data folder has manifests, or ``utterances``."""
     path = data_folder / f"{split}.csv"
-    if path.is_file():
+    if not (data_folder / "train.csv").is_file():
+        yield from utterances(data_folder, split)
+    elif path.is_file():
         yield from manifest.read(path, data_folder)
-    elif split == "train":
-        raise MissingData(
-            f"{path}: no such file; give a data_folder with train.csv and, if there are "
-            "any, dev.csv, which fine-tuning needs, and test.csv. python -m hetero_brain "
-            "manifests makes them of unlabelled audio; make other rows "
-            f"in {__file__}, at FILL IN"
-        )
 
 
-def prepare_my_corpus(data_folder, save_folder):
+def prepare_my_corpus(data_folder, save_folder, domains=None):
     """Writes ``train.csv``, and ``dev.csv`` and ``test.csv`` if there are rows for them.
 
     Arguments
     ---------
     data_folder, save_folder : str or Path
         The folders of the data and for the manifests.
+    domains : sequence of str, optional
+        Those that a run will use; the manifests have all. If one has no rows to train on,
+        that is said as soon as it can be known.
 
     Raises
     ------
@@ -60,12 +68,14 @@ def prepare_my_corpus(data_folder, save_folder):
     data_folder, save_folder = Path(data_folder), Path(save_folder)
     if not data_folder.is_dir():
         raise MissingData(f"{data_folder}: no such folder (data_folder)")
+    if domains and (data_folder / "train.csv").is_file():
+        manifest.first_look(data_folder / "train.csv", domains)
     summary, faults = Summary(), []
     for split in ("train", "dev", "test"):
         path = save_folder / f"{split}.csv"
         rows = (
             {key: row[key] for key in COLUMNS if key in row}
-            for row in utterances(data_folder, split)
+            for row in rows_of(data_folder, split)
         )
         write = manifest.write if split == "train" else manifest.write_if_any
         try:

@@ -1,6 +1,7 @@
 """A file that a user names and that cannot be used: one message, no traceback."""
 
 import csv
+import json
 import os
 import runpy
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hetero_brain.data import manifest
+from hetero_brain.errors import InputError
 from tests.processes import python
 from tests.recipes.common_voice_fixture import make_release
 
@@ -105,6 +107,21 @@ def test_an_experiment_names_what_its_steps_lack(refused, tmp_path):
     ]
 
 
+def test_an_experiment_names_wrong_models_with_the_rest(refused):
+    recipe = ROOT / "recipes/VoicePrompts/experiment.yaml"
+    judge = {"hparams": "finetune/hparams/ctc.yaml", "finetune_domains": []}
+    judge |= {"seeds": [1], "options": ""}
+    words = ["--judges", json.dumps({"mine": judge}), "--models", "[scratch,PTLOC1]"]
+    told = refused(EXPERIMENT, recipe, *words, "--data_folder", "data").splitlines()
+    assert (
+        "  judges: mine: finetune_domains is empty: list those to fine-tune on" in told
+    )
+    assert told[-1].startswith(
+        "  models: ['PTLOC1'] are none of scratch, public, CSSL.1"
+    )
+    assert told[-1].endswith("; did you mean PTLOC.1?")
+
+
 def test_an_experiment_whose_finetuning_yaml_is_missing(refused, tmp_path):
     recipe = ROOT / "recipes/VoicePrompts/experiment.yaml"
     judges = "{full: {hparams: finetune/nowhere.yaml}}"
@@ -124,8 +141,31 @@ def test_a_list_of_domains_of_a_run(refused, files, tmp_path, step, yaml):
     words += ["--data_folder", "data", "--size", "tiny"]
     path, told = list(files.items())[-2]
     assert refused(*words, "--domains_file", path).startswith(f"{path}: {told}")
-    log = next(tmp_path.rglob("log.txt")).read_text("utf-8")
+    assert not (tmp_path / "results").exists()
+    (tmp_path / "results").mkdir()  # what was there stays
+    assert refused(*words, "--domains_file", path).startswith(f"{path}: {told}")
+    assert not [*(tmp_path / "results").iterdir()]
+    (tmp_path / "out").mkdir()
+    words += ["--output_folder", "out", "--domains_file", path]
+    assert refused(*words).startswith(f"{path}: {told}")
+    log = next(tmp_path.glob("out/log.txt")).read_text("utf-8")
     assert "Traceback" in log  # for whoever wants to know where
+
+
+def test_a_run_that_has_begun_is_not_removed(refused, tmp_path, monkeypatch):
+    """Nothing of it is, whatever stops it then: the log names the files."""
+    tested = "hetero_brain.pipelines.recipe_run.RecipeRun.end_iteration"
+
+    def stop(*args):
+        raise InputError("all audio is bad")
+
+    monkeypatch.setattr(tested, stop)
+    recipe = ROOT / "recipes/VoicePrompts"
+    words = [recipe / "pretrain/train.py", recipe / "pretrain/hparams/bestrq.yaml"]
+    words += ["--data_folder", recipe / "sample", "--size", "mini", "--device", "cpu"]
+    words += ["--labels", "random_projection", "--output_folder", "out"]
+    assert refused(*words) == "all audio is bad"
+    assert (tmp_path / "out/log.txt").exists() and (tmp_path / "out/CSSL.1").exists()
 
 
 def test_manifests_that_cannot_be_used(refused, tmp_path):
@@ -145,6 +185,16 @@ def test_languages_that_are_not_there(refused, tmp_path):
     prepare = ROOT / "recipes/CommonVoice/common_voice_prepare.py"
     told = refused(prepare, data, "save", "--pretrain_domains", "en", "fr")
     assert f"fr: no folder {data}/fr" in told
+    told = refused(prepare, data, "save", "--pretrain_domains", "enn")
+    assert f"enn: no folder {data}/enn; did you mean en?" in told
     prompts = ROOT / "recipes/VoicePrompts/voice_prompts_prepare.py"
     told = refused(prompts, data, "save", "--languages", "xx")
     assert told.startswith("languages ['xx'] are unknown; known: ['en',")
+    told = refused(prompts, data, "save", "--languages", "enn")
+    assert told.endswith("; did you mean en?")
+    for step, yaml in (("pretrain", "tiny"), ("finetune", "ctc")):
+        words = [ENGLISH / step / "train.py", ENGLISH / step / f"hparams/{yaml}.yaml"]
+        words += ["--data_folder", "data", f"--{step}_domains", "[libry]"]
+        told = refused(*words, "--size", "mini")
+        assert told.startswith(f"{step}_domains: no entry ['libry'] with {step} among")
+        assert told.endswith("did you mean libri?")

@@ -124,11 +124,15 @@ def test_a_phase_without_the_one_before_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def bestrq(sample, tmp_path_factory):
-    """A phase of a recipe, CSSL.1, which PTLOC.1 seems to have started from."""
+def few(sample):
+    return sample("train", ["es"]).subset([*range(8)])
+
+
+@pytest.fixture(scope="module")
+def bestrq(few, tmp_path_factory):
+    """A phase of a recipe, CSSL.1."""
     folder = tmp_path_factory.mktemp("bestrq") / "run"
-    rows = sample("train", ["es"]).subset([*range(8)])
-    pretrained(BESTRQ, "--codebook_size 16", folder, rows)
+    pretrained(BESTRQ, "--codebook_size 16", folder, few)
     return folder
 
 
@@ -164,6 +168,14 @@ def test_other_settings_are_named_before_anything_is_read(bestrq, words, told):
     for line, wanted in zip(str(error.value).splitlines()[1:], told):
         assert line.startswith(f"  {wanted}")
     assert "encoder." not in str(error.value)  # which follow from the size
+
+
+def test_a_quantizer_of_no_phase_is_fitted_anew(bestrq, few, tmp_path):
+    """Such as that of a start that was refused for its number of ranks."""
+    (tmp_path / "run").mkdir()
+    shutil.copy(bestrq / "quantizer.ckpt", tmp_path / "run")
+    _, modules = pretrained(BESTRQ, "--codebook_size 24", tmp_path / "run", few)
+    assert len(modules["quantizer"].centroids) == 24
 
 
 def test_the_same_settings_may_begin(bestrq, tmp_path):

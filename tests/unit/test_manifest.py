@@ -10,7 +10,7 @@ import pytest
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from hetero_brain.data import manifest
-from hetero_brain.data.manifest import COLUMNS, ManifestError, read, write
+from hetero_brain.data.manifest import COLUMNS, ManifestError, first_look, read, write
 
 ROWS = [
     {
@@ -202,8 +202,9 @@ def test_all_errors_are_reported_at_once(folder):
     )
     reported = message(path, data_root=folder, domains=["en", "xx"]).splitlines()
     assert reported[0].endswith("7 errors")
-    rows = [int(line.split(":")[0].removeprefix("  row ")) for line in reported[1:]]
-    assert rows == [1, 2, 3, 5, 5, 5, 6]
+    assert reported[1] == "  no rows of domain ['xx']; there are ['en']"
+    rows = [int(line.split(":")[0].removeprefix("  row ")) for line in reported[2:]]
+    assert rows == [2, 3, 5, 5, 5, 6]
 
 
 def test_many_errors_are_counted(folder):
@@ -243,7 +244,18 @@ def test_wanted_domains(folder):
     assert [row["ID"] for row in rows] == ["fr/b", "fr/c"]
     assert rows.duration.tolist() == [np.float32(1.2346), 0.5]
     reported = message(folder / "t.csv", data_root=folder, domains=["fr", "de"])
-    assert "no rows of domain ['de']; there are ['en', 'fr']" in reported
+    assert reported.endswith("\n  no rows of domain ['de']; there are ['en', 'fr']")
+    told = message(folder / "t.csv", data_root=folder, domains=["EN", "frr"])
+    assert told.endswith("there are ['en', 'fr']; did you mean en, fr?")
+
+
+def test_a_first_look_sees_the_domains_alone(folder):
+    write(folder / "t.csv", ROWS)
+    text = (folder / "t.csv").read_text("utf-8")
+    (folder / "t.csv").write_text(f"{text}\nx,y\n{text.splitlines()[1]}\n", "utf-8")
+    assert first_look(folder / "t.csv", ["en"]) is None
+    with pytest.raises(ManifestError, match=r"\['enn'\]; .*; did you mean en\?$"):
+        first_look(folder / "t.csv", ["enn", "fr"])
 
 
 def test_each_audio_file_is_looked_up_once(folder, monkeypatch):

@@ -342,7 +342,9 @@ def test_targets_of_another_frame_rate_are_refused(sources):
 
 @pytest.mark.parametrize("layer", [0, 3])
 def test_a_layer_that_the_teacher_lacks_is_refused(sources, layer):
-    with pytest.raises(ValueError, match=f"layer: {layer}; the teacher has 1 to 2"):
+    with pytest.raises(
+        ValueError, match=f"teacher_layer: {layer}; the teacher has 1 to 2"
+    ):
         make_targets("teacher", sources["hubert"], layer)
 
 

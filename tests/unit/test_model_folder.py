@@ -22,6 +22,7 @@ from hetero_brain.errors import InputError
 from hetero_brain.models.model_folder import find_model
 from hetero_brain.models.run_folder import choose_checkpoint
 from hetero_brain.pipelines.export import export
+from hetero_brain.pipelines.pretrained import load_pretrained
 from hetero_brain.recognition.interfaces import frames_of
 from hetero_brain.recognition.recogniser import load_recogniser
 from tests.fake_cuda import CUDA, fake_cuda, moved
@@ -526,6 +527,29 @@ def test_a_run_may_delete_a_checkpoint_while_it_is_exported(
     folder = export(run, tmp_path / "model", "last")
     assert load_recogniser(folder).kind == "ctc"
     assert gone[0] not in (folder / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("load", [load_encoder, load_recogniser, "fine-tuning"])
+def test_a_run_may_delete_a_checkpoint_while_it_is_loaded(
+    load, runs, tmp_path, monkeypatch
+):
+    """After it has been chosen, and before it is read."""
+    run, gone = shutil.copytree(runs("ctc")[0], tmp_path / "run"), []
+    shutil.rmtree(run / "model")
+    assert len([*run.glob("save/CKPT*")]) > 1
+
+    def warn(run):
+        if not gone:
+            gone.append(choose_checkpoint(run, "CER"))
+            shutil.rmtree(gone[0])
+
+    monkeypatch.setattr("hetero_brain.models.model_folder.warn_of_unfinished", warn)
+    if load == "fine-tuning":
+        encoder = load_encoder(runs("ctc")[0]).encoder
+        load_pretrained({"encoder": encoder}, run)
+    else:
+        assert load(run)
+    assert gone and not gone[0].exists()
 
 
 def test_export_that_cannot_be_is_refused(runs, bestrq, tmp_path):

@@ -11,15 +11,20 @@ from hetero_brain import load_encoder
 from hetero_brain.data.recordings import Recordings, row_of
 from hetero_brain.data.streaming import Windows
 from hetero_brain.errors import InputError
+from hetero_brain.models.conformer import make_encoder
+from hetero_brain.models.features import make_features
 from hetero_brain.models.model_folder import find_model
 from hetero_brain.models.model_writing import write_model
 from hetero_brain.models.public import PublicEncoder
 from hetero_brain.models.public_features import make_public_features
+from hetero_brain.models.public_source import published
 from hetero_brain.pipelines.description import describe
 from hetero_brain.pipelines.extraction import features
 from hetero_brain.pipelines.pretrained import adopt, load_pretrained, refuse_source
+from hetero_brain.pipelines.recipe import read_recipe
 from hetero_brain.pipelines.yaml_files import read_tree
 from tests.public_models import KINDS, save_small
+from tests.unit.trained import RECIPES
 
 RATE = 16000
 
@@ -102,6 +107,42 @@ def test_a_name_that_is_no_folder_is_asked_of_the_hub(monkeypatch):
         load_encoder("results/1/nowhere")
 
 
+@pytest.mark.parametrize("name", ["/x/hubb", "./hubb", "../x/hubb", "~/hubb", "./x/y"])
+def test_a_path_is_not_asked_of_the_hub(name, monkeypatch):
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", None)
+    with pytest.raises(InputError, match="there is no such folder$"):
+        published(name)
+    with pytest.raises(InputError, match="there is no such folder$"):
+        load_encoder(name)
+
+
+def test_a_phase_goes_on_with_a_yaml_for_its_kind(tmp_path):
+    """Of public models, or of this package's own, which need other layers."""
+    phase = written(
+        made(str(save_small("hubert", tmp_path / "x"))), tmp_path / "public"
+    )
+    for kind, best in (
+        ("finetune/hparams/ctc.yaml", "take public.yaml"),
+        ("pretrain/hparams/bestrq.yaml", "take hubert.yaml"),
+    ):
+        path = RECIPES / "VoicePrompts" / kind
+        words = ["--data_folder", "x", "--pretrained", str(phase)]
+        with pytest.raises(SystemExit, match=f"is of a public model, .*{best}$"):
+            read_recipe([str(path), *words])
+    own = {"features": make_features("linear", RATE, 4)}
+    own["encoder"] = make_encoder("mini", own["features"].output_size)
+    phase = written(own, tmp_path / "own")
+    path = RECIPES / "VoicePrompts/finetune/hparams/public.yaml"
+    told = (
+        "is not of a public model, .*: take attention.yaml or ctc.yaml or probe.yaml$"
+    )
+    with pytest.raises(SystemExit, match=told):
+        read_recipe([str(path), "--data_folder", "x", "--pretrained", str(phase)])
+    path = RECIPES / "VoicePrompts/finetune/hparams/ctc.yaml"
+    with pytest.raises(SystemExit, match="with a source: take public.yaml; give the"):
+        read_recipe([str(path), "--data_folder", "x", "--pretrained", "public"])
+
+
 def test_a_folder_of_a_stranger_downloads_nothing(tmp_path):
     source = save_small("hubert", tmp_path / "source")
     folder = written(made(str(source)), tmp_path / "model")
@@ -168,7 +209,7 @@ def test_fine_tuning_takes_the_model_and_its_own_dropout(tmp_path):
     path = tmp_path / "x.yaml"
     path.write_text(YAML.format(folder=folder, source="gone/from-the-hub"))
     tree = read_tree(path)
-    adopt(tree, [])
+    adopt(tree, [], path)
     from hetero_brain.pipelines.yaml_files import load_tree
 
     hparams, _ = load_tree(path, tree)

@@ -20,7 +20,9 @@ WRONG = [
     (PRETRAIN, "distributed_backend", "x", "there are nccl, gloo, mpi"),
     (PRETRAIN, "domain_sampling", "x", "one of proportional, equal, temperature"),
     (PRETRAIN, "encoder", "x", OBJECT),
+    (PRETRAIN, "domains_per_iteration", "0", "an integer ≥ 1, or null"),
     (PRETRAIN, "front_end", "x", "choose one of linear, conv, conv1d"),
+    (PRETRAIN, "global_batch_seconds", "-4", "a number above 0 (seconds)"),
     (PRETRAIN, "hypergradient", "x", "one of first_order, exact"),
     (PRETRAIN, "keep_last", "1", "an integer ≥ 2"),
     (PRETRAIN, "labels", "x", "there are random_projection, and kmeans"),
@@ -29,19 +31,25 @@ WRONG = [
     (PRETRAIN, "local_steps", "-1", "an integer ≥ 0"),
     (PRETRAIN, "lr_decay", "1.1", "above 0, at most 1"),
     (PRETRAIN, "local_optimizer_state", "x", "one of fresh, per_domain"),
+    (PRETRAIN, "max_utterance_seconds", "0", "a number above 0 (seconds)"),
     (PRETRAIN, "n_rounds", "0", "an integer ≥ 1"),
     (PRETRAIN, "ptloc_lr", ".nan", "a number ≥ 0"),
     (PRETRAIN, "n_mels", "0", "an integer ≥ 1"),
     (PRETRAIN, "only_phases", "[CSSL.7]", "no phase ['CSSL.7'] among ['CSSL.1', 'PTL"),
     (PRETRAIN, "pretrained", "x/y", "there is no such folder"),
     (PRETRAIN, "quantizer", "x", OBJECT),
+    (PRETRAIN, "precision", "bf32", "invalid choice: 'bf32' (choose from "),
+    (PRETRAIN, "precision", "fp16", "needs a GPU; on CPUs there are fp32 and bf16"),
     (PRETRAIN, "recomputed", "x", "choose one of none, feed_forward, blocks"),
+    (PRETRAIN, "replicas_per_domain", "0", "an integer ≥ 1"),
+    (PRETRAIN, "sample_rate", "16", "a sample rate in Hz, such as 16000"),
     (PRETRAIN, "size", "x", "choose one of mini, tiny, base"),
     (CTC, "augment", "x", OBJECT),
     (CTC, "beam_size", "0", "an integer ≥ 1, or null"),
     (CTC, "encoder_lr", "-1", "a number ≥ 0, or null"),
     (CTC, "epochs", "0", "an integer ≥ 1"),
     (CTC, "eval_splits", "[x]", "a list of train, dev, test"),
+    (CTC, "lm", "x.arpa", "needs a beam search; give a beam_size"),
     (CTC, "lr", "-1", "a number ≥ 0"),
     (CTC, "lr_schedule", "x", OBJECT),
     (CTC, "readout", "x", OBJECT),
@@ -71,6 +79,14 @@ def test_a_wrong_value_is_named(kind, key, value, told):
     assert isinstance(end.value.code, str)  # which Python prints, without a traceback
     assert told in end.value.code and f"{key}" in end.value.code
     assert value.strip("[].").replace("null", "None") in end.value.code
+
+
+def test_a_package_that_is_not_installed_is_named():
+    given = "!name:speechbrain.utils.train_logger.WandBLogger {initializer: !name:%s }"
+    with pytest.raises(SystemExit, match="not installed here: pip install nopackage$"):
+        read_recipe(argv(CTC, "--train_logger", given % "nopackage.init"))
+    with pytest.raises(SystemExit, match="no such entity as torch.nothing$"):
+        read_recipe(argv(CTC, "--train_logger", given % "torch.nothing"))
 
 
 def test_all_wrong_values_at_once_also_of_the_yaml_itself(tmp_path):

@@ -7,7 +7,8 @@ import pytest
 
 from hetero_brain.errors import InputError
 from hetero_brain.pipelines.experiment import overrides
-from hetero_brain.pipelines.overrides import OF_SPEECHBRAIN, override
+from hetero_brain.pipelines.key_names import OF_SPEECHBRAIN
+from hetero_brain.pipelines.overrides import override
 from hetero_brain.pipelines.recipe import read_recipe
 from hetero_brain.pipelines.yaml_files import load_tree, read_tree
 

@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...errors import InputError, MissingData
+from ...errors import InputError, MissingData, meant
 from .commonvoice_clips import inspect_clips
 from .commonvoice_tables import read_table
 
@@ -102,9 +102,12 @@ def missing(folder, language, splits):
     """
     if unknown := sorted(set(splits) - set(SPLITS)):
         raise InputError(f"splits {unknown} are unknown; known: {list(SPLITS)}")
+    folder = Path(folder)
     found = find_languages(folder, language)
     if not found:
-        return [f"{language}: no folder {Path(folder) / language}"]
+        tables = [*folder.glob("*/*.tsv"), *folder.glob("cv-corpus-*/*/*.tsv")]
+        near = meant([language], {path.parent.name for path in tables})
+        return [f"{language}: no folder {folder / language}{near}"]
     if len(found) > 1:
         return [f"{language}: in several folders, name one: {list(map(str, found))}"]
     needed = [found[0] / f"{split}.tsv" for split in splits]

@@ -21,7 +21,7 @@ these files too; its own placeholder is ``$name``, so it leaves ``{data_root}`` 
 
 from .csv_format import COLUMNS, OPTIONAL_COLUMNS
 from .errors import ManifestError
-from .reading import read
+from .reading import first_look, read
 from .table import Manifest
 from .writing import write, write_if_any
 
@@ -30,6 +30,7 @@ __all__ = [
     "OPTIONAL_COLUMNS",
     "Manifest",
     "ManifestError",
+    "first_look",
     "read",
     "write",
     "write_if_any",

@@ -28,7 +28,7 @@ class ErrorList:
         self.kept = []
 
     def add(self, row, text):
-        """Record that a row (as the line number in the file) has an error."""
+        """Record that a row (as line number in the file; 0: all of it) has an error."""
         self.count += 1
         self.kept.append((row, text))
         # Errors arrive check by check rather than row by row, so that the first rows
@@ -46,7 +46,9 @@ class ErrorList:
             return
         self._keep_first_rows()
         lines = [f"{name}: {self.count} error{'s' if self.count > 1 else ''}"]
-        lines += [f"  row {row}: {text}" for row, text in self.kept]
+        lines += [
+            f"  row {row}: {text}" if row else f"  {text}" for row, text in self.kept
+        ]
         if self.count > len(self.kept):
             lines.append(f"  and {self.count - len(self.kept)} more")
         raise ManifestError("\n".join(lines))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...errors import meant
 from .csv_format import COLUMNS, split_line
 from .errors import ErrorList, ManifestError
 from .table import Manifest, file_version
@@ -246,13 +247,33 @@ def _select_domains(manifest, requested, errors):
     present = set(manifest.domains)
     absent = sorted(set(requested or ()) - present)
     if absent:
-        errors.add(1, f"no rows of domain {absent}; there are {sorted(present)}")
+        errors.add(0, absent_domains(absent, present))
     names = sorted(present if requested is None else present & set(requested))
     codes = {name: code for code, name in enumerate(names)}
     new_code = np.array([codes.get(name, -1) for name in manifest.domains], np.int16)
     manifest.domain = new_code[manifest.domain]
     manifest.domains = tuple(names)
     return manifest.domain >= 0
+
+
+def absent_domains(absent, present):
+    """In words: domains that have no rows, and those that have."""
+    there = f"there are {sorted(present)}"
+    return f"no rows of domain {sorted(absent)}; {there}{meant(absent, present)}"
+
+
+def first_look(path, domains):
+    """Raise a ManifestError if a domain has no rows; a fast look at a file that nothing
+    has checked, and whose other errors are left to :func:`read`."""
+    with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+        lines = csv.reader(file)
+        header = next(lines, [])
+        if "domain" not in header:
+            return
+        column = header.index("domain")
+        present = {line[column] for line in lines if len(line) == len(header)}
+    if absent := {*domains} - present:
+        raise ManifestError(f"{path}: {absent_domains(absent, present)}")
 
 
 def _check_files(manifest, index, selected, errors):
