@@ -2,10 +2,16 @@
 
 import difflib
 import logging
+import os
+import select
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+# Names what the files begin with that ranks write the reason to for which they leave.
+REASONS = "HETERO_BRAIN_REASON_FILES"
 
 
 class InputError(ValueError):
@@ -44,7 +50,8 @@ def meant(names, known):
 @contextmanager
 def reported():
     """Turn an :class:`InputError` into its message and exit code 1. The traceback goes to
-    the log file of the run, if it has one.
+    the log file of the run, if it has one. An output that nobody reads any longer, as
+    with ``| head``, ends the program without a word.
 
     Raises
     ------
@@ -52,7 +59,39 @@ def reported():
         Instead of the InputError.
     """
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
     except InputError as error:
         logger.debug("InputError", exc_info=True)
-        sys.exit(str(error))
+        leave(str(error))
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            raise
+        leave(end.code)
+    except BrokenPipeError:
+        if not is_closed(sys.stdout):
+            raise
+        sys.exit(1)
+
+
+def leave(reason):
+    """Exit with code 1 and a reason. Ranks of templates/torchrun.py leave it to that, for
+    it to be said once, and last."""
+    if REASONS not in os.environ:
+        sys.exit(reason)
+    rank = int(os.environ.get("RANK", "0"))
+    Path(f"{os.environ[REASONS]}.{rank:06}").write_text(reason, "utf-8")
+    sys.exit(1)
+
+
+def is_closed(stream):
+    """Whether the reader of a stream has left; if so, the stream leads nowhere from now
+    on, or Python would complain of it when it exits."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    closed = any(events & select.POLLERR for _, events in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return closed
