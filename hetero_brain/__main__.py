@@ -48,8 +48,8 @@ def main(argv=None):
     )
     parser.add_argument("command", choices=COMMANDS, help=SUPPRESS)
     parser.add_argument("--version", action="version", version=__version__)
-    command = parser.parse_args(argv[:1]).command
     with reported():
+        command = parser.parse_args(argv[:1]).command
         return import_module(f".commands.{command}", __package__).main(argv[1:])
 
 

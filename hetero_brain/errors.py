@@ -4,12 +4,14 @@ import difflib
 import logging
 import os
 import select
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
+STDOUT = 1  # its file descriptor
 # Names what the files begin with that ranks write the reason to for which they leave.
 REASONS = "HETERO_BRAIN_REASON_FILES"
 
@@ -23,13 +25,15 @@ class MissingData(InputError, FileNotFoundError):
     """Files or folders of a corpus or of a model are missing."""
 
 
-def meant(names, known):
+def meant(names, known, prefix=""):
     """What is meant by names that are unknown, for the end of a sentence.
 
     Arguments
     ---------
     names, known : iterable of str
         Those that are unknown, and those that there are.
+    prefix : str
+        What stands before a name.
 
     Returns
     -------
@@ -44,14 +48,14 @@ def meant(names, known):
     by_lower = {name.lower(): name for name in known}
     near = (difflib.get_close_matches(x.lower(), by_lower, n=1) for x in names)
     found = dict.fromkeys(by_lower[match] for matches in near for match in matches)
-    return f"; did you mean {', '.join(found)}?" if found else ""
+    found = ", ".join(f"{prefix}{name}" for name in found)
+    return f"; did you mean {found}?" if found else ""
 
 
 @contextmanager
 def reported():
     """Turn an :class:`InputError` into its message and exit code 1. The traceback goes to
-    the log file of the run, if it has one. An output that nobody reads any longer, as
-    with ``| head``, ends the program without a word.
+    the log file of the run, if it has one. See also :func:`until_nobody_reads`.
 
     Raises
     ------
@@ -59,10 +63,8 @@ def reported():
         Instead of the InputError.
     """
     try:
-        try:
+        with until_nobody_reads():
             yield
-        finally:
-            sys.stdout.flush()
     except InputError as error:
         logger.debug("InputError", exc_info=True)
         leave(str(error))
@@ -70,10 +72,6 @@ def reported():
         if not isinstance(end.code, str):
             raise
         leave(end.code)
-    except BrokenPipeError:
-        if not is_closed(sys.stdout):
-            raise
-        sys.exit(1)
 
 
 def leave(reason):
@@ -86,12 +84,31 @@ def leave(reason):
     sys.exit(1)
 
 
-def is_closed(stream):
-    """Whether the reader of a stream has left; if so, the stream leads nowhere from now
-    on, or Python would complain of it when it exits."""
+@contextmanager
+def until_nobody_reads():
+    """If what reads stdout has had enough, as ``head`` has, exit as programs do that know
+    nothing of this: without a word.
+
+    Raises
+    ------
+    SystemExit
+        Instead of the BrokenPipeError.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not is_closed(STDOUT):  # it was another pipe
+            raise
+        with open(os.devnull, "w") as nowhere:  # what Python writes when it exits
+            os.dup2(nowhere.fileno(), STDOUT)
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def is_closed(pipe):
+    """Whether nobody reads a pipe any more, given as a file descriptor."""
     poll = select.poll()
-    poll.register(stream, 0)
-    closed = any(events & select.POLLERR for _, events in poll.poll(0))
-    if closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return closed
+    poll.register(pipe, 0)
+    return bool(poll.poll(0))

@@ -17,9 +17,9 @@ def main(argv):
     """
     parser = ArgumentParser(
         "python -m hetero_brain compare",
-        description="Prints CER and WER of fine-tuned models per domain as Markdown, "
-        "with 95 % bootstrap intervals, and the differences from the first model, paired "
-        "by utterance.",
+        description="Prints the error rates of fine-tuned models per domain, and their "
+        "changes from the first model, paired by utterance: those whose 95 % bootstrap "
+        "interval excludes 0 have an asterisk.",
     )
     parser.add_argument(
         "runs",
@@ -33,7 +33,13 @@ def main(argv):
         choices=("dev", "test"),
         help="the split to compare on; by default each that all runs were evaluated on",
     )
+    parser.add_argument(
+        "--markdown",
+        action="store_true",
+        help="all of CER, WER and their differences, with intervals, as Markdown",
+    )
     args = parser.parse_args(argv)
     from ..pipelines.comparison import compare
 
-    print(compare(args.runs, [args.split] if args.split else None))
+    splits = [args.split] if args.split else None
+    print(compare(args.runs, splits, args.markdown))

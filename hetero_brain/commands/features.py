@@ -6,7 +6,7 @@
 from argparse import ArgumentParser
 
 from ..data.recordings import add_arguments
-from .over_recordings import over_recordings
+from .over_recordings import EXIT_CODE, over_recordings
 
 
 def main(argv):
@@ -35,6 +35,7 @@ def parsed(argv):
         "python -m hetero_brain features",
         description="Writes the encodings of recordings: arrays (frames, "
         "dimensions) or, of several layers, (layers, frames, dimensions).",
+        epilog=EXIT_CODE,
     )
     parser.add_argument(
         "folder", help="model folder, or that of a phase or fine-tuning"

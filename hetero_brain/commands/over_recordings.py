@@ -1,5 +1,9 @@
 """What commands that take recordings do around their work."""
 
+EXIT_CODE = """Exit code: 0; 1 if some recordings could not be read, which are named with
+the reason on stderr, while the others are done all the same, or if nothing could be done.
+"""
+
 
 def over_recordings(args, check_output, load, work):
     """Give the recordings of a command line to a model.

@@ -10,12 +10,22 @@ from ..pipelines.new_recipe import MODELS, make_recipe
 DESCRIPTION = """\
 Make a recipe for a corpus of your own: recipes/NAME, with tests/recipes/NAME.csv.
 
-It takes manifests: train.csv, dev.csv and test.csv in its data_folder, with the columns
-ID,duration,wav,start,stop,domain,spk_id,wrd. The command manifests makes those of audio
-without words. Start it from the folder of a clone."""
+It takes manifests, with the columns ID,duration,wav,start,stop,domain,spk_id,wrd, in its
+data_folder: train.csv, dev.csv (which pre-training can do without) and, if there is one,
+test.csv. The command manifests makes those of audio without words. Start it from the
+folder of a clone.
 
-# A try that is short, whatever the recipe is like.
-SHORT = "--size mini --n_rounds 1 --global_batch_seconds 60 --debug"
+What a recipe like each of ours has for pre-training, and for fine-tuning beside ctc and
+attention:
+  VoicePrompts         bestrq, hubert; probe, public
+  CommonVoice          bestrq, cpc, hubert, wav2vec2; public
+  MultiDomainEnglish   base, paper and tiny (BEST-RQ), hubert, wav2vec2; public
+hubert, wav2vec2 and public go on from public models; all others start from scratch."""
+
+# A try that is short, whatever the recipe is like, and suits minutes of speech.
+SHORT = (
+    "--size mini --n_rounds 1 --global_batch_seconds 20 --warmup_iterations 10 --debug"
+)
 
 
 def main(words):
@@ -32,6 +42,7 @@ def main(words):
     folder = make_recipe(given.name, given.like)
     yaml = sorted(folder.glob("pretrain/hparams/*.yaml"))[0]
     print(
-        f"{folder} is ready for a folder with train.csv and dev.csv; see its README.md.\n"
+        f"{folder} is ready for a folder with train.csv, and dev.csv to validate on; see "
+        "its README.md.\n"
         f"Try it: python {folder}/pretrain/train.py {yaml} --data_folder DATA {SHORT}"
     )

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 
 from ..data.recordings import add_arguments
 from ..recognition.writers import FORMATS, check_output, writing
-from .over_recordings import over_recordings
+from .over_recordings import EXIT_CODE, over_recordings
 
 
 def main(argv):
@@ -47,6 +47,7 @@ def parsed(argv):
         "python -m hetero_brain transcribe",
         description="Transcribes recordings of any length, sample rate and format, with "
         "times. Prints CER and WER if a manifest has the words.",
+        epilog=EXIT_CODE,
     )
     parser.add_argument("folder", help="model folder, or that of a fine-tuning run")
     add_arguments(parser)

@@ -4,7 +4,8 @@
 ``splits`` selects the rows that a run uses. ``plan`` says which rows form global batch t:
 ``domain_sampling`` draws its domains, and ``bucketing`` cuts a domain into batches of
 similar length. ``audio``, ``containers`` and ``decoders`` read audio files,
-``resampling`` changes their rate, ``datasets`` collates padded batches, and ``loaders``
+with ``faults`` as reasons where they cannot; ``resampling`` changes their rate,
+``datasets`` collates padded batches, which ``augmentation`` may change, and ``loaders``
 delivers them. ``audited_loader`` counts the recordings that cannot be used.
 ``domain_loader`` makes global batches of SpeechBrain's own datasets, by the domain of
 each row (``domain_rows``); ``loading_brain`` has ``fit`` call it. ``worker_loader`` is
@@ -16,6 +17,7 @@ A trained model takes ``recordings`` of any length, by ``streaming``, with ``pro
 __all__ = [
     "audio",
     "audited_loader",
+    "augmentation",
     "bucketing",
     "containers",
     "corpora",
@@ -24,6 +26,7 @@ __all__ = [
     "domain_loader",
     "domain_rows",
     "domain_sampling",
+    "faults",
     "loaders",
     "loading_brain",
     "manifest",

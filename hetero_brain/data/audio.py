@@ -10,10 +10,10 @@ import torch
 
 from .containers import read_container, read_mpeg
 from .decoders import NamedSoundFile
+from .faults import CUT, fault, reason
 from .resampling import resampler
 
 FAR_BYTES, FAR_SAMPLES = 1 << 44, 1 << 40  # beyond the end of any file
-NO_FILE = 7  # libsndfile's code also for an mp3 without a frame
 AS_FLOAT = {"dtype": "float32", "always_2d": True}
 
 
@@ -73,8 +73,7 @@ class AudioFile(NamedSoundFile):
         try:
             super().__init__(path, view)
         except soundfile.LibsndfileError as error:
-            why = "not audio" if error.code == NO_FILE else error.error_string
-            raise BadAudio(f"{path}: {why}") from error
+            raise BadAudio(f"{path}: {fault(path)}") from error
 
     def seekable(self):
         """Whether reading can start anywhere; if not, ``frames`` may be far too large."""
@@ -223,7 +222,7 @@ def read_audio(row, sample_rate, max_seconds=None, rng=None):
         with AudioFile(row["wav"]) as file:
             rate, audio = file.samplerate, _read_row(file, row, max_seconds, rng)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise BadAudio(f"{row['wav']}: {error}") from error
+        raise BadAudio(reason(row["wav"], error)) from error
     channel = row.get("channel")
     if channel is None:  # one row a channel, as NumPy averages short rows slowly
         audio = np.ascontiguousarray(audio.T).mean(axis=0)
@@ -288,7 +287,7 @@ def extent(file, row):
             f"{row['wav']}: {max(0, available)} samples where the manifest "
             f"has {expected}"
             if row["duration"] is not None
-            else f"{row['wav']}: no samples"
+            else f"{row['wav']}: empty"
         )
     return start, available
 
@@ -297,4 +296,4 @@ def check_length(row, read, available):
     """Raise BadAudio if less than 90 % of the samples of a row could be read; or none,
     if neither the row nor the header of its file says how many there are."""
     if read < (0.9 * available if available < FAR_SAMPLES else 1):
-        raise BadAudio(f"{row['wav']}: cut short, {read} of {available} samples")
+        raise BadAudio(f"{row['wav']}: {CUT}, {read} of {available} samples")

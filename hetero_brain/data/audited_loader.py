@@ -10,7 +10,7 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.logger import get_logger
 
-from .audio import BadAudio
+from ..errors import InputError
 from .worker_loader import WorkerLoader
 
 logger = get_logger(__name__)
@@ -34,9 +34,9 @@ class AuditedLoader(WorkerLoader):
         recordings that could not be used, and the number of rows read.
     max_bad_audio_fraction : float
         How large a fraction of the rows read so far may be unusable. It is checked after
-        each iteration once 100 rows have been read, and at the end of each pass. Fewer
-        than :data:`FEW_BAD` different recordings are tolerated, whatever their fraction,
-        unless not a single one is usable.
+        each iteration once 100 rows have been read, or ten of which none is usable, and
+        at the end of each pass. Fewer than :data:`FEW_BAD` different recordings are
+        tolerated, whatever their fraction, unless not a single one is usable.
     **kwargs
         Further arguments of :class:`WorkerLoader`.
 
@@ -61,20 +61,21 @@ class AuditedLoader(WorkerLoader):
             for problem in set(problems) - self.problems:
                 logger.warning(f"left out: {problem}")
             self.problems.update(problems)
-            if self.rows >= MIN_ROWS:
+            if self.rows >= MIN_ROWS or self.bad == self.rows >= FEW_BAD:
                 self.check()
             # An empty list, too, is an iteration, in which other ranks take part.
             yield domain_batches
         self.check()
 
     def check(self):
-        """Raise :class:`BadAudio` if too many of the recordings could not be used."""
+        """Raise an InputError if too many of the recordings could not be used."""
         is_many = len(self.problems) >= FEW_BAD or self.bad == self.rows
         if is_many and self.bad > self.max_bad * self.rows:
-            shown = "\n  ".join(sorted(self.problems)[:20])
-            raise BadAudio(
+            example = min(self.problems, default="")
+            raise InputError(
                 f"{self.bad} of {self.rows} recordings read could not be used, more than "
-                f"max_bad_audio_fraction: {self.max_bad}. Repair or remove:\n  {shown}"
+                f"max_bad_audio_fraction: {self.max_bad}. Repair or remove them, which "
+                f"are named above, such as {example}"
             )
 
     @mark_as_saver

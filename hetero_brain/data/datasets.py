@@ -34,13 +34,21 @@ class Utterances(Dataset):
         unlabelled speech).
     seed : int
         Seed of the windows.
+    augment : WaveformAugmentation, optional
+        (batch, step) → augments the batch in place.
     """
 
     def __init__(
-        self, manifest, sample_rate, tokenizer=None, max_utterance_seconds=None, seed=0
+        self,
+        manifest,
+        sample_rate,
+        tokenizer=None,
+        max_utterance_seconds=None,
+        seed=0,
+        augment=None,
     ):
         self.manifest, self.sample_rate = manifest, sample_rate
-        self.tokenizer = tokenizer
+        self.tokenizer, self.augment = tokenizer, augment
         self.max_seconds, self.seed = max_utterance_seconds, seed
 
     def __len__(self):
@@ -54,7 +62,7 @@ class Utterances(Dataset):
         rows : iterable of int
             Row numbers.
         step : int
-            The iteration, on which the windows depend.
+            The iteration, on which windows and augmentation depend.
 
         Returns
         -------
@@ -78,7 +86,10 @@ class Utterances(Dataset):
             if self.tokenizer is not None:
                 example["tokens"] = torch.tensor(self.tokenizer(row["wrd"]))
             examples.append(example)
-        return (PaddedBatch(examples) if examples else None), problems
+        batch = PaddedBatch(examples) if examples else None
+        if batch is not None and self.augment is not None:
+            self.augment(batch, step)
+        return batch, problems
 
 
 class GlobalBatches(Dataset):

@@ -135,6 +135,7 @@ class Plan:
         self.batches_per_iteration = batches_per_iteration
         self.replicas_per_domain = replicas_per_domain
         self.max_utterance_seconds = max_utterance_seconds
+        self.global_batch_seconds = global_batch_seconds
         self._group_by_domain(durations, domain_of, max_utterance_seconds)
         seconds = np.add.reduceat(
             self._durations, [rows.start for rows in self._slices], dtype=np.float64
@@ -161,7 +162,8 @@ class Plan:
             global_batch_seconds * weights / (weights.mean() * self.units_per_iteration)
         )
         # A quotient that misses an integer only by rounding must not lose a batch.
-        n_batches = np.floor(seconds / batch_seconds * (1 + 1e-9))
+        self.possible_batches = seconds / batch_seconds * (1 + 1e-9)
+        n_batches = np.floor(self.possible_batches)
         sizes = [rows.stop - rows.start for rows in self._slices]
         self._n_batches = np.clip(n_batches, 1, sizes).astype(np.int64)
 
@@ -169,9 +171,12 @@ class Plan:
         raise_if_any(
             f"batches_per_iteration: an iteration takes {per_draw} batches of a domain, "
             f"but {name} has only {n} in an epoch, of {of_each:.1f} s each; lower "
-            f"global_batch_seconds ({global_batch_seconds}), batches_per_iteration or "
-            f"replicas_per_domain, or leave the domain out"
-            for name, n, of_each in zip(self.domains, self._n_batches, batch_seconds)
+            + (f"global_batch_seconds ({global_batch_seconds}), " if n < size else "")
+            + "batches_per_iteration or replicas_per_domain, or leave the domain out"
+            + ("" if n < size else ", which has no more rows")
+            for name, n, of_each, size in zip(
+                self.domains, self._n_batches, batch_seconds, sizes
+            )
             if n < per_draw
         )
         draws = int((self._n_batches // per_draw).min()) * len(self.domains)
@@ -237,7 +242,7 @@ class Plan:
         Returns
         -------
         dict of str to dict
-            For each domain ``hours`` (of audio), ``batches`` (in an epoch),
+            For each domain ``hours`` (of audio), ``rows``, ``batches`` (in an epoch),
             ``batch_seconds`` (their mean audio), ``skipped`` (the fraction of them that
             the epoch leaves out) and ``padding`` (1 - audio / padded audio).
         """
@@ -253,6 +258,7 @@ class Plan:
             n_batches = len(longest)
             table[domain] = {
                 "hours": seconds / 3600,
+                "rows": len(durations),
                 "batches": n_batches,
                 "batch_seconds": seconds / n_batches,
                 "skipped": 1 - n_drawn[i] * per_draw / n_batches,

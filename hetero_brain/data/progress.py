@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+SHOWN_SECONDS = 0.5  # between two looks at a search
+
 
 class Progress:
     """A bar on the terminal while recordings are read, and a line at the end.
@@ -22,7 +24,8 @@ class Progress:
 
     def __init__(self, recordings):
         self.done, self.failed, self.seconds = 0, 0, 0.0
-        self.began = time.monotonic()
+        self.began = self.shown = time.monotonic()
+        self.tokens = 0  # of a search, since audio was last counted
         shown = sys.stderr.isatty()
         self.bar = tqdm(
             total=(shown and recordings.seconds()) or None,
@@ -33,8 +36,16 @@ class Progress:
     def advance(self, seconds):
         """Count audio that has been processed."""
         self.seconds += seconds
+        self.tokens = 0
         self.bar.set_postfix_str(self.speed(), refresh=False)
         self.bar.update(seconds)
+
+    def search(self):
+        """Count a token that a search has come to in the recordings at hand."""
+        self.tokens += 1
+        if time.monotonic() - self.shown >= SHOWN_SECONDS:
+            self.shown = time.monotonic()
+            self.bar.set_postfix_str(f"searching, {self.tokens} tokens")
 
     def finish(self, error=None):
         """Count a recording, and print why it could not be read, if so."""

@@ -115,8 +115,10 @@ def finetuning_splits(
             warn_of_shared(splits["train"], splits[split])
             tell_of_known_speakers(splits["train"], splits[split])
     if "dev" not in splits:
+        dev_csv = folder / "dev.csv"
+        missing = "" if dev_csv.is_file() else "no such file, and so "
         raise InputError(
-            f"{folder / 'dev.csv'}: no transcribed rows of {', '.join(domains)}. "
+            f"{dev_csv}: {missing}no transcribed rows of {', '.join(domains)}. "
             "Fine-tuning chooses its best epoch on them: give one of the domains dev "
             "data, for example some of its training data, or choose other domains"
         )
@@ -155,7 +157,10 @@ def held_out(path, data_root, domains, consequence, transcribed=False):
     found = {name: domain for name, domain in found.items() if domain in domains}
     if absent := [name for name in domains if name not in found.values()]:
         rows = "transcribed rows" if transcribed else "rows"
-        logger.warning(f"{path}: no {rows} of {', '.join(absent)}: {consequence}")
+        missing = "" if path.is_file() else "no such file, and so "
+        logger.warning(
+            f"{path}: {missing}no {rows} of {', '.join(absent)}: {consequence}"
+        )
     return manifest.read(path, data_root, sorted(found)) if found else None
 
 

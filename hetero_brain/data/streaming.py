@@ -16,6 +16,7 @@ import torchaudio
 from speechbrain.utils.logger import get_logger
 
 from .audio import FAR_SAMPLES, AudioFile, BadAudio, check_length, extent
+from .faults import reason
 from .resampling import ratio
 
 logger = get_logger(__name__)
@@ -54,7 +55,7 @@ def stream(row, sample_rate):
             blocks = _mono(file, row)
             yield from resampled(blocks, file.samplerate, sample_rate)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise BadAudio(f"{row['wav']}: {error}") from error
+        raise BadAudio(reason(row["wav"], error)) from error
 
 
 def _mono(file, row):

@@ -14,6 +14,8 @@ follows.
 - The context of an instance must not contain its positives: the encoder is causal.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -74,6 +76,11 @@ class CPCBrain(PreparedOnce):
     """
 
     no_graphs = "the number of instances is different in every batch"
+
+    @property
+    def loss_of_guessing(self):
+        """ln(1 + negatives), in nats."""
+        return math.log(1 + self.hparams.n_negatives)
 
     @classmethod
     def make_drawer(cls, modules, hparams):

@@ -32,6 +32,11 @@ class MaskedPredictionBrain(PreparedOnce):
 
     no_graphs = "a public model may make the host wait, which no CUDA graph can"
 
+    @property
+    def loss_of_guessing(self):
+        """ln(codebook size), in nats."""
+        return math.log(self.modules.quantizer.codebook_size)
+
     @classmethod
     def make_drawer(cls, modules, hparams):
         """A :class:`MaskDrawer`."""

@@ -61,6 +61,11 @@ class Wav2Vec2Brain(PreparedOnce):
     no_graphs = "the number of masked frames is different in every batch"
     warned = False  # of a collapse
 
+    @property
+    def loss_of_guessing(self):
+        """ln(1 + negatives), in nats: of the contrastive loss."""
+        return math.log(1 + self.hparams.n_negatives)
+
     @classmethod
     def make_drawer(cls, modules, hparams):
         """A :class:`.contrasts.ContrastDrawer`."""

@@ -6,14 +6,16 @@ from collections import defaultdict
 
 from ..errors import InputError
 from .report import result_rows
-from .tables import note, rates, table
+from .tables import note, overviews, rates, table
 
 SPLITS = ("dev", "test")
 TASK = ("id", "domain", "reference", "words", "chars")  # of an utterance
 
 
-def compare(folders, splits=None):
+def compare(folders, splits=None, markdown=False):
     """Tables of fine-tuning runs, of which the first is the baseline.
+
+    Runs on different domains are compared on those that all have.
 
     Arguments
     ---------
@@ -21,11 +23,13 @@ def compare(folders, splits=None):
         Output folders of fine-tuning runs, which hold ``<split>.json``.
     splits : list of str
         What to compare on; by default each of ``dev`` and ``test`` that all have.
+    markdown : bool
+        Whether to give all rates and differences with their intervals, as Markdown;
+        otherwise the text has a table for each split.
 
     Returns
     -------
     str
-        Markdown.
 
     Raises
     ------
@@ -33,17 +37,53 @@ def compare(folders, splits=None):
         A run is given twice or has no results of a split, or two runs differ in
         their utterances or transcripts.
     """
-    runs, tables = names(folders), []
+    runs, rows, left = names(folders), [], {}
     splits = splits or common_splits(folders)
     baseline, *others = runs
     compared = [baseline] if others else []
     for split in splits:
         results = {name: read(path / f"{split}.json") for name, path in runs.items()}
+        results, left[split] = on_shared_domains(results)
         check_all_same(results, split)
-        rows = result_rows(by_domain(results, split), split, [baseline])
-        tables += [table(rows, split, rate) for rate in rates(compared)]
-    texts = [*(made.markdown() for made in tables), note(tables)]
-    return "\n\n".join(filter(None, texts))
+        rows += result_rows(by_domain(results, split), split, [baseline])
+    told = [
+        f"{split}: left out, as not all runs were evaluated on it: {', '.join(domains)}"
+        for split, domains in left.items()
+        if domains
+    ]
+    if markdown:
+        tables = [table(rows, s, rate) for s in splits for rate in rates(compared)]
+        texts = [*(made.markdown() for made in tables), note(tables)]
+    else:
+        texts = overviews(rows, splits, compared)
+    return "\n\n".join(filter(None, texts + told))
+
+
+def on_shared_domains(results):
+    """What all runs were evaluated on, if they share domains.
+
+    Arguments
+    ---------
+    results : dict
+        Name of a run → its utterances.
+
+    Returns
+    -------
+    dict
+        The same, without utterances of domains that only some runs have; unless they
+        share none.
+    list of str
+        Those domains.
+    """
+    own = [{u["domain"] for u in utterances} for utterances in results.values()]
+    shared = set.intersection(*own)
+    if not shared:
+        return results, []
+    kept = {
+        name: [u for u in utterances if u["domain"] in shared]
+        for name, utterances in results.items()
+    }
+    return kept, sorted(set.union(*own) - shared)
 
 
 def common_splits(folders):

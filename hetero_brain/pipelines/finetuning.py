@@ -7,6 +7,7 @@ import speechbrain as sb
 from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
+from ..data.augmentation import WaveformAugmentation
 from ..data.datasets import Utterances
 from ..data.loaders import dev_loader, make_plan, train_loader
 from ..models.conformer import make_head
@@ -21,6 +22,7 @@ from ..training.fingerprint import fingerprint
 from ..training.loggers import further_loggers, run_loggers
 from ..training.settings import PIPELINE_SETTINGS, check_settings
 from ..training.stopping import PatientCounter
+from .closing import end_finetuning
 from .curves import plot_finetuning
 from .export import export_at_end
 from .look_ahead import Length, look_ahead
@@ -87,13 +89,15 @@ def finetune(hparams, run_opts, splits):
         checkpointer=checkpointer,
     )
     utterances = {k: Utterances(m, rate, tokenizer.encode) for k, m in splits.items()}
+    if hparams.get("wav_augment") is not None:
+        utterances["train"].augment = WaveformAugmentation(hparams["wav_augment"], seed)
     dev = {
         split: dev_loader(utterances[split], hparams["eval_batch_seconds"], **options)
         for split in utterances.keys() - {"train"}
     }
     plan = make_plan(train, seed, **hparams["plan"])
-    warmup = hparams.get("warmup_iterations", 0)
-    look_ahead(plan, train, rate, [Length("fine-tuning", hparams["epochs"], warmup)])
+    length = hparams["epochs"], hparams.get("warmup_iterations", 0)
+    look_ahead(plan, train, rate, [Length("fine-tuning", *length)], run_opts)
     loader = train_loader(utterances["train"], plan, **options)
     checkpointer.add_recoverable("audit", loader, optional_load=True)
     checkpointer.fingerprint = fingerprint(
@@ -114,6 +118,7 @@ def finetune(hparams, run_opts, splits):
     }
     run_on_main(plot_finetuning, args=[folder, folder / "curves.png"])
     export_at_end(folder)
+    end_finetuning(folder, rates, brain.debug)
     return rates
 
 

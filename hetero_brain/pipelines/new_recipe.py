@@ -78,6 +78,7 @@ SPEAK_OF_CORPUS = {
     r"(^#.*\n)+^alphabet:.*\n": "",
     r": 94 frames/s at 48 kHz": ": 31 frames/s at 16 kHz",
     r"^( +)finetune_domains: .*": r"\1finetune_domains: []  # FILL IN: one run for each",
+    r"options: --speed_changes \[100\].*": 'options: ""',
     r": ctc/PTLOC\.1/1/es$": ": judge/model/seed/domain",
     r"^eval_splits: \[test\].*": "eval_splits: [dev]  # dev, test or both",
     r"^# 24 GB: (.*\n# )*.*\n(?=global_batch_seconds:)": "",

@@ -17,9 +17,9 @@ an object, such as ``!new:…``       the same, but for strings: a tag is wanted
 
 HyperPyYAML's tags are interpreted whatever the YAML holds: ``'!ref <seed>'``. Keys are
 those of the YAML, also inside a mapping; only the mappings in ``BY_NAME`` take others.
+A key inside a mapping can be given by itself: ``--judges.full.options '--epochs 3'``.
 """
 
-import difflib
 import logging
 import re
 from collections.abc import Mapping
@@ -30,6 +30,7 @@ from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.scalarstring import ScalarString
 
 from ..errors import InputError
+from .key_names import no_such_key
 from .yaml_files import Text, in_a_line, round_trip
 
 logger = logging.getLogger(__name__)
@@ -43,29 +44,6 @@ BY_NAME = (
     "max_pretrain_hours",
     "max_test_hours",
 )
-# What SpeechBrain's recipes call something → what it is called here.
-OF_SPEECHBRAIN = {
-    "avoid_if_longer_than": ("max_utterance_seconds",),
-    "batch_size": ("global_batch_seconds",),
-    "ctc_weight_decode": ("search_ctc_weight",),
-    "lr": ("cssl_lr", "ptloc_lr"),
-    "lr_adam": ("lr", "cssl_lr", "ptloc_lr"),
-    "max_batch_length": ("global_batch_seconds",),
-    "max_batch_len": ("global_batch_seconds",),
-    "n_epochs": ("epochs", "cssl_epochs", "ptloc_epochs"),
-    "n_warmup_steps": ("warmup_iterations",),
-    "number_of_epochs": ("epochs", "cssl_epochs", "ptloc_epochs"),
-    "output_neurons": ("vocab_size",),
-    "save_folder": ("output_folder",),
-    "test_batch_size": ("eval_batch_seconds",),
-    "test_beam_size": ("beam_size",),
-    "test_csv": ("data_folder",),
-    "token_type": ("unit",),
-    "train_csv": ("data_folder",),
-    "valid_batch_size": ("eval_batch_seconds",),
-    "valid_csv": ("data_folder",),
-    "wav2vec2_hub": ("source",),
-}
 NULL = ("null", "Null", "NULL", "~")
 TUPLE = re.compile(r"\(.*\)")
 TAG = re.compile(r"!(ref|copy|tuple) .|!(new|name|module|apply|applyref|include):.")
@@ -102,7 +80,7 @@ def override(tree, words, path):
     """
     errors, given = [], {}
     for word in words:
-        if word.startswith("--"):
+        if re.match("--[^ ]+(=|$)", word):  # not: '--epochs 3'
             key, equals, first = word[2:].partition("=")
             if key in given:
                 errors.append(f"--{key} is given twice")
@@ -112,8 +90,11 @@ def override(tree, words, path):
         else:
             errors.append(f"{word!r} belongs to no --key")
     for key, values in given.items():
-        if key not in tree:
-            errors.append(f"--{key}: {_no_such_key(key, tree, path, '--')}")
+        *outer, name = key.split(".")
+        node, wrong = _inside(tree, outer)
+        if wrong or name not in node:
+            wrong = wrong or no_such_key(name, node, path, "--" * (not outer))
+            errors.append(f"--{key}: {wrong}")
         elif not " ".join(values):
             errors.append(f"--{key} has no value; for none write null")
         elif forgotten := [word for word in values[1:] if word in tree]:
@@ -121,11 +102,11 @@ def override(tree, words, path):
             errors.append(f"--{key} {' '.join(values)}: is {words} meant?")
         else:
             try:
-                value = _value(values, _kind(key, tree[key]))
-                _refuse_name(value, _tag(tree[key]))
-                unknown = [*_unknown(key, tree[key], value, path)]
-                errors += [f"--{error}" for error in unknown]
-                _put(tree, key, None if key in PATHS and value == "null" else value)
+                value = _value(values, _kind(name, node[name]))
+                _refuse_name(value, _tag(node[name]))
+                unknown = [*_unknown(name, node[name], value, path)]
+                errors += [f"--{'.'.join([*outer, error])}" for error in unknown]
+                _put(node, name, None if name in PATHS and value == "null" else value)
             except YAMLError as error:
                 errors.append(
                     f"--{key} {' '.join(values)}: {in_a_line(error)}; inside [ ] and "
@@ -135,16 +116,19 @@ def override(tree, words, path):
                 errors.append(f"--{key} {' '.join(values)}: {in_a_line(error)}")
     if errors:
         raise InputError("\n".join(errors))
-    return [*given]
+    return list(dict.fromkeys(key.partition(".")[0] for key in given))
 
 
-def _no_such_key(key, keys, path, prefix=""):
-    """In words: ``key`` is not among ``keys``, and which of them is or may be meant."""
-    if ours := [name for name in OF_SPEECHBRAIN.get(key, ()) if name in keys]:
-        return f"there is no such key; here it is {prefix}{f' or {prefix}'.join(ours)}"
-    if near := difflib.get_close_matches(key, map(str, keys), n=1):
-        return f"there is no such key; did you mean {prefix}{near[0]}?"
-    return f"there is no such key, nor one like it; {path} has them all"
+def _inside(tree, names):
+    """The mapping that some names lead to, one inside the other, and what is wrong with
+    them, in words; None if nothing is."""
+    for name in names:
+        if name not in tree:
+            return tree, f"there is no {name} among {', '.join(map(str, tree))}"
+        tree = tree[name]
+        if not _is_plain(tree):
+            return tree, f"{name} has no keys inside"
+    return tree, None
 
 
 def _unknown(key, node, value, path):
@@ -154,7 +138,7 @@ def _unknown(key, node, value, path):
             errors = _unknown(name, node[name], child, path)
             yield from (f"{key}: {error}" for error in errors)
         elif key not in BY_NAME:
-            yield f"{key}: {name}: {_no_such_key(str(name), node, path)}"
+            yield f"{key}: {name}: {no_such_key(str(name), node, path)}"
 
 
 def _kind(key, node):

@@ -53,6 +53,22 @@ class Phase:
         """Forward-backward passes of a domain batch, relative to a CSSL epoch."""
         return self.local_steps + 1
 
+    def in_words(self):
+        """Its settings, for people.
+
+        Example
+        -------
+        >>> Phase("PTLOC.1", "CSSL.1", 9, 1e-3, local_steps=1, local_lr=0.03).in_words()
+        'PTLOC.1 from CSSL.1: 9 epochs, lr 0.001, 1 local step of lr 0.03'
+        """
+        told = [f"{self.epochs} epoch{'s' * (self.epochs != 1)}", f"lr {self.lr:g}"]
+        if steps := self.local_steps:
+            told.append(
+                f"{steps} local step{'s' * (steps != 1)} of lr {self.local_lr:g}"
+            )
+        start = f" from {self.init}" if self.init else ""
+        return f"{self.name}{start}: {', '.join(told)}"
+
     def settings(self):
         """What its weights after an epoch depend on, besides what it starts from."""
         return {k: v for k, v in asdict(self).items() if k not in ("init", "epochs")}

@@ -25,6 +25,7 @@ MODULES = ("features", "encoder")
 OWN, PUBLISHED = "models.conformer.make_encoder", "models.public.PublicEncoder"
 # What a checkpoint holds besides modules.
 NO_MODULES = {"audit", "brain", "counter", "hetero_brain", "local_solver", "optimizer"}
+NO_MODULES |= {"encoder_optimizer"}
 
 
 def adopt(tree, given, path):
@@ -253,7 +254,7 @@ def load_from(weights, modules, names=None):
         )
     for key in found:
         fit_state(modules[key], key, weights / f"{key}.ckpt")
-        logger.info(f"{key}: loaded from {weights}")
+    logger.info(f"{', '.join(found)}: loaded from {weights}")
     left = sorted({p.stem for p in weights.glob("*.ckpt")} - {*found} - NO_MODULES)
     new = sorted(modules.keys() - {*found, "features"})
     for said, keys in (

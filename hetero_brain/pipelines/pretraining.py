@@ -7,6 +7,7 @@ from ..data.loaders import dev_loader, make_plan, train_loader
 from ..models.run_folder import newest
 from ..objectives.quantizers import fit_quantizer
 from ..training.settings import PIPELINE_SETTINGS, check_settings
+from .closing import end_pretraining
 from .look_ahead import look_ahead
 from .rounds import run_phases
 from .wrong_values import wanted_phases
@@ -37,7 +38,7 @@ def pretrain(hparams, run_opts, train, dev):
     modules, folder = hparams["modules"], Path(hparams["output_folder"])
     plan = make_plan(train.manifest, seed, **hparams["plan"])
     phases = wanted_phases(hparams["phases"], hparams["only_phases"])
-    look_ahead(plan, train.manifest, hparams["sample_rate"], phases)
+    look_ahead(plan, train.manifest, hparams["sample_rate"], phases, run_opts)
     fit_quantizer(
         modules.get("quantizer"),
         modules.get("targets", modules["features"]),
@@ -51,10 +52,11 @@ def pretrain(hparams, run_opts, train, dev):
     fixed = hparams["local_optimizer_state"] == "per_domain"
     drawer = hparams["brain_class"].loader_drawer(modules, hparams)
     options = {**hparams["loader"], "drawer": drawer}
-    run_phases(
+    trained = run_phases(
         hparams,
         run_opts,
         hparams["brain_class"],
         train_loader(train, plan, **options, fixed_owners=fixed),
         dev and dev_loader(dev, hparams["global_batch_seconds"], **options),
     )
+    end_pretraining(hparams, phases, trained, run_opts.get("debug"))

@@ -16,6 +16,7 @@ from ..data.workers import use_short_socket_paths
 from ..errors import InputError, reported
 from ..training import preemption
 from ..training.determinism import be_deterministic
+from .console import for_people
 from .earlier_run import refuse_earlier_run
 from .environment import describe_environment
 from .overrides import override
@@ -138,7 +139,8 @@ def load_recipe(argv, script=None):
         given = {*run_opts.overridden_args, "debug_persistently"}
         run_opts = replace(run_opts, debug_persistently=True, overridden_args=given)
         run_on_main(empty_debug_folder, args=[folder])
-    sb.create_experiment_directory(folder, save_env_desc=False)
+    with for_people():
+        sb.create_experiment_directory(folder, save_env_desc=False)
     if if_main_process():
         # SpeechBrain copies the file that calls it, which is this one.
         Path(folder, Path(__file__).name).unlink(missing_ok=True)

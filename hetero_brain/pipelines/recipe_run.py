@@ -1,5 +1,6 @@
 """What the recipes add to a Brain: logs, checkpoints and preemption."""
 
+import logging
 from contextlib import nullcontext
 
 import speechbrain as sb
@@ -14,12 +15,13 @@ from ..training.gradients import gradients
 from ..training.parallel import gathered
 from ..training.settings import BRAIN_SETTINGS, RUN_SETTINGS, check_settings
 from ..training.stopping import PatientCounter
+from .console import in_a_line, training_loss
 from .look_ahead import Pace
+from .loss_watch import LossWatch
 
 logger = get_logger(__name__)
 
 ADAPTED = 4  # every so many dev batches of a domain, the loss after local steps
-RISE = 0.1  # of the dev loss within a PTLOC phase: its θ is being lost
 
 
 def recipe_brain(kind):
@@ -42,12 +44,13 @@ class RecipeRun:
     """Mix-in for a HeteroBrain that logs, saves and handles preemption signals.
 
     A run writes a log entry every ``log_interval`` iterations, and after each validation
-    another one and a checkpoint. On a signal it finishes the current iteration or
-    validation, saves and exits (see :mod:`~hetero_brain.training.preemption`). In a PTLOC
-    phase, a validation also has ``loss_at_phi``, the loss that PTLOC minimises: of every
+    another one and a checkpoint; the console has a line of each. On a signal it finishes
+    the current iteration or validation, saves and exits (see
+    :mod:`~hetero_brain.training.preemption`). In a PTLOC phase, a validation also has
+    ``loss_at_phi``, the loss that PTLOC minimises: of every
     :data:`ADAPTED`-th dev batch of each domain, after the K local steps on that batch.
-    Once a phase, a warning says when the dev loss at θ has risen above that of the first
-    validation by more than :data:`RISE`. Reads from ``hparams``:
+    :class:`LossWatch` warns of losses that are too high. An objective may have
+    ``loss_of_guessing``, in nats. Reads from ``hparams``:
 
     ``seed`` : int
         The seed of the run, which is also the ``solve_seed`` of its Brain.
@@ -59,13 +62,17 @@ class RecipeRun:
         Epochs between two validations (1); there is always one after the last epoch.
     """
 
+    run_name = "training"  # that of its folder, if it has one
+    last_epoch = None
+
     def __init__(self, modules=None, opt_class=None, hparams=None, *args, **kwargs):
         settings = check_settings(hparams or {}, BRAIN_SETTINGS | RUN_SETTINGS)
         super().__init__(modules, opt_class, hparams, *args, **kwargs)
         vars(self).update(settings)
         if self.solve_seed is None:
             self.solve_seed = self.seed
-        self.first_dev_loss, self.is_warned = None, False
+        guess = getattr(self, "loss_of_guessing", None)
+        self.loss_watch, self.guess_to_show = LossWatch(guess), guess
         self.patient = None  # the counter of epochs, if it stops early
         self.pace = None  # estimates how long a fit takes
         factor = self.grad_accumulation_factor
@@ -85,9 +92,10 @@ class RecipeRun:
             self.patient = epoch_counter
         self.last_epoch = getattr(epoch_counter, "limit", None)
         saves = self.checkpointer is not None
-        if saves and self.last_epoch and not self.debug:
-            name = self.checkpointer.checkpoints_dir.parent.name
-            self.pace = Pace(name, self.last_epoch * len(train_set))
+        if saves:
+            self.run_name = self.checkpointer.checkpoints_dir.parent.name
+            if self.last_epoch and not self.debug:
+                self.pace = Pace(self.run_name, self.last_epoch * len(train_set))
         with preemption.deferred(self.remaining_work) if saves else nullcontext():
             super().fit(epoch_counter, train_set, valid_set, **kwargs)
             if any(gathered(preemption.requested())):
@@ -130,21 +138,6 @@ class RecipeRun:
                 phi.step(grads)
             return dev_loss().item()
 
-    def warn_of_rise(self, loss):
-        """Warn once if θ becomes worse while φ_K becomes better."""
-        if self.first_dev_loss is None:
-            self.first_dev_loss = loss
-        if self.local_steps and not self.is_warned:
-            if loss > (1 + RISE) * self.first_dev_loss:
-                rate = self.local_solver.optimizer.param_groups[0]["lr"]
-                logger.warning(
-                    f"The dev loss at θ has risen from {self.first_dev_loss:.4g} to "
-                    f"{loss:.4g} in this phase: the local steps are so long that θ "
-                    f"itself gets worse. Lower local_lr, which is {rate:.3g} now, or "
-                    "have it fall sooner, with fewer ptloc_hold_epochs."
-                )
-                self.is_warned = True
-
     # ---------------------------------------------------------------- checkpoints
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
@@ -171,7 +164,9 @@ class RecipeRun:
             meta = {"epoch": epoch, **scores}
             if self.patient and self.patient.should_stop:
                 meta["stopped"] = True  # it has fewer epochs than it was to have
-            self.checkpointer.save_and_keep_only(meta, min_keys=keys)
+            self.checkpointer.save_and_keep_only(
+                meta, min_keys=keys, verbosity=logging.DEBUG
+            )
 
     # ----------------------------------------------------------------------- logs
 
@@ -183,6 +178,7 @@ class RecipeRun:
             for train_logger, position in zip(self.loggers, self.log_positions):
                 if hasattr(train_logger, "resume"):
                     train_logger.resume(position, self.iteration)
+        self.begun_at = self.iteration
         self.on_recovered()
 
     def on_recovered(self):
@@ -194,7 +190,7 @@ class RecipeRun:
             train_logger.position() if hasattr(train_logger, "position") else None
             for train_logger in self.loggers
         ]
-        own = {"logs": logs, "rise": (self.first_dev_loss, self.is_warned)}
+        own = {"logs": logs, "watch": self.loss_watch.state()}
         if self.patient:
             own["patience"] = self.patient.state()
         return {**super().run_state(), **own}
@@ -203,7 +199,7 @@ class RecipeRun:
         """With the positions of the logs, and what patience there is."""
         super().restore_run(state)
         self.log_positions = state["logs"]
-        self.first_dev_loss, self.is_warned = state.get("rise", (None, False))
+        self.loss_watch.restore(state.get("watch", {}))
         if self.patient and "patience" in state:
             self.patient.restore(state["patience"])
 
@@ -217,6 +213,12 @@ class RecipeRun:
         if self.is_due(self.log_interval, done=True):
             self.log(train_stats=self.interval_stats())
 
+    def on_stage_start(self, stage, epoch=None):
+        """As the base class's; says where training goes on."""
+        super().on_stage_start(stage, epoch)
+        if stage == sb.Stage.TRAIN and 0 < self.iteration == self.begun_at:
+            logger.info(f"{self.run_name} goes on after iteration {self.iteration}")
+
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log the results of a validation."""
         super().on_stage_end(stage, stage_loss, epoch)
@@ -225,15 +227,36 @@ class RecipeRun:
             return
         self.dev_stats = self.dev_figures(stage_loss)
         if stage == sb.Stage.VALID:
-            self.warn_of_rise(self.dev_stats["loss"])
+            self.warn(self.loss_watch.of_dev(self.dev_stats["loss"], self.local_rate))
             train_stats = {"loss": float(self.train_loss)}
             self.log(train_stats=train_stats, valid_stats=self.dev_stats)
 
+    @property
+    def local_rate(self):
+        """The local rate of this iteration; None in CSSL."""
+        if not self.local_steps:
+            return None
+        return self.local_solver.optimizer.param_groups[0]["lr"]
+
     def log(self, **stats):
-        """Write an entry to every logger, with epoch, iteration and learning rates."""
-        meta = {"epoch": self.epoch, "iteration": self.iteration}
-        meta["lr"] = self.global_optimizers()[0].param_groups[0]["lr"]
+        """Write an entry to every logger, with epoch, iteration and learning rates, and
+        what people read of it to the console."""
+        meta = {"epoch": self.epoch, "iteration": self.iteration, **self.rates()}
         if self.local_steps:
-            meta["local_lr"] = self.local_solver.optimizer.param_groups[0]["lr"]
+            meta["local_lr"] = self.local_rate
         for train_logger in self.loggers:
             train_logger.log_stats(meta, **stats)
+        stages = {key.removesuffix("_stats"): figures for key, figures in stats.items()}
+        if line := in_a_line(meta, stages, self.guess_to_show):
+            epoch = f"epoch {self.epoch}"
+            epoch += f" of {self.last_epoch}" if self.last_epoch else ""
+            logger.info(f"{self.run_name}, {epoch}, iteration {self.iteration}: {line}")
+            self.guess_to_show = None
+        loss = training_loss(stages.get("train", {}))
+        if loss is not None:
+            self.warn(self.loss_watch.of_training(loss, meta["lr"], self.local_rate))
+
+    def warn(self, text):
+        """Log a warning, if there is one."""
+        if text is not None:
+            logger.warning(text)

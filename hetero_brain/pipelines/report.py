@@ -13,7 +13,7 @@ from ..recognition.error_rates import (
 )
 from .curves import plot_phases
 from .learnt import learnt
-from .tables import LATEX, RECORD, note, rates, table
+from .tables import LATEX, RECORD, note, overviews, rates, table
 from .yaml_files import load_tree, read_tree
 
 BOOKTABS = r"% \usepackage{booktabs}"
@@ -106,8 +106,8 @@ def _ids(seeds):
 
 
 def write_tables(spec, folder):
-    """Print the tables of an experiment, and write them as Markdown, LaTeX and CSV, and
-    all their figures as JSON.
+    """Print a table for each judge of an experiment, and write the tables of all rates
+    and differences as Markdown, LaTeX and CSV, and all their figures as JSON.
 
     Arguments
     ---------
@@ -122,14 +122,17 @@ def write_tables(spec, folder):
     for split in spec["eval_splits"]:
         found = gather(folder / "finetune", split, spec["baselines"])
         rows += found
-        heading = f"Results on the {split} split, with 95 % intervals"
+        title = f"Results on the {split} split"
+        heading = f"{title}, with 95 % intervals"
         made = [
             table(found, judge, rate, spec["models"])
             for judge in spec["judges"]
             for rate in rates(spec["baselines"])
         ]
         made = [one for one in made if one.cells]
-        printed += [heading, *(one.text() for one in made), note(made, "*")]
+        if made:
+            compared = found, spec["judges"], spec["baselines"], spec["models"]
+            printed += [title, *overviews(*compared)]
         markdown += [f"## {heading}", *(one.markdown() for one in made), note(made)]
         latex += [*(one.latex(f"{split} split") for one in made)]
         latex += [note(made).translate(LATEX)]
@@ -139,6 +142,7 @@ def write_tables(spec, folder):
     with open(folder / "table.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([RECORD, *records])
     (folder / "table.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    printed.append(f"With intervals, WER and all differences: {folder / 'table.md'}")
     print(paragraphs(printed))
 
 

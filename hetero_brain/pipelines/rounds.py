@@ -54,6 +54,11 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     dev_loader : DataLoader
         Of single domain batches, to validate on; None for no validation.
 
+    Returns
+    -------
+    list of str
+        The phases that were trained; others were finished before.
+
     Raises
     ------
     InputError
@@ -62,7 +67,7 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
     folder = Path(hparams["output_folder"])
     refuse_broken_chain(folder, hparams, run_opts)
     names = [phase.name for phase in hparams["phases"]]
-    shared = further_loggers(hparams.get("train_logger"))
+    shared, trained = further_loggers(hparams.get("train_logger")), []
     initial = {}  # which several phases start from, and each would change for the next
     if [phase.init for phase in hparams["phases"]].count(None) > 1:
         initial = copy.deepcopy(states(hparams["modules"]))
@@ -73,8 +78,10 @@ def run_phases(hparams, run_opts, brain_class, train_loader, dev_loader=None):
         torch.manual_seed(derive_seed(hparams["seed"], phase.name))
         init = folder / phase.init if phase.init in names else phase.init
         loaders = train_loader, dev_loader
-        run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared)
+        if run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
+            trained.append(phase.name)
         run_on_main(plot_phases, args=[folder, folder / "phases.png"])
+    return trained
 
 
 def states(modules):
@@ -85,7 +92,8 @@ def states(modules):
 
 def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
     """Run one phase in its own folder, from the checkpoint in ``init`` (or None).
-    ``loaders`` are those of train and dev, ``shared`` the loggers of all phases."""
+    ``loaders`` are those of train and dev, ``shared`` the loggers of all phases. Returns
+    whether it was trained, not finished before."""
     train_loader, dev_loader = loaders
     folder = Path(hparams["output_folder"]) / phase.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +136,8 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         **(start_of(init, hparams["modules"]) if is_first else {}),
         phase=phase.settings(),
     )
-    logger.info(f"{phase.name}: {phase}")
+    logger.info(phase.in_words())
+    logger.debug(f"{phase}")
     noted = folder, counter, phase, init, hparams, manifest
     brain.on_recovered = partial(record_phase, *noted)
     first_ptloc = next((p.name for p in hparams["phases"] if p.local_steps), None)
@@ -139,3 +148,4 @@ def run_phase(phase, init, hparams, run_opts, brain_class, loaders, shared):
         if hasattr(module, "save_pretrained"):
             run_on_main(module.save_pretrained, args=[folder / "huggingface"])
     export_at_end(folder)
+    return brain.iteration > brain.begun_at

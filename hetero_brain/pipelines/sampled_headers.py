@@ -5,12 +5,18 @@ from collections import defaultdict
 import numpy as np
 import soundfile
 
+from ..data.corpora.headers import read_header
 from ..errors import InputError
 from ..training.rng import generator
 from .tables import plain
 
 FILES = 50  # of each domain whose headers are read
-IMPOSSIBLE = 10  # times as long as their files: durations in another unit
+READ = 0.9  # of a row must be in its file, or the row is left out
+OTHER_UNIT = 10  # times as long as their files: durations in another unit
+WRONG = (
+    "durations may be of another version of the files, or computed with another sample "
+    "rate; or the files are cut short"
+)
 
 
 def sampled_headers(manifest):
@@ -43,20 +49,37 @@ def sampled_headers(manifest):
 
 def refuse_impossible(headers, manifest):
     """Raise an InputError if most of a domain's files are far shorter than their rows
-    state; see :func:`sampled_headers`."""
+    state, so that they would be left out; see :func:`sampled_headers`."""
     for domain, found in headers.items():
-        ratios = [
-            (row["duration"] / info.duration, row["ID"])
-            for row, info in found
-            if row["start"] is None and info.frames > 0
-        ]
-        ratio, key = sorted(ratios)[len(ratios) // 2] if ratios else (0, None)
-        if ratio > IMPOSSIBLE:
+        whole = [(row, info.duration) for row, info in found if row["start"] is None]
+        ratio, row, seconds = most_common_ratio(whole)
+        if ratio * READ > 1:  # libsndfile guesses the length of some mp3s
+            held = [(row, read_header(row["wav"])) for row, _ in whole]
+            ratio, row, seconds = most_common_ratio(
+                [(row, header.frames / header.rate) for row, header in held]
+            )
+        if ratio * READ > 1:
+            unit = "duration is in seconds, not in milliseconds or samples"
             raise InputError(
                 f"{manifest.path}: the durations of {domain} are about {ratio:.4g} times "
-                f"the length of its files, as in row {key}: duration is in seconds, not "
-                "in milliseconds or samples"
+                f"the length of its files, as in row {row['ID']}, {row['duration']:g} s, "
+                f"whose file has {seconds:.4g} s, so that most would be left out: "
+                + (unit if ratio > OTHER_UNIT else WRONG)
             )
+
+
+def most_common_ratio(rows):
+    """The median, over (row, seconds of its file), of the stated length relative to that
+    of the file, with the row and the seconds; 0 if there is none."""
+    ratios = [
+        (row["duration"] / seconds, row["ID"], row, seconds)
+        for row, seconds in rows
+        if seconds > 0
+    ]
+    if not ratios:
+        return 0, None, 0
+    ratio, _, row, seconds = sorted(ratios, key=lambda x: x[:2])[len(ratios) // 2]
+    return ratio, row, seconds
 
 
 def sampled_rates(headers, manifest):

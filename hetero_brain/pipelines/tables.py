@@ -9,11 +9,16 @@ MAX_COLUMNS = 8  # with more domains a table has them as rows, and models as col
 ABSENT = "–"
 RECORD = ("split", "judge", "rate", "model", "domain")  # and what a cell holds:
 RECORD += ("percent", "low", "high", "excludes_0")
+TELLING = 90  # %: where no WER is below, none says anything
+INTERVALS = (
+    "Intervals are from a bootstrap over the utterances: that other seeds or speakers "
+    "would give other rates is not in them."
+)
 MARKED = (
     "{}: differences whose 95 % interval excludes 0. Each is looked at by itself; where "
-    "there is no difference, about one in twenty is marked by chance."
+    f"there is no difference, about one in twenty is marked by chance. {INTERVALS}"
 )
-UNMARKED = "No difference has a 95 % interval that excludes 0."
+UNMARKED = f"No difference has a 95 % interval that excludes 0. {INTERVALS}"
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
     | {"→": r"$\to$", "–": "--", "\\": r"\textbackslash{}"}
@@ -38,12 +43,83 @@ def rates(baselines):
     return [*UNITS] + [change.format(b) for change in changes for b in baselines]
 
 
-def note(tables, mark="In bold"):
-    """What the marks of some tables mean, or that there are none; empty if none of the
-    tables has differences."""
+def note(tables):
+    """What the marks of some tables mean, or that there are none, and what intervals
+    are; empty if there is no table."""
     if any(table.is_marked(cell) for table in tables for cell in table.cells.values()):
-        return MARKED.format(mark)
-    return UNMARKED if any(table.rate not in UNITS for table in tables) else ""
+        return MARKED.format("In bold")
+    if any(table.rate not in UNITS for table in tables):
+        return UNMARKED
+    return INTERVALS if tables else ""
+
+
+def overview(rows, judge, baselines=(), models=None):
+    """One judge's rates for a terminal: CER of each model and domain, and its changes
+    from the baselines; and WER over all domains, if any is below :data:`TELLING`.
+
+    Arguments
+    ---------
+    rows, judge, models
+        As for :func:`table`.
+    baselines : sequence of str
+        Models; without any, the rates have their intervals.
+
+    Returns
+    -------
+    text : str
+        Empty if the judge has no rows.
+    excluding : list of bool
+        For each change, whether its 95 % interval excludes 0.
+    """
+    own = [row for row in rows if row["judge"] == judge]
+    order = list(models or dict.fromkeys(row["model"] for row in own))
+    columns = list(dict.fromkeys(row["domain"] for row in own))
+    of_all = [
+        row for row in own if row["domain"] == columns[-1]
+    ]  # all, or the only one
+    texts, excluding = {}, []
+    for row in own:
+        place = row["model"], row["domain"]
+        texts[place], found = rate_and_changes(row, baselines)
+        excluding += found
+    if any(row["WER"] < TELLING for row in of_all):
+        texts |= {(row["model"], "WER"): f"{row['WER']:.1f}" for row in of_all}
+        columns.append("WER")
+    shown = [model for model in order if any(model == of for of, _ in texts)]
+    if not shown:
+        return "", []
+    if len(columns) > MAX_COLUMNS:
+        texts = {place[::-1]: text for place, text in texts.items()}
+        shown, columns = columns, shown
+    lines = [[row] + [texts.get((row, c), ABSENT) for c in columns] for row in shown]
+    changes = f", and its change from {' and from '.join(baselines)}"
+    title = f"{judge}: CER in %{changes if baselines else ', with 95 % intervals'}"
+    return f"{title}\n{aligned([['', *columns], *lines])}", excluding
+
+
+def rate_and_changes(row, baselines):
+    """The CER of a row of :func:`overview`, as text with its changes; and for each of
+    these, whether its interval excludes 0."""
+    if not baselines:
+        return with_interval(*(row["CER" + end] for end in ("", "_low", "_high"))), []
+    texts, excluding = [], []
+    for name in (f"CER - {baseline}" for baseline in baselines):
+        if name in row:
+            excluding.append(row[f"{name}_low"] > 0 or row[f"{name}_high"] < 0)
+            texts.append(f"{row[name]:+.1f}{'*' * excluding[-1]}")
+        else:
+            texts.append(ABSENT)
+    changes = f" ({', '.join(texts)})" if excluding else ""
+    return f"{row['CER']:.1f}{changes}", excluding
+
+
+def overviews(rows, judges, baselines=(), models=None):
+    """The overviews of several judges, and a sentence on what they show; empty texts
+    where there is nothing to show. Arguments are as for :func:`overview`."""
+    found = [overview(rows, judge, baselines, models) for judge in judges]
+    excluding = [one for _, ones in found for one in ones]
+    marked = MARKED.format("*") if any(excluding) else UNMARKED
+    return [text for text, _ in found] + [marked if excluding else INTERVALS]
 
 
 def aligned(lines):
@@ -139,10 +215,6 @@ class Table:
         for row in rows:
             found = [texts.get((row, column), name(ABSENT)) for column in columns]
             yield [name(row), *found]
-
-    def text(self):
-        """As columns for a terminal, with an asterisk where it is marked."""
-        return aligned([*self.lines(str, str, "{} *".format)])
 
     def markdown(self):
         """As Markdown, with what is marked in bold."""

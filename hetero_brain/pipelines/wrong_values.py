@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ..data.augmentation import refuse_orders
 from ..data.domain_sampling import SAMPLINGS
 from ..data.manifest.reading import PLAUSIBLE
 from ..data.splits import SPLITS
@@ -30,6 +31,18 @@ BACKENDS = ("nccl", "gloo", "mpi")  # of torch.distributed, as SpeechBrain takes
 def are_splits(value):
     """Whether ``value`` is a list of :data:`SPLITS`."""
     return isinstance(value, (list, tuple)) and {*value} <= {*SPLITS}
+
+
+def are_speeds(value):
+    """Whether ``value`` is a list of speeds, of which one is drawn."""
+    is_list = isinstance(value, (list, tuple)) and len(value) > 0
+    return is_list and all(map(is_positive, value))
+
+
+def is_plain(value):
+    """Whether ``value`` is a number or text, or a list of those."""
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(item, PLAIN) for item in items)
 
 
 FACTORY = (None, callable, "a class or factory, such as !name:torch.optim.AdamW")
@@ -60,6 +73,11 @@ SETTINGS = {
         lambda v: v is None or is_count(v, 1),
         "an integer ≥ 1, or null (all)",
     ),
+    "encoder_lr": (
+        None,
+        lambda v: v is None or is_number(v, 0),
+        "a number ≥ 0, or null",
+    ),
     "eval_batch_seconds": SECONDS,
     "eval_splits": (None, are_splits, f"a list of {', '.join(SPLITS)}"),
     "freeze_encoder_iterations": FROM_0,
@@ -85,16 +103,18 @@ SETTINGS = {
         "a sample rate in Hz, such as 16000",
     ),
     "search_ctc_weight": SHARE,
+    "speed_changes": (None, are_speeds, "a list of speeds above 0, in per cent"),
     "stack": COUNT,
     "temperature": (1.0, is_positive, "a number above 0"),
     "unit": one_of("char", "unigram", "bpe"),
     "vocab_size": COUNT,
+    "wav_augment": (None, lambda v: v is None or callable(v), "an Augmenter, or null"),
 }
 
 
 def refuse_wrong_scalars(tree, run_opts):
-    """Check the numbers and texts of a YAML before objects are built from them, and
-    SpeechBrain's options.
+    """Check the numbers and texts of a YAML, and lists of them, before objects are built
+    from them, and SpeechBrain's options.
 
     Arguments
     ---------
@@ -112,7 +132,7 @@ def refuse_wrong_scalars(tree, run_opts):
         key: value
         for key, value in tree.items()
         # HyperPyYAML takes a string in parentheses for a tuple.
-        if isinstance(value, PLAIN) and not str(value).startswith("(")
+        if is_plain(value) and not str(value).startswith("(")
     }
     if problems := [*wrong_values(plain, SETTINGS), *wrong_options(run_opts, plain)]:
         raise InputError(in_words(problems))
@@ -156,6 +176,7 @@ def wrong_combinations(hparams):
         yield "labels: 'teacher' needs a public model (key source), as in hubert.yaml"
     encoder = hparams.get("modules", {}).get("encoder")
     try:
+        refuse_orders(hparams.get("wav_augment"))
         if hparams.get("mask_prob") and hasattr(encoder, "mask_embedding"):
             encoder.mask_embedding()
         wanted_phases(hparams.get("phases", ()), hparams.get("only_phases"))

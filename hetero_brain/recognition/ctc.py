@@ -11,10 +11,10 @@ from speechbrain.nnet.losses import ctc_loss
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_logger
 
-from ..brain import HeteroBrain
 from ..domain_batch import NothingToLearn
 from ..training.parallel import gathered
 from .alignments import write_alignments
+from .encoder_rate import EncoderRateBrain
 from .error_rates import describe, error_rates, utterance_errors
 from .latent_masks import latent_masks
 from .spelling import frames_to_spell
@@ -22,15 +22,16 @@ from .spelling import frames_to_spell
 logger = get_logger(__name__)
 
 
-class CTCBrain(HeteroBrain):
+class CTCBrain(EncoderRateBrain):
     """A linear CTC layer on an encoder; trained like CSSL, with K = 0.
 
     Modules: ``features``, ``encoder``, ``readout`` (the encoder's last layer, or a
     weighted sum of all) and ``ctc`` (d_model → units and blank). Reads from ``hparams``:
     ``tokenizer``, whose pieces are the first units, followed by the blank;
     ``freeze_encoder_iterations`` (how long the encoder is frozen, i.e. without gradient
-    or dropout; ``.inf`` for a probe); ``augment`` (SpecAugment on the feature frames, or
-    None); of public models, ``mask_prob`` and ``mask_span`` (see :mod:`.latent_masks`);
+    or dropout; ``.inf`` for a probe) and ``encoder_lr`` (see :mod:`.encoder_rate`);
+    ``augment`` (SpecAugment on the feature frames, or None); of public models,
+    ``mask_prob`` and ``mask_span`` (see :mod:`.latent_masks`);
     ``searches`` (stage → SpeechBrain's searcher; greedy decoding without one);
     ``character_domains`` (languages written without spaces: a character is a word).
     """
@@ -57,7 +58,7 @@ class CTCBrain(HeteroBrain):
         if stage == sb.Stage.TRAIN and self.hparams.augment is not None:
             frames = x.unflatten(-1, (self.modules.features.stack, -1)).flatten(1, 2)
             x = self.hparams.augment(frames).view_as(x)
-        frozen = self.iteration < self.hparams.freeze_encoder_iterations
+        frozen = self.encoder_rests()
         self.modules.encoder.train(stage == sb.Stage.TRAIN and not frozen)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
             out, hidden = self.contexts(x, lengths, stage)
@@ -177,7 +178,7 @@ class CTCBrain(HeteroBrain):
         dict
             From :func:`error_rates`.
         """
-        self.evaluate(loader, min_key=self.min_keys[0], progressbar=False)
+        self.evaluate(loader, min_key=self.min_keys[0])
         text = json.dumps(self.utterances, ensure_ascii=False, indent=1)
         if if_main_process():
             Path(path).write_text(text, encoding="utf-8")

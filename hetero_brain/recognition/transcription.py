@@ -1,5 +1,7 @@
 """What a trained recogniser hears in recordings of any length."""
 
+from contextlib import contextmanager
+
 import torch
 
 from ..data.progress import Progress
@@ -41,20 +43,34 @@ def transcribe(recogniser, rows, window_seconds=30, batch_seconds=120, progress=
     frame = recogniser.posteriors.features.frame_samples
     cut = Windows(rate, frame, window_seconds, at_pauses=not ctc)
     kind, heard = (CTCTranscript if ctc else AttentionTranscript), None
-    for batch in batches(cut.of(rows), rate, batch_seconds):
-        outputs = iter(recognised(recogniser, [w for w in batch if not w.error]))
-        for window in batch:
-            heard = heard or kind(recogniser, cut)
-            if window.error is None:
-                heard.add(window, next(outputs))
-                progress.advance(cut.new_samples(window) / rate)
+    with searching(recogniser, progress):
+        for batch in batches(cut.of(rows), rate, batch_seconds):
+            outputs = iter(recognised(recogniser, [w for w in batch if not w.error]))
+            for window in batch:
+                heard = heard or kind(recogniser, cut)
+                if window.error is None:
+                    heard.add(window, next(outputs))
+                    progress.advance(cut.new_samples(window) / rate)
+                    if window.last:
+                        seconds = (window.start + len(window.samples)) / rate
+                        found = {"id": window.row["ID"], "seconds": seconds}
+                        yield window.row, found | heard.parts()
                 if window.last:
-                    seconds = (window.start + len(window.samples)) / rate
-                    found = {"id": window.row["ID"], "seconds": seconds}
-                    yield window.row, found | heard.parts()
-            if window.last:
-                progress.finish(window.error)
-                heard = None
+                    progress.finish(window.error)
+                    heard = None
+
+
+@contextmanager
+def searching(recogniser, progress):
+    """In this block, each step of an attention model's search tells the progress."""
+    if recogniser.decoder is None:
+        yield
+        return
+    hook = recogniser.decoder.output.register_forward_hook(lambda *_: progress.search())
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def recognised(recogniser, windows):

@@ -1,8 +1,6 @@
 """Transcripts as lines of JSON, as a table, as plain text and as subtitles."""
 
 import json
-import os
-import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,17 +130,7 @@ def writing(path, kind, names=None):
         with replacing(path) as file:
             yield lambda one: _write(file, text(one))
     else:
-        yield lambda one: _print(text(one))
-
-
-def _print(text):
-    """Write to stdout. If what reads it has had enough, as ``head`` has, exit as programs
-    do that know nothing of this."""
-    try:
-        _write(sys.stdout, text)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # which Python flushes when it exits
-        sys.exit(128 + signal.SIGPIPE)
+        yield lambda one: _write(sys.stdout, text(one))
 
 
 def _write(file, text):

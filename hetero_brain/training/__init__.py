@@ -10,11 +10,11 @@ else they change, and ``solves`` what the local solves of an iteration gave.
 ``participants`` are the parts of a Brain in a local solve, and ``requirements`` what it
 has to meet; ``local_optimizer`` makes the optimizer of local steps. ``geometry``
 measures how far PTLOC's update is from CSSL's, ``gram`` the angles between the domains'
-gradients, and ``local_lr`` what other local learning rates would do. ``preemption``
-handles signals. ``devices`` has copies that keep nobody waiting, ``graphs`` replays
-passes, ``compilation`` compiles them, and ``determinism`` has a GPU give the same bits
-again. ``stopping`` ends a run early. ``loggers``, ``schedules``, ``settings`` and
-``rng`` are what their names say.
+gradients, and ``local_lr`` what other local learning rates would do, of which
+``local_lr_report`` tells. ``preemption`` handles signals. ``devices`` has copies that
+keep nobody waiting, ``graphs`` replays passes, ``compilation`` compiles them, and
+``determinism`` has a GPU give the same bits again. ``stopping`` ends a run early.
+``loggers``, ``schedules``, ``settings`` and ``rng`` are what their names say.
 """
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "graphs",
     "integrity",
     "local_lr",
+    "local_lr_report",
     "local_states",
     "local_optimizer",
     "loggers",

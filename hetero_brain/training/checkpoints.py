@@ -240,7 +240,7 @@ class AtomicCheckpointer(Checkpointer):
         keys = (importance_key, max_key, min_key, ckpt_predicate)
         chosen = ddp_broadcast(self._choose(*keys) if if_main_process() else None)
         if chosen is None:
-            logger.info(f"{self.checkpoints_dir}: no checkpoint yet")
+            logger.debug(f"{self.checkpoints_dir}: no checkpoint yet")
             return None
         refuse_another_run(chosen.path, self.fingerprint)
         self.load_checkpoint(chosen)

@@ -15,8 +15,10 @@ from .parallel import rank_and_size
 
 logger = get_logger(__name__)
 
-SMALL_ANGLE = 5  # degrees
+# Degrees: the update then differs by 5 % of its length (docs/algorithm.md).
+SMALL_ANGLE = 3
 JUDGED_ITERATIONS = 100  # after the warm-up
+FEWEST_ANGLES = 5  # a median of fewer says little
 
 
 def angle(ones, others):
@@ -68,7 +70,7 @@ class UpdateGeometry:
         ‖φ_K − θ‖ / ‖Δθ‖: how far the local solves go, relative to the update of θ.
 
     A median angle below :data:`SMALL_ANGLE` over the :data:`JUDGED_ITERATIONS` that
-    follow the warm-up gives a warning, once.
+    follow the warm-up gives a warning, once, if there are :data:`FEWEST_ANGLES`.
 
     Arguments
     ---------
@@ -186,7 +188,8 @@ class UpdateGeometry:
 
     def conclude(self):
         """Warn if the angles to be judged are small; afterwards none is left to judge."""
-        if self.angles and median(self.angles) < SMALL_ANGLE:
+        is_enough = len(self.angles) >= FEWEST_ANGLES
+        if is_enough and median(self.angles) < SMALL_ANGLE:
             group = self.brain.local_solver.optimizer.param_groups[0]
             logger.warning(
                 f"The update of PTLOC is within {median(self.angles):.1f} degrees of "

@@ -10,6 +10,7 @@ from unittest.mock import patch
 from speechbrain.utils.distributed import if_main_process
 
 from .geometry import UpdateGeometry
+from .local_lr_report import advice, plot, table
 from .module_state import ModuleState
 from .monitor import DomainMonitor
 from .rng import RandomState
@@ -21,9 +22,10 @@ def local_lr_finder(brain, loader, rates=None, n_batches=3, folder=None):
     """Measure what local learning rates α do at the current weights θ.
 
     Below a few degrees of update angle PTLOC is CSSL at K + 1 times its price. Where the
-    loss of domains rises in their own local solves, α is too large. The finder reports,
-    and decides nothing; θ, optimizers and generators stay as they are. It takes as long
-    as ``n_batches`` iterations for each rate.
+    loss of domains rises in their own local solves, α is too large. The finder prints a
+    table and says which rates are between the two, and what single updates cannot show;
+    θ, optimizers, rates and generators stay as they are. It takes as long as
+    ``n_batches`` iterations for each rate.
 
     Arguments
     ---------
@@ -58,17 +60,18 @@ def local_lr_finder(brain, loader, rates=None, n_batches=3, folder=None):
     if not batches:
         raise ValueError("local_lr_finder: the loader has no batch")
     with measuring(brain) as start:
-        rows = []
-        for rate in rates or around(brain.local_solver.optimizer.param_groups[0]):
+        rows, group = [], brain.local_solver.optimizer.param_groups[0]
+        given = group.get("initial_lr", group["lr"])
+        for rate in rates or around(given):
             start(rate)
             rows.append(measured(brain, batches, rate))
     if if_main_process():
-        print("\n".join(["Local learning rates, at these weights:", *table(rows)]))
+        print("\n".join([*table(rows, given), *advice(rows, given)]))
         if folder is not None:
             folder = Path(folder)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "local_lr.json").write_text(json.dumps(rows, indent=1), "utf-8")
-            plot(rows, folder / "local_lr.png")
+            plot(rows, given, folder / "local_lr.png")
     return rows
 
 
@@ -81,9 +84,8 @@ def find_local_lr(brain, loader, folder):
     vars(loader).update(counts)  # the phase counts what it reads from its beginning
 
 
-def around(group):
-    """Rates around that of a group of an optimizer."""
-    middle = group.get("initial_lr", group["lr"])
+def around(middle):
+    """Rates around a given one."""
     return [middle * 10 ** (i / PER_DECADE) for i in range(-5, N_RATES - 5)]
 
 
@@ -201,41 +203,3 @@ def stand_ins(brain, solver):
         "step": 0,
         "zero_grad": zero_grad,
     }
-
-
-def table(rows):
-    """The lines of a Markdown table of the rows."""
-    return [
-        "| local_lr | update angle | local gain | domains whose loss rose |",
-        "|---|---|---|---|",
-        *(
-            f"| {row['local_lr']:.3g} | {row['update_angle']:.1f}° "
-            f"| {row['local_gain']:.4g} | {100 * row['risen']:.0f} % |"
-            for row in rows
-        ),
-    ]
-
-
-def plot(rows, path):
-    """Plot the figures of the rows over α as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    panels = {
-        "update_angle": "update angle (degrees)",
-        "local_gain": "local gain (nats)",
-        "risen": "share of domains whose loss rose",
-    }
-    figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2))
-    for axis, (name, label) in zip(axes, panels.items()):
-        axis.semilogx(
-            [r["local_lr"] for r in rows], [r[name] for r in rows], marker="o"
-        )
-        axis.set_xlabel("local_lr")
-        axis.set_ylabel(label)
-        axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -89,6 +89,10 @@ class Participants(CompilingBrain):
                 "compute_forward or compute_objectives."
             )
 
+    def rates(self):
+        """Name → learning rate, as log entries have them."""
+        return {"lr": self.global_optimizers()[0].param_groups[0]["lr"]}
+
     def learning_rates(self):
         """The learning rates of all groups of all optimizers of θ."""
         groups = [g for o in self.global_optimizers() for g in o.param_groups]

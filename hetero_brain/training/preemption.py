@@ -109,7 +109,8 @@ def _reset():
 
 def _print_exit(what):
     names = dict.fromkeys(signal.Signals(number).name for number, _ in _received)
-    print(f"{', '.join(names)}: {what}, code {REQUEUE}", file=sys.stderr, flush=True)
+    told = f"{', '.join(names)}: {what}, code {REQUEUE}; the same command goes on"
+    print(told, file=sys.stderr, flush=True)
 
 
 def requested():

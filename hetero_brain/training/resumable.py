@@ -2,9 +2,9 @@
 
 import math
 
+import speechbrain as sb
 import torch
 from speechbrain.utils.logger import get_logger
-from tqdm import tqdm
 
 from ..domain_batch import DomainBatch, NothingToLearn
 from .geometry import UpdateGeometry
@@ -74,7 +74,8 @@ class ResumableBrain(SavedBrain):
         if hasattr(sampler := getattr(train_set, "sampler", None), "start_at"):
             sampler.start_at(self.next_batch(len(sampler)))
             train_set = () if self.step == len(sampler) else train_set
-        bar = tqdm(train_set, initial=self.step, dynamic_ncols=True, disable=not enable)
+        options = dict(initial=self.step, dynamic_ncols=True, disable=not enable)
+        bar = sb.core.tqdm(train_set, **options)  # a recipe may have its own
         nonfinite = self.nonfinite_count if self.step else 0
 
         def remaining_batches():

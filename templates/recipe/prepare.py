@@ -2,7 +2,7 @@
 
 A manifest is a CSV with a row for each utterance; ``hetero_brain.data.manifest`` explains
 its columns. Pre-training reads the audio of train, fine-tuning those of its rows that
-have words; both validate on dev.
+have words; both validate on dev, which pre-training does not need.
 
 To run it:
 > python my_corpus_prepare.py DATA_FOLDER SAVE_FOLDER
@@ -24,23 +24,29 @@ COLUMNS = (*manifest.COLUMNS, *manifest.OPTIONAL_COLUMNS)
 def utterances(data_folder, split):
     """The rows of a split (train, dev or test), as dicts; none if there is no such split.
 
-    As it stands, this reads ``SPLIT.csv`` in the data folder.
+    It is asked only about data folders that have no manifests; see ``rows_of``.
     """
-    # FILL IN, unless you have these files: yield one dict for each utterance, such as
+    # FILL IN, unless you have manifests: yield one dict for each utterance, such as
     #     {"ID": "en/7", "duration": 3.2, "wav": "{data_root}/en/7.flac",
     #      "domain": "en", "spk_id": "anna", "wrd": "good morning"}
     # with seconds, and without a speaker or words that are not known. docs/your_corpus.md
     # has a complete example: durations, speakers of dev and test, long recordings, and
     #     words, reason = normalise(text, "it")
+    raise MissingData(
+        f"{data_folder / 'train.csv'}: no such file; give a data_folder with train.csv "
+        "and, if there are any, dev.csv, which fine-tuning needs, and test.csv. python "
+        "-m hetero_brain manifests makes them of unlabelled audio; make other rows in "
+        f"{__file__}, at FILL IN"
+    )
+
+
+def rows_of(data_folder, split):
+    """The rows of ``SPLIT.csv``, if the data folder has manifests, or ``utterances``."""
     path = data_folder / f"{split}.csv"
-    if path.is_file():
+    if not (data_folder / "train.csv").is_file():
+        yield from utterances(data_folder, split)
+    elif path.is_file():
         yield from manifest.read(path, data_folder)
-    elif split == "train":
-        raise MissingData(
-            f"{path}: no such file; give a data_folder with train.csv, dev.csv and, if "
-            "there is one, test.csv. python -m hetero_brain manifests makes them of "
-            f"unlabelled audio; make other rows in {__file__}, at FILL IN"
-        )
 
 
 def prepare_my_corpus(data_folder, save_folder, domains=None):
@@ -69,7 +75,7 @@ def prepare_my_corpus(data_folder, save_folder, domains=None):
         path = save_folder / f"{split}.csv"
         rows = (
             {key: row[key] for key in COLUMNS if key in row}
-            for row in utterances(data_folder, split)
+            for row in rows_of(data_folder, split)
         )
         write = manifest.write if split == "train" else manifest.write_if_any
         try:

@@ -87,6 +87,7 @@ EXCEPTIONS = {
         f"({WITH_CPC}).*({FITTED})",
         "others always have mel filters",
     ),
+    ("finetune", "encoder_lr"): ("ctc|attention|public", "a probe's encoder is frozen"),
     ("finetune", "drop_time drop_bands"): (FITTED, "waveforms have no feature frames"),
     ("finetune", "ctc_weight label_smoothing decoder"): ("attention", "the decoder's"),
     ("finetune", "max_decode_ratio search_ctc_weight"): ("attention", "the decoder's"),

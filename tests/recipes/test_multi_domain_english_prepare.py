@@ -19,10 +19,11 @@ from scipy.signal import correlate
 from hetero_brain.data import manifest
 from hetero_brain.data.audio import read_audio
 from hetero_brain.data.corpora import special_cases
-from hetero_brain.data.corpora.headers import SHORTEN, read_header
+from hetero_brain.data.corpora.headers import read_header
 from hetero_brain.data.corpora.lenient import Call, lenient
 from hetero_brain.data.corpora.segments import OVERLAPS, TRIMMED
 from hetero_brain.data.corpora.selection import HEARD, SPEAKER_HELD_OUT
+from hetero_brain.data.faults import SHORTEN
 from hetero_brain.errors import InputError
 
 

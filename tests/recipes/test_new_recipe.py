@@ -198,9 +198,20 @@ def test_the_first_try_is_short(clone, capsys, monkeypatch):
         main(["recipe", f"Try{number}", "--like", like])
         words = capsys.readouterr().out.split("Try it: ")[1].split()
         hparams, _, _ = read_recipe([*words[2:], "--output_folder", "x"])
-        assert len(hparams["phases"]) == 3 and hparams["global_batch_seconds"] == 60
+        assert len(hparams["phases"]) == 3 and hparams["global_batch_seconds"] == 20
         shutil.rmtree(clone / f"recipes/Try{number}")
         (clone / f"tests/recipes/Try{number}.csv").unlink()
+
+
+def test_the_help_says_which_recipe_has_what(capsys):
+    with pytest.raises(SystemExit):
+        main(["recipe", "--help"])
+    told = capsys.readouterr().out
+    for like in MODELS:
+        (line,) = re.findall(rf"^  {like} +(.*)$", told, re.M)
+        words = {*re.findall(r"\w+", re.sub(r" and | \(.*?\)", ",", line))}
+        stems = {p.stem for p in ROOT.glob(f"recipes/{like}/*/hparams/*.yaml")}
+        assert words == stems - {"ctc", "attention"}
 
 
 # -------------------------------------------------------------------------------- runs

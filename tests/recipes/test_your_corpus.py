@@ -12,6 +12,7 @@ import soundfile
 from hetero_brain.data import manifest
 from hetero_brain.errors import MissingData
 from hetero_brain.pipelines.new_recipe import train_script
+from tests.recipes.manifests_fixture import sample_manifests
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/your_corpus.md").read_text("utf-8")
@@ -32,15 +33,37 @@ def prepare(tmp_path):
     script = (ROOT / "templates/recipe/prepare.py").read_text("utf-8")
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     replaced = re.sub(
-        r"def utterances.*?(?=\ndef prepare)", lambda _: example, script, flags=re.S
+        r"def utterances.*?(?=\ndef )", lambda _: example, script, flags=re.S
     )
-    assert replaced.count("def utterances") == 1
+    assert replaced.count("def utterances") == replaced.count("def rows_of") == 1
     path = tmp_path / "my_corpus_prepare.py"
     path.write_text(replaced, "utf-8")
     spec = importlib.util.spec_from_file_location("my_corpus_prepare", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.prepare_my_corpus
+
+
+def test_a_hash_can_choose_the_speakers(tmp_path):
+    """The example with the lines that the page gives for hundreds of speakers."""
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    (lines,) = re.findall(r"  ```\n(.*?)  ```", PAGE, re.S)
+    *head, _, condition, end = (line[2:] for line in lines.splitlines())
+    pattern = r"        if split != next.*?\n            continue"
+    chosen, n = re.subn(pattern, f"{condition}\n{end}", example, flags=re.S)
+    assert n == 1
+    found = {"logger": logging.getLogger(__name__), "MissingData": MissingData}
+    exec("\n".join([*head, chosen]), found)
+    for number in range(60):
+        path = tmp_path / f"office/speaker{number}/a.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, np.zeros(800), 8000)
+    speakers = [
+        {row["spk_id"] for row in found["utterances"](tmp_path, split)}
+        for split in ("train", "dev", "test")
+    ]
+    assert len(set.union(*speakers)) == 60 == sum(map(len, speakers))
+    assert all(speakers) and len(speakers[0]) > 45
 
 
 @pytest.fixture
@@ -92,6 +115,18 @@ def test_rows_of_the_example(prepare, data, tmp_path, caplog):
     assert "{data_root}/web/elio/page.mp3" in (tmp_path / "out/train.csv").read_text()
     assert "toma 2.txt counts as untranscribed: digits" in caplog.text
     assert "broken.wav is left out: unreadable" in caplog.text
+
+
+def test_manifests_are_taken_as_they_are(prepare, tmp_path):
+    """By such a recipe, too: the tests of the repository give it manifests."""
+    sample_manifests(tmp_path)
+    prepare(tmp_path, tmp_path / "out")
+    for split in ("train", "dev", "test"):
+        before, after = (
+            [row["ID"] for row in manifest.read(folder / f"{split}.csv")]
+            for folder in (tmp_path, tmp_path / "out")
+        )
+        assert after == before and after
 
 
 def test_a_wrong_folder_is_named(prepare, tmp_path):

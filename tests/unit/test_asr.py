@@ -10,6 +10,8 @@ import matplotlib.image
 import pytest
 import speechbrain as sb
 import torch
+from speechbrain.augment.augmenter import Augmenter
+from speechbrain.augment.time_domain import SpeedPerturb
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.decoders.ctc import CTCBeamSearcher
 from speechbrain.utils.checkpoints import Checkpointer
@@ -29,6 +31,7 @@ from hetero_brain.recognition.error_rates import error_rates
 from hetero_brain.recognition.latent_masks import latent_masks
 from hetero_brain.recognition.tokenizer import train_tokenizer
 from hetero_brain.training.loggers import JsonLinesLogger
+from hetero_brain.training.schedules import HoldThenDecay
 
 RECIPE = Path(__file__).parents[2] / "recipes/VoicePrompts"
 RUN_OPTS = {"device": "cpu", "noprogressbar": True}
@@ -403,6 +406,66 @@ def test_a_frozen_encoder_stays_and_then_learns(tokenizer):
     brain.fit_batch([part])
     assert brain.modules.encoder.training
     assert not torch.equal(parameters(brain.modules.encoder), encoder)
+
+
+def test_the_encoder_has_a_rate_of_its_own(tokenizer):
+    """In its first step, Adam moves each weight by the learning rate."""
+    schedule = HoldThenDecay(9, warmup_iterations=4)  # a quarter of the rates
+    brain = brain_for(tokenizer, encoder_lr=0.02, lr_schedule=schedule)
+    brain.opt_class = partial(torch.optim.Adam, lr=0.1)
+    brain.init_optimizers()
+    before = {k: parameters(brain.modules[k]) for k in ("encoder", "ctc")}
+    brain.fit_batch([DomainBatch("en", (labelled_batch(tokenizer),))])
+    moved = {k: parameters(brain.modules[k]) - old for k, old in before.items()}
+    assert moved["encoder"].abs().max().item() == pytest.approx(0.005, rel=1e-3)
+    assert moved["ctc"].abs().max().item() == pytest.approx(0.025, rel=1e-3)
+    assert brain.rates() == pytest.approx({"lr": 0.025, "encoder_lr": 0.005})
+    assert [*brain_for(tokenizer).rates()] == ["lr"]
+
+
+def test_gradients_of_both_optimizers_are_clipped(tokenizer):
+    brain = brain_for(tokenizer, encoder_lr=1.0)
+    brain.opt_class, brain.max_grad_norm = partial(torch.optim.SGD, lr=1.0), 0.01
+    brain.init_optimizers()
+    before = {k: parameters(brain.modules[k]) for k in ("encoder", "ctc")}
+    brain.fit_batch([DomainBatch("en", (labelled_batch(tokenizer),))])
+    for name, old in before.items():
+        step = parameters(brain.modules[name]) - old
+        assert step.norm().item() == pytest.approx(0.01, rel=1e-2)
+
+
+def test_an_encoder_with_a_rate_rests_while_it_is_frozen(tokenizer):
+    brain = brain_for(tokenizer, encoder_lr=0.1, freeze_encoder_iterations=2)
+    part = DomainBatch("en", (labelled_batch(tokenizer),))
+    encoder = parameters(brain.modules.encoder)
+    for _ in range(2):
+        assert [*brain.freeze_optimizers(brain.optimizers_dict)] == ["opt_class"]
+        brain.fit_batch([part])
+        assert torch.equal(parameters(brain.modules.encoder), encoder)
+    assert not brain.encoder_optimizer.state
+    assert [*brain.freeze_optimizers(brain.optimizers_dict)] == ["opt_class", "encoder"]
+    brain.fit_batch([part])
+    assert not torch.equal(parameters(brain.modules.encoder), encoder)
+
+
+def test_both_rates_are_logged_and_speeds_are_augmented(ten, tmp_path, caplog):
+    """And evaluated by a recogniser that knows neither."""
+    perturb = SpeedPerturb(8000, [90, 110])
+    hparams = settings(
+        tmp_path, epochs=2, encoder_lr=1e-3, valid_interval=1, log_interval=1
+    )
+    hparams["wav_augment"] = Augmenter(augmentations=[perturb])
+    seen, features = [], hparams["modules"]["features"]
+    features.register_forward_pre_hook(
+        lambda module, args: seen.append((module.training, args[0].shape[1]))
+    )
+    finetune(hparams, RUN_OPTS, {"train": ten, "dev": ten})
+    assert caplog.text.count(", lr 0.004, encoder lr 0.001\n") == 4
+    log = JsonLinesLogger.read(tmp_path / "log.jsonl")
+    assert {(e["lr"], e["encoder_lr"]) for e in log} == {(4e-3, 1e-3)}
+    for training, length in seen:
+        off = min(abs(length - 8000 * second) for second in ten.duration)
+        assert (off > 9) == training
 
 
 def test_a_probe_trains_readout_and_ctc_only(tokenizer):

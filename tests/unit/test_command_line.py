@@ -1,6 +1,8 @@
 """The command line: its list of commands, and help without importing torch."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from importlib import import_module
@@ -10,8 +12,9 @@ import pytest
 
 import hetero_brain
 from hetero_brain.__main__ import COMMANDS, main
-from hetero_brain.errors import InputError
+from hetero_brain.errors import InputError, reported
 from hetero_brain.pipelines.usage import sections, summary, usage
+from tests.processes import python
 
 ROOT = Path(__file__).parents[2]
 FINETUNE = ROOT / "recipes/VoicePrompts/finetune"
@@ -84,6 +87,37 @@ def test_each_command_describes_itself(command, capsys):
     output = capsys.readouterr().out
     assert output.startswith(f"usage: python -m hetero_brain {command} ")
     assert len(output) > 250
+
+
+def unread(*words):
+    """Exit code and stderr of a process whose output nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [python(), *map(str, words)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(write)
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "hetero_brain", "--help"],
+        ["-m", "hetero_brain", "compare", "--help"],
+        ["-m", "hetero_brain", "experiment", "--help"],
+        [FINETUNE / "train.py", YAML, "--help"],
+    ],
+    ids=lambda words: Path(str(words[-2])).name,
+)
+def test_whoever_reads_may_stop_reading(words):
+    code, told = unread(*words)
+    assert told == ""
+    assert code in (0, 128 + signal.SIGPIPE)  # 0: argparse has not noticed
+
+
+def test_another_pipe_that_breaks_is_an_error():
+    with pytest.raises(BrokenPipeError), reported():
+        raise BrokenPipeError
 
 
 def test_what_is_no_command(capsys):

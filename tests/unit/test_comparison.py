@@ -8,7 +8,7 @@ from hetero_brain.commands.compare import main
 from hetero_brain.commands.report import main as report
 from hetero_brain.errors import InputError
 from hetero_brain.pipelines.comparison import compare, names
-from hetero_brain.pipelines.tables import MARKED
+from hetero_brain.pipelines.tables import INTERVALS, MARKED
 from hetero_brain.recognition.error_rates import describe
 from tests.unit.test_report import utterance
 
@@ -40,7 +40,9 @@ def write(tmp_path):
 def cells(text):
     """Header → model → domain → the cell of a table, without its interval."""
     found = {}
-    for part in text.removesuffix(f"\n\n{NOTE}").split("\n\n"):
+    for note in (NOTE, INTERVALS):
+        text = text.removesuffix(f"\n\n{note}")
+    for part in text.split("\n\n"):
         header, _, *rows = [
             [cell.strip() for cell in line.strip("|").split("|")]
             for line in part.splitlines()
@@ -55,7 +57,7 @@ def cells(text):
 def test_rates_and_paired_differences(write):
     a = write("x/ctc", results(4, 2, 6))
     b = write("x/attention", results(3, 1, 6)[::-1])  # in any order
-    text = compare([a, b])
+    text = compare([a, b], markdown=True)
     tables = cells(text)
     assert [*tables] == [
         "test, CER %",
@@ -74,6 +76,37 @@ def test_rates_and_paired_differences(write):
     assert relative == {"attention": {"en": "**-33.3", "fr": "0.0", "all": "-16.7"}}
 
 
+def test_a_terminal_has_a_table_of_each_split(write, capsys):
+    a = write("x/ctc", results(4, 2, 6))
+    b = write("x/attention", results(3, 1, 6))
+    main([str(a), str(b)])
+    table, note = capsys.readouterr().out.strip().split("\n\n")
+    title, *lines = table.splitlines()
+    assert title == "test: CER in %, and its change from ctc"
+    assert [line.split() for line in lines] == [
+        ["en", "fr", "all", "WER"],
+        ["ctc", "12.0", "24.0", "16.0", "40.0"],
+        ["attention", "8.0", "(-4.0*)", "24.0", "(+0.0)", "13.3", "(-2.7)", "33.3"],
+    ]
+    assert note == MARKED.format("*") and "over the utterances" in note
+    # A WER of 100 % says nothing, and a run alone has nothing to be compared with.
+    alone = write("y", results(10, 9, 10))
+    title, header, row, _, note = compare([alone]).splitlines()
+    assert title == "test: CER in %, with 95 % intervals" and "WER" not in header
+    assert row.split("  ")[1] == "38.0 [36.0, 40.0]" and note == INTERVALS
+
+
+def test_runs_on_different_domains_are_compared_on_those_they_share(write):
+    a = write("a", results(1, 2, 3))
+    b = write("b", [u for u in results(2, 2, 3) if u["domain"] == "en"])
+    table, note, told = compare([a, b]).split("\n\n")
+    assert table.splitlines()[1].split() == ["en", "WER"]
+    assert told.startswith("test: left out, as not all runs") and told.endswith(": fr")
+    c = write("c", [u for u in results(2, 2, 3) if u["domain"] == "fr"])
+    with pytest.raises(InputError, match="on other utterances of test than"):
+        compare([b, c])
+
+
 def test_a_run_has_the_intervals_of_its_log(write):
     run = [
         utterance(f"en/{key}", n, 4, n, 20)
@@ -82,25 +115,25 @@ def test_a_run_has_the_intervals_of_its_log(write):
         )  # in the order of batches
     ]
     (told,) = describe(run).splitlines()
-    row = compare([write("a", run)]).splitlines()[-1]
+    row = compare([write("a", run)], markdown=True).splitlines()[-3]
     assert f", WER {row.split(' | ')[1].removesuffix(' |')} % (" in told
 
 
 def test_one_run_alone_and_the_splits_that_all_have(write, capsys):
     a = write("a", results(1, 2))
     write("a", results(0, 0), "dev")
-    assert NOTE not in compare([a])
-    assert [*cells(compare([a]))] == [
+    assert NOTE not in compare([a], markdown=True)
+    assert [*cells(compare([a], markdown=True))] == [
         "dev, CER %",
         "dev, WER %",
         "test, CER %",
         "test, WER %",
     ]
     b = write("b", results(3, 3))
-    assert {key.split(",")[0] for key in cells(compare([a, b]))} == {"test"}
+    assert {x.split(",")[0] for x in cells(compare([a, b], markdown=True))} == {"test"}
     with pytest.raises(InputError, match="b/dev.json: No such file.*eval_splits"):
         compare([a, b], ["dev"])
-    main([str(a), "--split", "dev"])
+    main([str(a), "--split", "dev", "--markdown"])
     assert [*cells(capsys.readouterr().out.strip())] == ["dev, CER %", "dev, WER %"]
 
 
@@ -177,7 +210,7 @@ def test_report_of_an_experiment_that_has_not_finished(tmp_path, write, capsys):
     write("finetune/full/scratch/1/en", results(1, 1, 1)[:2], "dev")
     report([str(tmp_path)])
     printed = capsys.readouterr().out
-    assert "\nscratch      4.0 [4.0, 4.0]\n" in printed
+    assert "\nscratch  4.0  10.0\n" in printed and "table.md" in printed
     table = (tmp_path / "table.md").read_text("utf-8")
     assert "| scratch | 4.0 [4.0, 4.0] |" in table
     assert json.loads((tmp_path / "table.json").read_text("utf-8"))[0]["CER"] == 4.0

@@ -24,6 +24,7 @@ from hetero_brain import DomainBatch, HeteroBrain, domain_loader
 from hetero_brain.data.datasets import GlobalBatches
 from hetero_brain.data.plan import Plan
 from hetero_brain.domain_batch import Share
+from hetero_brain.models.transfer import find_checkpoint
 from hetero_brain.pipelines.recipe import run
 from hetero_brain.training import gram, parallel
 from hetero_brain.training.checkpoints import AtomicCheckpointer
@@ -284,7 +285,7 @@ def test_a_recipe_on_two_ranks_is_that_on_one(tmp_path):
     assert [e["iteration"] for e in logs[0]] == [e["iteration"] for e in logs[1]]
     dev = [flat(log[-1]["valid"]) for log in logs]
     np.testing.assert_allclose(dev[0], dev[1], rtol=1e-3)
-    results = []
+    results, encoders = [], []
     for n in (1, 2):
         out = tmp_path / f"ctc{n}"
         torchrun(
@@ -293,10 +294,14 @@ def test_a_recipe_on_two_ranks_is_that_on_one(tmp_path):
             RECIPE / "finetune/hparams/ctc.yaml",
             *f"--data_folder {SAMPLE} {RUN} --output_folder {out} --epochs 1".split(),
             *"--global_batch_seconds 60 --finetune_domains [en,fr]".split(),
-            *"--size mini --freeze_encoder_iterations 0 --dropout 0.0".split(),
+            *"--size mini --freeze_encoder_iterations 1 --dropout 0.0".split(),
+            *"--speed_changes [90,110] --encoder_lr 0.001".split(),
             *("--pretrained", tmp_path / "1/PTLOC.1"),
         )
         results.append(json.loads((out / "dev.json").read_text()))
+        encoders.append(torch.load(find_checkpoint(out) / "encoder.ckpt"))
+    for key in encoders[0]:
+        torch.testing.assert_close(*(e[key] for e in encoders), rtol=1e-3, atol=1e-4)
     assert [u["id"] for u in results[0]] == [u["id"] for u in results[1]]
     assert len({u["id"] for u in results[1]}) == len(results[1]) > 5  # each once
 

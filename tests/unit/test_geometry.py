@@ -216,8 +216,12 @@ def test_ptloc_that_is_cssl_is_warned_of_once(make_brain, caplog):
 def test_a_phase_shorter_than_what_is_judged_is_warned_of_at_its_end(
     make_brain, caplog
 ):
-    assert fitted(make_brain, 1e-3, 20, caplog)[0] == 1
-    assert fitted(make_brain, 1e-3, 20, caplog, warmup=30)[0] == 0  # all of it warm-up
+    assert fitted(make_brain, 1e-3, 25, caplog)[0] == 1
+    assert fitted(make_brain, 1e-3, 25, caplog, warmup=30)[0] == 0  # all of it warm-up
+
+
+def test_a_few_measurements_are_not_judged(make_brain, caplog):
+    assert fitted(make_brain, 1e-3, 24, caplog)[0] == 0  # four of them
 
 
 def test_angles_of_the_warm_up_do_not_count(make_brain, caplog):

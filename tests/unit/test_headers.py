@@ -148,10 +148,10 @@ def test_an_error_within_an_mp3_names_the_file(mp3, tmp_path):
         [*stream({"wav": str(path), **WHOLE}, RATE)]
 
 
-def test_what_is_no_mp3_is_said_to_be_no_audio(tmp_path):
+def test_what_is_no_mp3_is_said_to_be_unreadable(tmp_path):
     path = tmp_path / "text.mp3"
     path.write_bytes(b"hello" * 100)
-    with pytest.raises(BadAudio, match=f"^{path}: not audio$"):
+    with pytest.raises(BadAudio, match=f"^{path}: unreadable$"):
         AudioFile(path)
 
 
@@ -333,3 +333,26 @@ def test_without_ffmpeg(tmp_path, monkeypatch, content):
         BadAudio, match="a.mp3: AAC, MP4 or WebM needs the program ffmpeg"
     ):
         AudioFile(path)
+
+
+def test_reasons_have_the_same_words_everywhere(mp3, tmp_path):
+    """Those of prepare scripts, of training, and of commands that take recordings."""
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 2 * RATE)
+    soundfile.write(tmp_path / "whole.flac", noise, RATE)
+    flac = (tmp_path / "whole.flac").read_bytes()
+    contents = {
+        "empty.wav": (b"", "empty"),
+        "noise.mp3": (b"hello" * 100, "unreadable"),
+        "noise.wav": (b"hello" * 100, "unreadable"),
+        "cut.flac": (flac[: len(flac) // 2], "cut short"),
+        "none.wav": (None, "no such file"),
+    }
+    for name, (content, words) in contents.items():
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        assert read_header(path).problem == words
+        row = {"wav": str(path), **WHOLE}
+        for read in (lambda r: read_audio(r, RATE), lambda r: [*stream(r, RATE)]):
+            with pytest.raises(BadAudio, match=f"^{path}: {words}"):
+                read(row)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hetero_brain.data.datasets import DevBatches, GlobalBatches, Utterances
 from hetero_brain.data.loaders import EpochSampler, dev_loader, make_plan, train_loader
 from hetero_brain.data.resampling import resampler
 from hetero_brain.data.splits import labelled
+from hetero_brain.errors import InputError
 from hetero_brain.models.frame_count import FrameCount
 from hetero_brain.objectives.masking import MaskDrawer
 
@@ -364,17 +366,21 @@ def test_bad_files_are_left_out_counted_and_warned_of_once(spoilt, caplog):
         assert f"train.csv, u{number}: " in message
 
 
-def test_too_many_bad_files_stop_the_run_and_are_listed(spoilt):
+def test_too_many_bad_files_stop_the_run_and_are_named_once(spoilt, caplog):
     utterances, plan = load(spoilt)
     for number in range(1, 13):
         gone(spoilt / f"{number}.wav")
     seen = dev_loader(utterances, 2.0, max_bad_audio_fraction=0.2)
     assert sum(len(part.batches[0].id) for part in seen) == 48  # 12 of 60 are 20 %
-    with pytest.raises(BadAudio) as error:
+    caplog.clear()
+    with pytest.raises(InputError) as error:
         list(dev_loader(utterances, 2.0, max_bad_audio_fraction=0.19))
-    named = [f"/{number}.wav" for number in range(1, 13)]
-    for words in ("12 of 60", "max_bad_audio_fraction: 0.19", *named):
+    for words in ("12 of 60", "max_bad_audio_fraction: 0.19", "such as"):
         assert words in str(error.value)
+    named = [f"/{number}.wav: " for number in range(1, 13)]
+    assert sum(name in str(error.value) for name in named) == 1  # an example
+    for name in named:
+        assert sum(name in message for message in caplog.messages) == 1
 
 
 def test_a_few_bad_files_do_not_stop_a_small_run(spoilt):
@@ -385,7 +391,7 @@ def test_a_few_bad_files_do_not_stop_a_small_run(spoilt):
     for _ in range(3):  # the same nine files, however often they are read
         assert sum(len(part.batches[0].id) for part in loader) == 51
     gone(spoilt / "9.wav")
-    with pytest.raises(BadAudio, match="9.wav"):
+    with pytest.raises(InputError, match="recordings read could not be used"):
         list(loader)
 
 
@@ -394,7 +400,7 @@ def test_a_run_without_any_good_file_stops(spoilt):
     few = Utterances(utterances.manifest.subset([0, 1, 2]), RATE)
     for number in range(3):
         gone(spoilt / f"{number}.wav")
-    with pytest.raises(BadAudio, match="3 of 3"):
+    with pytest.raises(InputError, match="3 of 3"):
         list(dev_loader(few, 2.0))
 
 
@@ -402,10 +408,19 @@ def test_too_many_bad_files_stop_the_run_once_there_are_100_rows():
     parts, bad = [DomainBatch("en", ("a batch",))], [*"abcdefghij"]
     items = [(parts, bad, 99), (parts, [], 1), (parts, [], 1)]
     passed = []
-    with pytest.raises(BadAudio, match="10 of 100"):
+    with pytest.raises(InputError, match="10 of 100"):
         passed.extend(AuditedLoader(items, max_bad_audio_fraction=0.05))
     assert passed == [parts]
     assert list(AuditedLoader(items, max_bad_audio_fraction=0.1)) == [parts] * 3
+
+
+@pytest.mark.parametrize("first, stops", [(10, True), (11, False)])
+def test_a_run_stops_at_once_if_none_of_its_first_ten_rows_is_usable(first, stops):
+    """A run in debug mode reads no more than a few."""
+    parts = [DomainBatch("en", ("a batch",))]
+    loader = iter(AuditedLoader([([], [*"abcdefghij"], first), (parts, [], 500)]))
+    with pytest.raises(InputError, match="10 of 10") if stops else nullcontext():
+        assert next(loader) == []
 
 
 def test_a_domain_with_nothing_but_bad_rows_is_left_out(spoilt):

@@ -4,12 +4,16 @@ import copy
 import json
 import math
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
+from matplotlib.axes import Axes
 from torch import nn
 
 from hetero_brain import DomainBatch, local_lr_finder
+from hetero_brain.training.geometry import SMALL_ANGLE
+from hetero_brain.training.local_lr_report import LARGE_ANGLE, advice, useful_rates
 
 CURVATURES = {"flat": 1.0, "steep": 10.0}
 
@@ -139,3 +143,52 @@ def test_what_it_needs(make_brain):
         local_lr_finder(make_brain(Bowl(), bowl), [])
     with pytest.raises(ValueError, match="no batch"):
         local_lr_finder(make_brain(Bowl(), bowl, local_lr=0.1, local_steps=1), [])
+
+
+# ---------------------------------------------------------------------------- advice
+
+
+def rows_of(*figures):
+    """Rows from (local_lr, update_angle, risen)."""
+    keys = "local_lr", "update_angle", "risen"
+    return [{**dict(zip(keys, row)), "local_gain": 0.1} for row in figures]
+
+
+def test_rates_between_the_limits_are_recommended():
+    rows = rows_of((0.01, 1, 0), (0.1, 10 * LARGE_ANGLE, 0), (1, 90, 0))
+    low, high = useful_rates(rows)
+    exponent = 1 + math.log10(LARGE_ANGLE)  # of the angle, from 0.01 to 0.1
+    assert low == pytest.approx(0.01 * SMALL_ANGLE ** (1 / exponent))
+    assert high == pytest.approx(0.01 * LARGE_ANGLE ** (1 / exponent))
+    for given, place in ((low / 2, "below"), (low, "within"), (2 * high, "above")):
+        told = [*advice(rows, given)]
+        assert f"Rates from {low:.2g} to {high:.2g} turn this update by" in told[0]
+        assert told[1] == f"local_lr is {given:.3g} now, which is {place} these."
+        assert "single updates" in told[2]
+
+
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        ([(0.1, SMALL_ANGLE, 0), (0.2, LARGE_ANGLE, 0.5)], (0.1, 0.1)),
+        ([(0.1, SMALL_ANGLE / 2, 0), (0.2, SMALL_ANGLE + 1, 0.5)], (None, None)),
+        ([(0.1, 0.1, 0), (0.2, 0.2, 0)], (None, None)),
+        ([(0.1, LARGE_ANGLE + 1, 0), (0.2, LARGE_ANGLE, 0)], (None, None)),
+        ([(0.1, math.nan, 0), (0.2, LARGE_ANGLE, 0)], (None, None)),
+    ],
+)
+def test_rates_that_are_not_recommended(rows, expected):
+    assert useful_rates(rows_of(*rows)) == expected
+    if expected == (None, None):
+        assert "None of these rates" in next(advice(rows_of(*rows), 0.1))
+
+
+def test_the_rate_of_the_optimizer_is_marked(make_brain, tmp_path, capsys):
+    brain = make_brain(Net(), net_loss, local_lr=0.1, local_steps=1)
+    drawn = []
+    with patch.object(Axes, "axvline", lambda axis, x, **kw: drawn.append(x)):
+        local_lr_finder(brain, global_batches(2), folder=tmp_path)
+    told = capsys.readouterr().out
+    assert "| 0.1 (now) |" in told and told.count("(now)") == 1
+    assert "local_lr is 0.1 now" in told or "None of these rates" in told
+    assert drawn == [0.1] * 3

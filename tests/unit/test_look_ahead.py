@@ -1,11 +1,13 @@
-"""What is logged before a run trains, and what of its settings does not suit its data."""
+"""What is logged before a run trains."""
 
 import logging
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 import soundfile
+from speechbrain.utils.run_opts import RunOptions
 
 from hetero_brain.data import manifest
 from hetero_brain.data.plan import Plan
@@ -14,90 +16,18 @@ from hetero_brain.pipelines import look_ahead as module
 from hetero_brain.pipelines.look_ahead import (
     Length,
     Pace,
-    doubts,
-    equally_long,
     in_words,
-    long_recordings,
     look_ahead,
 )
 from hetero_brain.pipelines.phases import alternation
 from hetero_brain.pipelines.rounds import run_phases
 from hetero_brain.pipelines.sampled_headers import (
+    refuse_impossible,
     resampling,
     sampled_headers,
     sampled_rates,
 )
 from tests.unit.test_rounds import CSSL, PTLOC, Toy, loader, make_hparams
-
-
-def plan_of(durations, seconds):
-    """A plan of one domain."""
-    which = np.zeros(len(durations), dtype=int)
-    return Plan(durations, which, ["en"], global_batch_seconds=seconds, seed=1)
-
-
-def doubts_about(durations, seconds, *phases):
-    plan = plan_of(durations, seconds)
-    return [*doubts(plan.summary(), plan.steps_per_epoch, phases)]
-
-
-EVEN = [2.0] * 200  # 400 s
-
-
-def test_settings_that_suit_the_data():
-    assert doubts_about(EVEN, 10, Length("CSSL.1", 5, 100)) == []
-
-
-def test_a_single_iteration_an_epoch():
-    (doubt,) = doubts_about(EVEN, 400)
-    assert "single iteration: lower global_batch_seconds to 16 or less" in doubt
-    assert doubts_about(EVEN, 200) == []
-
-
-def test_padding():
-    lengths = np.tile([1.0, 20.0], 20)
-    doubts = doubts_about(lengths, 140)  # three batches
-    (doubt,) = (each for each in doubts if "padding" in each)
-    padding = plan_of(lengths, 140).summary()["en"]["padding"]
-    assert padding > 0.2
-    assert f"en: {padding:.0%} of its 3 batches" in doubt
-    assert "global_batch_seconds to 17 or less" in doubt
-    assert "max_utterance_seconds" in doubt
-    assert doubts_about(np.tile([1.0, 1.2], 20), 14) == []
-
-
-def test_recordings_that_are_hardly_read():
-    durations = np.float32([48, 600, 5])
-    assert [*long_recordings(durations, np.inf)] == []
-    (told,) = long_recordings(durations, 12)
-    assert told.startswith(
-        "1 recording, 0.17 h, is more than 4 times as long as max_utt"
-    )
-    assert "reads 12 s of it; " in told and "split it by start and stop" in told
-    (told,) = long_recordings(np.tile(durations, 2), 10)
-    assert told.startswith("4 recordings, 0.36 h, are") and "10 s of each; " in told
-
-
-def test_phases_of_a_length_are_named_together_in_their_order():
-    lengths = ("CSSL.1", 34, 100), ("PTLOC.1", 9, 100), ("CSSL.2", 34, 100)
-    assert [*equally_long([Length(*each) for each in lengths])] == [
-        ("CSSL.1, CSSL.2", 34, 100),
-        ("PTLOC.1", 9, 100),
-    ]
-
-
-@pytest.mark.parametrize(
-    "warmup, said", [(100, None), (101, "more than half of"), (201, "longer than all")]
-)
-def test_a_warmup_that_is_long_for_the_phase(warmup, said):
-    phases = [Length("CSSL.1", 5, warmup), Length("PTLOC.1", 50, 100)]
-    doubts = doubts_about(EVEN, 10, *phases, Length("CSSL.2", 5, warmup))
-    assert len(doubts) == (said is not None)
-    if said:  # in all phases of a kind, once
-        assert doubts[0].startswith(f"CSSL.1, CSSL.2: warmup_iterations is {warmup}")
-        assert said in doubts[0] and "200 iterations of 5 epochs" in doubts[0]
-        assert "to 20 for a tenth" in doubts[0]
-
 
 # --------------------------------------------------------------------------- headers
 
@@ -162,10 +92,34 @@ def test_what_is_logged(rows, caplog):
     text = "\n".join(levels)
     assert "train.csv: 1 iteration an epoch, over 0.005 h with 0% padding" in text
     assert "CSSL.1: 3 epochs, 3 iterations, 1 of them of warm-up" in text
-    assert "a: hours 0.003" in text and "padding 0" in text
+    assert re.search(r"^domain +hours .*padding\na +0.003 .*0%\nb ", text, re.M)
     assert "sampled above" in text and "sampled below" in text
     warnings = [line for line, level in levels.items() if level == "WARNING"]
     assert len(warnings) == 1 and "single iteration" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (
+            {},
+            "each has 2 epochs of 1 iteration, and validates on no more than 2 batches",
+        ),
+        ({"debug_epochs": 0}, "each has all epochs of 1 iteration"),
+        (
+            {"debug_epochs": 1, "debug_batches": 1},
+            "1 epoch of 1 iteration, and .* 1 bat",
+        ),
+    ],
+)
+def test_debug_mode_says_what_it_runs(rows, caplog, given, said):
+    caplog.set_level(logging.INFO)
+    plan = Plan(rows.duration, rows.domain, rows.domains, **SETTINGS)
+    for debug in (True, False):
+        caplog.clear()
+        run_opts = RunOptions(debug=debug, **given)
+        look_ahead(plan, rows, 16000, [Length("CSSL.1", 3, 1)], run_opts)
+        assert bool(re.search(f"--debug: instead, .*{said}", caplog.text)) == debug
 
 
 def test_durations_in_another_unit_are_refused(rows, tmp_path):
@@ -181,6 +135,49 @@ def test_durations_in_another_unit_are_refused(rows, tmp_path):
     )
     with pytest.raises(InputError, match=said):
         look_ahead(plan, wrong, 16000, [])
+
+
+def retimed(rows, folder, factor):
+    """A manifest of the rows whose durations in domain a are ``factor`` times as long."""
+    wrong = [
+        {**row, "duration": (factor if row["domain"] == "a" else 1) * row["duration"]}
+        for row in rows
+    ]
+    manifest.write(folder / "retimed.csv", wrong)
+    return manifest.read(folder / "retimed.csv", folder)
+
+
+def test_durations_that_leave_out_most_of_a_domain_are_refused(rows, tmp_path):
+    wrong = retimed(rows, tmp_path, 2)
+    plan = Plan(wrong.duration, wrong.domain, wrong.domains, **SETTINGS)
+    said = (
+        "retimed.csv: the durations of a are about 2 times the length of its files, as "
+        "in row a1.wav, 7.2 s, whose file has 3.6 s, .* computed with another sample rate"
+    )
+    with pytest.raises(InputError, match=said):
+        look_ahead(plan, wrong, 16000, [])
+
+
+def test_durations_are_judged_by_the_whole_file_where_a_header_is_wrong(
+    rows, tmp_path, monkeypatch
+):
+    """As of an mp3 whose length libsndfile can only guess."""
+    right = retimed(rows, tmp_path, 1)
+    info = soundfile.info
+
+    def guess(path):
+        found = info(path)
+        found.duration /= 3
+        return found
+
+    monkeypatch.setattr(soundfile, "info", guess)
+    refuse_impossible(sampled_headers(right), right)
+
+
+@pytest.mark.parametrize("factor", [1.1, 0.2])
+def test_durations_that_can_be_read_are_taken(rows, tmp_path, factor):
+    nearly = retimed(rows, tmp_path, factor)
+    refuse_impossible(sampled_headers(nearly), nearly)
 
 
 def test_a_long_recording_is_told_of(rows, caplog):

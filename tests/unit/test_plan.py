@@ -434,3 +434,18 @@ def test_an_epoch_without_steps_says_what_to_change():
         in (line)
     )
     assert "lower global_batch_seconds (1200.0), batches_per_iteration or re" in line
+
+
+def test_smaller_batches_are_not_advised_where_a_domain_has_no_more_rows():
+    with pytest.raises(ValueError) as error:
+        Plan(
+            [2.0] * 101,
+            [0] * 100 + [1],
+            ["read", "Read"],
+            global_batch_seconds=10,
+            seed=1,
+            replicas_per_domain=2,
+        )
+    (line,) = str(error.value).splitlines()
+    assert "but Read has only 1 in an epoch" in line
+    assert "global_batch_seconds" not in line and line.endswith("has no more rows")

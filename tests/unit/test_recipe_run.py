@@ -88,14 +88,15 @@ def test_a_dev_loss_that_rises_is_warned_of_once(
     caplog.set_level(logging.WARNING)
     brain = make_run(Theta(), bowl, local_lr=ALPHA, local_steps=steps)
     for loss in losses:
-        brain.warn_of_rise(loss)
+        brain.warn(brain.loss_watch.of_dev(loss, brain.local_rate))
     assert len(rises(caplog)) == count
     if count:
         assert "from 1 to 1.2" in rises(caplog)[0] and "local_lr" in rises(caplog)[0]
     # A run that goes on from a checkpoint knows the first loss, and what it has said.
     other = make_run(Theta(), bowl, local_lr=ALPHA, local_steps=steps)
     other.restore_run(brain.run_state())
-    assert other.first_dev_loss == 1.0 and other.is_warned == bool(count)
+    watch = other.loss_watch
+    assert watch.first_dev == 1.0 and ("rise" in watch.told) == bool(count)
 
 
 def test_the_dev_loss_of_a_validation_is_watched(make_run, caplog):

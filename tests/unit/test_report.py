@@ -9,7 +9,14 @@ import pytest
 import scipy.stats
 
 from hetero_brain.pipelines.report import gather, write_tables
-from hetero_brain.pipelines.tables import MARKED, UNMARKED, note, table
+from hetero_brain.pipelines.tables import (
+    INTERVALS,
+    MARKED,
+    UNMARKED,
+    note,
+    overview,
+    table,
+)
 from hetero_brain.recognition.error_rates import bootstrap_interval, describe
 
 
@@ -260,7 +267,9 @@ def test_the_tables_of_an_experiment_are_written(runs, capsys):
     for text in (printed, markdown):
         assert text.count("dev split") == 1, "one heading"
     assert MARKED.format("*") in printed and "|" not in printed
-    assert re.search(r"\nPTLOC.1 +-83.3 \[-100.0, -80.0\] \*\n", printed)
+    assert printed.count("CER in %, and its change from scratch") == 1
+    assert re.search(r"\nPTLOC.1 +2.0 \(-10.0\*\) +", printed)
+    assert "WER relative" not in printed and f"{runs / 'table.md'}" in printed
     latex = (runs / "table.tex").read_text("utf-8")
     assert latex.startswith("% \\usepackage{booktabs}\n")
     assert latex.count(r"\begin{table}") == 4 and r"95 \% interval" in latex
@@ -281,7 +290,28 @@ def test_what_is_marked_is_explained_only_where_something_is(runs):
     rows = gather(runs, "dev", ["scratch"])
     rate, difference = (table(rows, "probe", r) for r in ("WER", "WER - scratch"))
     assert note([rate, difference]) == MARKED.format("In bold")
-    assert note([rate]) == note([]) == ""
+    assert note([rate]) == INTERVALS and note([]) == ""
     for row in rows:
         row["WER - scratch_high"] = 1
     assert note([rate, table(rows, "probe", "WER - scratch")]) == UNMARKED
+
+
+def test_many_domains_of_an_overview_are_its_rows():
+    rows = [
+        {
+            "judge": "probe",
+            "model": model,
+            "domain": f"d{i}",
+            "CER": 10.0 + i,
+            "WER": 95,
+        }
+        | ({"CER - a": 1.0, "CER - a_low": low, "CER - a_high": 2.0} if low else {})
+        for model, low in (("a", None), ("b", 0.5), ("c", -0.5))
+        for i in range(9)
+    ]
+    text, excluding = overview(rows, "probe", ["a", "b"], ["c", "a", "b"])
+    title, header, first, *others = text.splitlines()
+    assert title == "probe: CER in %, and its change from a and from b"
+    assert header.split() == ["c", "a", "b"] and len(others) == 8
+    assert first.split("  ") == ["d0", "10.0 (+1.0, –)", "10.0", "10.0 (+1.0*, –)"]
+    assert sum(excluding) == 9 and len(excluding) == 18

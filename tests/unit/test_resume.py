@@ -9,9 +9,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 import yaml
+from speechbrain.augment.augmenter import Augmenter
 from speechbrain.augment.freq_domain import SpectrogramDrop
+from speechbrain.augment.time_domain import SpeedPerturb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.event_file_writer import _global_uid as uid
 from torch import nn
@@ -19,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hetero_brain import DomainBatch, HeteroBrain
 from hetero_brain.data.audited_loader import SinglePartLoader
+from hetero_brain.data.augmentation import AddNoise, AddReverb
 from hetero_brain.data.loaders import EpochSampler, train_loader
 from hetero_brain.models.conformer import Conformer
 from hetero_brain.models.decoder import AttentionDecoder
@@ -545,6 +549,47 @@ def test_finetuning_killed_at_many_moments(few, tmp_path):
     for name, changed in (("plain", {"augment": None}), ("seed", {"seed": 2})):
         tune(tmp_path / name, few, Clock(), **changed)
         assert differences(tmp_path / "alone", tmp_path / name)
+
+
+def test_finetuning_with_augmentation_and_two_rates_killed_at_many_moments(
+    few, tmp_path
+):
+    """Speeds, noise, reverberation; an optimizer of the encoder, which rests first."""
+    settings = lambda: {"wav_augment": waveforms(tmp_path), "encoder_lr": 1e-3}  # noqa: E731
+
+    def run(folder, clock):
+        tune(folder, few, clock, every=1, **settings())
+
+    clock = Clock()
+    run(tmp_path / "alone", clock)
+    kept = checkpoint(tmp_path / "alone")
+    assert {"optimizer.ckpt", "encoder_optimizer.ckpt"} <= {*kept}
+    moments = random.Random(0).sample(range(1, clock.now + 1), 5)
+    for folder in leftovers(run, tmp_path / "killed", moments):
+        run(folder, clock=Clock())
+        assert not differences(tmp_path / "alone", folder), folder
+    # Each of them did something.
+    for key, other in (("wav_augment", None), ("encoder_lr", 2e-3)):
+        tune(tmp_path / key, few, Clock(), every=1, **settings() | {key: other})
+        assert differences(tmp_path / "alone", tmp_path / key)
+
+
+def waveforms(folder):
+    """An augmenter with files of noise and of impulse responses."""
+    for name, samples in (("noise", 12000), ("rir", 80)):
+        lines = ["ID,duration,wav,wav_format,wav_opts"]
+        for i in range(3):
+            path = folder / f"{name}{i}.wav"
+            draw = torch.Generator().manual_seed(i)
+            wav = torch.rand(samples, generator=draw) - 0.5
+            soundfile.write(path, wav.numpy(), 8000)
+            lines.append(f"{i},1,{path},wav,")
+        (folder / f"{name}.csv").write_text("\n".join(lines))
+    rates = {"clean_sample_rate": 8000}
+    noise = AddNoise(folder / "noise.csv", snr_high=9, noise_sample_rate=8000, **rates)
+    reverb = AddReverb(folder / "rir.csv", reverb_sample_rate=8000, **rates)
+    speeds = SpeedPerturb(8000, [90, 100, 110])
+    return Augmenter(min_augmentations=1, augmentations=[speeds, noise, reverb])
 
 
 ATTENTION = {

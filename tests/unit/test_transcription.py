@@ -355,7 +355,7 @@ def test_a_stream_is_what_is_read_as_a_whole(name, rate, speech, tmp_path):
 def test_what_cannot_be_streamed_is_said(speech, talk, tmp_path):
     row = row_of(str(talk))
     for wrong, said in [
-        ({"wav": str(tmp_path / "none.wav")}, "No such file"),
+        ({"wav": str(tmp_path / "none.wav")}, "no such file"),
         ({"duration": 100.0}, "samples where the manifest has 800000"),
         ({"start": 0, "stop": 900000, "duration": 1.0}, "the manifest has 900000"),
         ({"channel": 1}, "no channel 1"),
@@ -368,7 +368,7 @@ def test_what_cannot_be_streamed_is_said(speech, talk, tmp_path):
     with pytest.raises(BadAudio, match="not finite"):
         list(stream(row, RATE))
     soundfile.write(talk, samples[:0], RATE)
-    with pytest.raises(BadAudio, match="no samples"):
+    with pytest.raises(BadAudio, match=": empty"):
         list(stream(row, RATE))
 
 
@@ -636,6 +636,24 @@ def test_a_terminal_sees_how_fast_it_is(runs, talk, capsys, monkeypatch):
     assert code == 0
     assert re.search(r"100 % \|█+\| 00:0\d<00:00, [\d.]+ × real time", told)
     assert told.splitlines()[-1].startswith("1 recording, 0.00 h, ")
+
+
+def test_a_terminal_sees_that_an_attention_model_searches(
+    runs, talk, capsys, monkeypatch
+):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("hetero_brain.data.progress.SHOWN_SECONDS", 0)
+    code, _, told = command(capsys, runs("attention")[0], talk, "--window_seconds", 3)
+    assert code == 0
+    assert re.search(r"0 % \|.*searching, 2 tokens", told)
+
+
+@pytest.mark.parametrize("name", ["transcribe", "features"])
+def test_help_says_what_exit_codes_mean(name, capsys):
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 if some recordings could not be read" in told
 
 
 @pytest.mark.parametrize(

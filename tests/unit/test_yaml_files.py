@@ -7,7 +7,8 @@ import pytest
 
 from hetero_brain.errors import InputError
 from hetero_brain.pipelines.experiment import overrides
-from hetero_brain.pipelines.overrides import OF_SPEECHBRAIN, override
+from hetero_brain.pipelines.key_names import OF_SPEECHBRAIN
+from hetero_brain.pipelines.overrides import override
 from hetero_brain.pipelines.recipe import read_recipe
 from hetero_brain.pipelines.yaml_files import load_tree, read_tree
 
@@ -190,7 +191,7 @@ def test_values_of_the_kind_that_the_yaml_has(load, key, words, value):
         (["--sead", "3"], "--sead: there is no such key; did you mean --seed?"),
         (["--pretrain", "{hparams: --a [x, {y}"], "of [ ] { } , : itself goes in quotes"),
         (["--lr_adam", "8"], "there is no such key; here it is --lr"),
-        (["--xyz", "3"], "--xyz: there is no such key, nor one like it; /"),
+        (["--xyz", "3"], "--xyz: there is no such key; as an option of a judge"),
         (["--pretrain", "{epoch: 4}"],
          "--pretrain: epoch: there is no such key; did you mean epochs?"),
         (["--pretrain", "{control: {lr: 1, decay: 2}}"],
@@ -198,6 +199,11 @@ def test_values_of_the_kind_that_the_yaml_has(load, key, words, value):
         (["--pretrain", "{xyz: 4}"], "xyz: there is no such key, nor one like it; /"),
         (["--judges", "{probe: {seed: [1]}}"],
          "--judges: probe: seed: there is no such key; did you mean seeds?"),
+        (["--judges.prob.seeds", "[1]"], "there is no prob among probe"),
+        (["--judges.probe.seed", "[1]"],
+         "--judges.probe.seed: there is no such key; did you mean seeds?"),
+        (["--judges.probe.seeds", "x: 1"], "--judges.probe.seeds x: 1: "),
+        (["--seed.x", "1"], "--seed.x: seed has no keys inside"),
         (["--seed", "1", "--seed=2"], "--seed is given twice"),
         (["--seed", "--size", "tiny"], "--seed has no value; for none write null"),
         (["--pretrained", ""], "--pretrained has no value; for none write null"),
@@ -209,6 +215,31 @@ def test_wrong_overrides_are_named(load, words, told):
     with pytest.raises(InputError) as fault:
         load(*words)
     assert told in str(fault.value) and len(str(fault.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--judges.probe.options=--epochs 3 --lr 1"],
+        ["--judges.probe.options", "--epochs 3 --lr 1"],
+    ],
+)
+def test_a_key_inside_a_mapping_is_given_by_itself(words):
+    path = RECIPES / "VoicePrompts/demo.yaml"
+    tree = read_tree(path)
+    before, _ = load_tree(path, read_tree(path))
+    words = [*words, "--pretrain.options", "--size mini", "--judges.probe.seeds", "[2]"]
+    assert override(tree, words, path) == ["judges", "pretrain"]
+    found, _ = load_tree(path, tree)
+    assert found["pretrain"] == {**before["pretrain"], "options": "--size mini"}
+    changed = {"options": "--epochs 3 --lr 1", "seeds": [2]}
+    assert found["judges"] == {"probe": {**before["judges"]["probe"], **changed}}
+
+
+def test_an_option_of_a_judge_is_named_as_such():
+    path = RECIPES / "VoicePrompts/experiment.yaml"
+    with pytest.raises(InputError, match="--judges.NAME.options '--epochs …'"):
+        override(read_tree(path), ["--epochs", "3"], path)
 
 
 def test_names_of_speechbrain_lead_to_ours():

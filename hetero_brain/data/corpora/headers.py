@@ -1,13 +1,11 @@
 """What audio files hold, read without decoding wherever a header can be trusted."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import soundfile
 
 from ..audio import AudioFile, BadAudio
-
-SHORTEN = "shorten-compressed SPHERE: convert with sph2pipe -f wav"
+from ..faults import CUT, fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +49,6 @@ def read_header(path):
     Header
         A file that cannot be used does not raise an error: see ``problem``.
     """
-    path = Path(path)
-    if not path.is_file():
-        return Header(problem="no such file")
-    if not path.stat().st_size:
-        return Header(problem="empty")
     try:
         with AudioFile(path) as file:
             frames = file.frames
@@ -64,12 +57,10 @@ def read_header(path):
             if not frames:
                 return Header(problem="empty")
             if file.seekable() and not (file.sized or _has_sample(file, frames - 1)):
-                return Header(problem="cut short")
+                return Header(problem=CUT)
             return Header(frames, file.samplerate, file.channels, cut=file.cut)
-    except OSError:
-        return Header(problem="unreadable")
-    except (soundfile.LibsndfileError, BadAudio):
-        return Header(problem=SHORTEN if _is_shorten(path) else "unreadable")
+    except (OSError, soundfile.LibsndfileError, BadAudio):
+        return Header(problem=fault(path))
 
 
 def _has_sample(file, index):
@@ -78,9 +69,3 @@ def _has_sample(file, index):
         return len(file.read(1)) == 1
     except soundfile.LibsndfileError:
         return False
-
-
-def _is_shorten(path):
-    with path.open("rb") as file:
-        start = file.read(1024)
-    return start.startswith(b"NIST_1A") and b"shorten" in start
