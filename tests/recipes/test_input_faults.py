@@ -242,17 +242,3 @@ def ranks(folder, does):
         capture_output=True,
         text=True,
     )
-
-
-@pytest.mark.parametrize("words", [[TRAIN[0], "--help"], ["-m", "hetero_brain", "-h"]])
-def test_an_output_that_is_not_read_to_its_end(words):
-    process = subprocess.Popen(
-        [sys.executable, *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.wait()
-    process.stderr.close()
