@@ -7,10 +7,13 @@ import select
 import signal
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 STDOUT = 1  # its file descriptor
+# Names what the files begin with that ranks write the reason to for which they leave.
+REASONS = "HETERO_BRAIN_REASON_FILES"
 
 
 class InputError(ValueError):
@@ -64,7 +67,21 @@ def reported():
             yield
     except InputError as error:
         logger.debug("InputError", exc_info=True)
-        sys.exit(str(error))
+        leave(str(error))
+    except SystemExit as end:
+        if not isinstance(end.code, str):
+            raise
+        leave(end.code)
+
+
+def leave(reason):
+    """Exit with code 1 and a reason. Ranks of templates/torchrun.py leave it to that, for
+    it to be said once, and last."""
+    if REASONS not in os.environ:
+        sys.exit(reason)
+    rank = int(os.environ.get("RANK", "0"))
+    Path(f"{os.environ[REASONS]}.{rank:06}").write_text(reason, "utf-8")
+    sys.exit(1)
 
 
 @contextmanager

@@ -9,8 +9,10 @@ three signals that ask a run to exit (SIGTERM, SIGINT, SIGUSR1) reach the ranks 
 node as SIGUSR1, repeated every second until they have exited, because a rank that is
 still starting does not listen yet. The exit code is 75 if the run is to be requeued, also
 with --max-restarts, which only restarts ranks that fail. A second SIGTERM or SIGINT kills
-the ranks without saving. Restarted ranks use a new store: torchrun's own still holds the
-addresses of the failed ranks, on which some hang (pytorch/pytorch#135712).
+the ranks without saving. If ranks refuse to run, the reason of the first is said last,
+and once, in place of torchrun's traceback. Restarted ranks use a new store: torchrun's
+own still holds the addresses of the failed ranks, on which some hang
+(pytorch/pytorch#135712).
 """
 
 import contextlib
@@ -22,11 +24,24 @@ import tempfile
 import time
 from pathlib import Path
 
-# The first three as in hetero_brain.training.preemption, which this must not import.
+# The first four as in hetero_brain.errors and .training.preemption, which this must not
+# import.
+REASONS = "HETERO_BRAIN_REASON_FILES"
 REQUEUE = 75
 MARKER = "HETERO_BRAIN_REQUEUE_FILE"
 SAME_REQUEST_SECONDS = 0.5
 OWN_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+AGENT = f"""
+import glob, os, sys
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main
+try:
+    main()
+except ChildFailedError:
+    if not glob.glob(glob.escape(os.environ["{REASONS}"]) + ".*"):
+        raise
+    sys.exit(1)
+"""  # torchrun, which says what has become of the ranks unless they have said it
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
@@ -60,10 +75,15 @@ def main(argv):
     for number in SIGNALS:
         signal.signal(number, record)
     with tempfile.TemporaryDirectory() as folder:
-        marker = Path(folder) / "requeue"
+        marker, reasons = Path(folder) / "requeue", Path(folder) / "reason"
         agent = subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *argv],
-            env={**os.environ, MARKER: str(marker), OWN_STORE: "1"},
+            [sys.executable, "-c", AGENT, *argv],
+            env={
+                **os.environ,
+                MARKER: str(marker),
+                REASONS: str(reasons),
+                OWN_STORE: "1",
+            },
             start_new_session=True,  # Ctrl-C reaches this process alone
             preexec_fn=lambda: signal.signal(signal.SIGUSR1, signal.SIG_IGN),
         )
@@ -88,6 +108,9 @@ def main(argv):
             time.sleep(0.1)
         agent.wait()
         saved = marker.exists()
+        if agent.returncode and not saved:
+            for reason in sorted(Path(folder).glob("reason.*"))[:1]:
+                print(reason.read_text("utf-8"), file=sys.stderr, flush=True)
     code = agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
     return REQUEUE if code and (received or saved) else code
 

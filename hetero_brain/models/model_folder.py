@@ -28,7 +28,7 @@ from .transfer import fit_state
 
 DESCRIPTION, TOKENIZER = "hyperparams.yaml", "tokenizer.ckpt"
 # What modules raise that are given impossible numbers.
-OF_TORCH = (RuntimeError, ArithmeticError, AssertionError)
+OF_TORCH = (RuntimeError, ArithmeticError, AssertionError, LookupError)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Model:
             if isinstance(arguments.get("source"), str):  # it would be downloaded
                 raise ValueError("source: a name in place of the model's settings")
             made = getattr(importlib.import_module(room), name)(**arguments)
-        except (TypeError, ValueError, *OF_TORCH) as error:
+        except (AttributeError, TypeError, ValueError, *OF_TORCH) as error:
             raise InputError(f"{self.path}: {key}: {call.name}: {error}") from error
         if not isinstance(made, torch.nn.Module):
             raise InputError(f"{self.path}: {key}: {call.name} is not a module")

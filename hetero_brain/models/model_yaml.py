@@ -10,6 +10,15 @@ import re
 import yaml
 
 from ..errors import InputError
+from ..training.settings import (
+    BEAM_SIZE,
+    COUNT,
+    SHARE,
+    is_count,
+    is_number,
+    is_positive,
+    wrong_values,
+)
 from .recorded import Call, Ref
 
 MODELS, RECOGNITION = "hetero_brain.models", "hetero_brain.recognition.interfaces"
@@ -34,6 +43,25 @@ ALLOWED = {
     "speechbrain.dataio.preprocess.AudioNormalizer",
     "speechbrain.utils.parameter_transfer.Pretrainer",
 }
+FLAG = (None, lambda v: isinstance(v, bool), "True or False")
+# What a description may hold of a key, whoever has written it: wherever it stands.
+VALUES = {
+    "beam_size": BEAM_SIZE,
+    "blank_id": (None, is_count, "an integer ≥ 0"),
+    "causal": FLAG,
+    "ctc_weight": SHARE,
+    "deltas": FLAG,
+    "dropout": SHARE,
+    "freeze_front_end": FLAG,
+    "front_end_gradient": (None, lambda v: is_number(v, 0), "a number ≥ 0"),
+    "max_decode_ratio": (None, is_positive, "a number above 0"),
+    "search_ctc_weight": SHARE,
+}
+VALUES |= dict.fromkeys(
+    "d_ffn d_model input_size n_mels n_outputs n_pieces nhead num_layers sample_rate "
+    "stack".split(),
+    COUNT,
+)
 CALL = re.compile(r"!(new|apply|name):(.*)")
 REFERENCE = re.compile(r"<(\w+)>")
 PLAIN = [
@@ -97,7 +125,7 @@ def read_description(text, path):
     ------
     InputError
         It is not YAML, or not a mapping; or names anything that is not in ``ALLOWED``, or
-        has another tag. Names the line.
+        has another tag: names the line. Or a value cannot be: names all such keys.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -108,7 +136,18 @@ def read_description(text, path):
         raise InputError(f"{path}: a value contains itself") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: not a description of a model: not a mapping")
+    if problems := [*_wrong(values)]:
+        raise InputError("\n  ".join([f"{path}:", *problems]))
     return values
+
+
+def _wrong(values, prefix=""):
+    """A sentence for each value that cannot be, also of calls."""
+    plain = {k: v for k, v in values.items() if not isinstance(v, (Call, Ref))}
+    yield from (f"{prefix}{problem}" for problem in wrong_values(plain, VALUES))
+    for key, value in values.items():
+        if isinstance(value, Call):
+            yield from _wrong(value.arguments, f"{prefix}{key}: ")
 
 
 class _Reader:

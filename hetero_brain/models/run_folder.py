@@ -15,6 +15,7 @@ from ..training.integrity import damage
 logger = get_logger(__name__)
 
 RUN_MODEL = "model.json"  # written at the start of a run, beside its save folder
+NONE = type(None)
 TRIES = 5  # to read checkpoints before a run deletes them
 
 
@@ -80,7 +81,10 @@ def read_run(folder):
     path = folder / RUN_MODEL
     try:
         record = json.loads(path.read_text("utf-8"))
-        record["hyperparams"], record["epochs"], record["score"], record["facts"]
+        kinds = dict(hyperparams=(str, NONE), epochs=int, score=(str, NONE), facts=dict)
+        for key, kind in kinds.items():
+            if not isinstance(record[key], kind):
+                raise ValueError(f"{key}: {record[key]!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: damaged ({error}); run once more the command that made it"

@@ -85,7 +85,12 @@ def export_now(run, folder, checkpoint, n):
     rates = [path for path in rates if path.name != RUN_MODEL]
     epoch, epochs, finished = progress(run)
     state = "" if finished else f" It is unfinished: epoch {epoch} of {epochs}."
-    card = model_card(record["facts"], f"{source}.{state}", rates, folder.name)
+    try:
+        card = model_card(record["facts"], f"{source}.{state}", rates, folder.name)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{run / RUN_MODEL}: facts: no model card: {error!r}"
+        ) from error
     write_model(folder, record["hyperparams"], weights, card)
     return folder
 

@@ -10,10 +10,13 @@ from ..data.splits import SPLITS
 from ..errors import InputError, meant
 from ..recognition.search import check_search
 from ..training.settings import (
+    BEAM_SIZE,
     BRAIN_SETTINGS,
+    COUNT,
     PHASE_SETTINGS,
     PIPELINE_SETTINGS,
     RUN_SETTINGS,
+    SHARE,
     in_words,
     is_count,
     is_number,
@@ -23,11 +26,6 @@ from ..training.settings import (
 )
 
 BACKENDS = ("nccl", "gloo", "mpi")  # of torch.distributed, as SpeechBrain takes them
-
-
-def is_share(value):
-    """Whether ``value`` is a number from 0 to 1."""
-    return is_number(value, 0) and value <= 1
 
 
 def are_splits(value):
@@ -48,8 +46,6 @@ def is_plain(value):
 
 
 FACTORY = (None, callable, "a class or factory, such as !name:torch.optim.AdamW")
-SHARE = (None, is_share, "a number from 0 to 1")
-COUNT = (None, lambda v: is_count(v, 1), "an integer ≥ 1")
 FROM_0 = (None, lambda v: is_number(v, 0), "a number ≥ 0")
 SECONDS = (None, is_positive, "a number above 0 (seconds)")
 PLAIN = (str, int, float, type(None))  # bool is an int
@@ -64,11 +60,7 @@ SETTINGS = {
     **RUN_SETTINGS,
     **PIPELINE_SETTINGS,
     "augment": (None, lambda v: v is None or callable(v), "a module, or null"),
-    "beam_size": (
-        None,
-        lambda v: v is None or is_count(v, 1),
-        "an integer ≥ 1, or null",
-    ),
+    "beam_size": BEAM_SIZE,
     "brain_class": FACTORY,
     "ckpt_interval_minutes": FROM_0,
     "codebook_size": COUNT,

@@ -99,6 +99,18 @@ def optional(kind):
     return None, lambda value: value is None or callable(value), kind
 
 
+def is_share(value):
+    """Whether ``value`` is a number from 0 to 1."""
+    return is_number(value, 0) and value <= 1
+
+
+SHARE = (None, is_share, "a number from 0 to 1")
+COUNT = (None, lambda v: is_count(v, 1), "an integer ≥ 1")
+BEAM_SIZE = (
+    None,
+    lambda v: v is None or is_count(v, 1),
+    "an integer ≥ 1, or null",
+)
 BRAIN_SETTINGS = {
     "local_steps": (0, is_count, "an integer ≥ 0 (K; 0 is CSSL)"),
     "local_optimizer": optional("a factory such as !name:torch.optim.SGD"),

@@ -198,3 +198,47 @@ def test_languages_that_are_not_there(refused, tmp_path):
         told = refused(*words, "--size", "mini")
         assert told.startswith(f"{step}_domains: no entry ['libry'] with {step} among")
         assert told.endswith("did you mean libri?")
+
+
+RANK = """
+import os, sys
+from hetero_brain.errors import InputError, reported
+with reported():
+    {}
+"""
+
+
+@pytest.mark.parametrize(
+    "does, told",
+    [
+        (
+            "raise InputError('because of this:\\n  and that')",
+            "because of this:\n  and that",
+        ),
+        ("sys.exit('no such file')", "no such file"),
+        ("os.environ['RANK'] == '1' and sys.exit('rank 1')", "rank 1"),
+    ],
+)
+def test_ranks_say_why_they_do_not_run_once_and_last(does, told, tmp_path):
+    done = ranks(tmp_path, does)
+    assert done.returncode == 1 and done.stderr.endswith(f"\n{told}\n")
+    assert done.stderr.count(told) == 1
+    assert "Traceback" not in done.stderr and "ChildFailed" not in done.stderr
+
+
+def test_torchrun_says_what_ranks_do_not(tmp_path):
+    done = ranks(tmp_path, "raise RuntimeError('a fault of the program')")
+    assert done.returncode == 1
+    assert "a fault of the program" in done.stderr and "ChildFailedError" in done.stderr
+
+
+def ranks(folder, does):
+    """Two ranks that do something, by templates/torchrun.py."""
+    (folder / "rank.py").write_text(RANK.format(does), "utf-8")
+    command = [python(), ROOT / "templates/torchrun.py", "--standalone"]
+    return subprocess.run(
+        [*command, "--nproc-per-node", "2", folder / "rank.py"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )

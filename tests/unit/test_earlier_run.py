@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
+from speechbrain.utils.epoch_loop import EpochCounter
 
 from hetero_brain.errors import InputError
 from hetero_brain.models.run_folder import progress, read_run
@@ -11,9 +14,11 @@ from hetero_brain.pipelines.experiment import pretraining_commands
 from hetero_brain.pipelines.phases import alternation
 from hetero_brain.pipelines.recipe import load_recipe
 from hetero_brain.pipelines.run_record import origin
+from hetero_brain.training.checkpoints import AtomicCheckpointer
+from hetero_brain.training.fingerprint import fingerprint
 from hetero_brain.training.recovery import AnotherRun
 from tests.unit.test_rounds import CSSL, N_STEPS, PTLOC, make_hparams, run
-from tests.unit.trained import BESTRQ, RECIPES, pretrained
+from tests.unit.trained import BESTRQ, RECIPES, hparams_of, pretrained
 
 pytestmark = pytest.mark.usefixtures("unplotted")
 
@@ -193,6 +198,26 @@ def test_other_epochs_are_refused_before_anything_is_read(bestrq, tmp_path):
     with pytest.raises(InputError, match="CSSL.1: 1 epochs there, 3 here.*PTLOC.1"):
         start(copy, "--cssl_epochs 3")
     assert contents(copy) == before
+
+
+@pytest.mark.parametrize("stem", ["ctc", "attention"])
+def test_other_settings_of_a_fine_tuning(stem, tmp_path):
+    yaml = f"VoicePrompts/finetune/hparams/{stem}.yaml"
+    hparams, _ = hparams_of(yaml, "--size mini")
+    brain = SimpleNamespace(precision="fp32", max_grad_norm=5.0)
+    brain.modules = torch.nn.ModuleDict(
+        hparams["modules"] | {"ctc": torch.nn.Linear(1, 2)}
+    )
+    saver = AtomicCheckpointer(tmp_path / "save", {"counter": EpochCounter(3)})
+    saver.fingerprint = fingerprint(brain, hparams, pretrained=None, units=["a"])
+    saver.save_checkpoint()
+    argv = [str(RECIPES / yaml), "--data_folder", "x", "--size", "mini"]
+    argv += ["--device", "cpu", "--output_folder", str(tmp_path)]
+    before = contents(tmp_path)
+    with pytest.raises(AnotherRun, match="lr: 0.002 there, 0.5 here"):
+        load_recipe([*argv, "--lr", "0.5"])
+    assert contents(tmp_path) == before
+    load_recipe([*argv, "--epochs", "9"])
 
 
 def test_an_experiment_is_refused_before_its_first_step(bestrq, tmp_path):

@@ -408,10 +408,15 @@ def test_weights_of_another_model_are_named(runs, tmp_path):
     [
         ("attention", "search_ctc_weight", None, "has no search_ctc_weight"),
         ("attention", "max_decode_ratio", None, "has no max_decode_ratio"),
-        ("attention", "search_ctc_weight", -3, "'search_ctc_weight': -3"),
-        ("ctc", "beam_size", "few", "'beam_size': 'few'"),
-        ("ctc", "    n_outputs", -3, "ctc: .*negative dimension -3"),
-        ("attention", "    d_ffn", -3, "decoder: .*negative dimension -3"),
+        ("attention", "search_ctc_weight", -3, "search_ctc_weight: -3 is not a number"),
+        ("ctc", "beam_size", "few", "beam_size: 'few' is not an integer"),
+        ("ctc", "    n_outputs", -3, "ctc: n_outputs: -3 is not an integer"),
+        ("attention", "    d_ffn", -3, "decoder: d_ffn: -3 is not an integer"),
+        ("ctc", "    stack", "x", "features: stack: 'x' is not an integer ≥ 1"),
+        ("ctc", "    n_mels", 8.5, "features: n_mels: 8.5 is not an integer"),
+        ("ctc", "sample_rate", "x", "sample_rate: 'x' is not an integer ≥ 1"),
+        ("ctc", "    size", "x", "encoder: .*choose one of mini"),
+        ("ctc", "    recomputed", 3, "encoder: .*choose one of none"),
     ],
 )
 def test_a_search_or_size_that_cannot_be_is_named(
@@ -425,6 +430,24 @@ def test_a_search_or_size_that_cannot_be_is_named(
     path.write_text(text, "utf-8")
     with pytest.raises(InputError, match=named):
         load_recogniser(folder)
+
+
+@pytest.mark.parametrize(
+    "before, after, named",
+    [
+        ('"epochs": 1', '"epochs": "x"', "damaged .epochs: 'x'"),
+        ("stack: 4", "stack: x", "features: stack: 'x' is not an integer"),
+        ('"seed"', '"sead"', "facts: no model card: KeyError.'seed'"),
+        ('"hours": {', '"hours": 3, "x": {', "facts: no model card: AttributeError"),
+    ],
+)
+def test_a_run_whose_record_was_edited_is_named(before, after, named, bestrq, tmp_path):
+    run = shutil.copytree(bestrq[0], tmp_path / "run")
+    text = (run / "model.json").read_text("utf-8")
+    assert before in text
+    (run / "model.json").write_text(text.replace(before, after), "utf-8")
+    with pytest.raises(InputError, match=f"{run}/model.json.*\n*.*{named}"):
+        export(run, tmp_path / "model")
 
 
 def test_a_checkpoint_without_its_epoch_is_named(bestrq, tmp_path):
