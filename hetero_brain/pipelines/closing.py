@@ -42,8 +42,10 @@ def end_pretraining(hparams, phases, trained, debug=False):
 def finetuning_of(hparams, phases):
     """The command that fine-tunes the last phase, of PTLOC if there is one, by the recipe
     that a YAML belongs to; empty if there is none."""
-    yaml = Path(getattr(hparams, "path", "")).absolute()
-    script = yaml.parent.parent.with_name("finetune") / "train.py"
+    if not hasattr(hparams, "path"):
+        return ""
+    recipe = Path(hparams.path).absolute().parent.parent.parent
+    script = recipe / "finetune/train.py"
     is_public = hasattr(hparams["modules"].get("encoder"), "checkpoint")
     settings = script.parent / "hparams" / f"{'public' if is_public else 'ctc'}.yaml"
     if not (script.is_file() and settings.is_file()):

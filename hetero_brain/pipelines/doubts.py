@@ -109,9 +109,9 @@ def ending_domains(plan, summary):
         if 1 - used / hours <= MOST_SKIPPED:
             return
         has = (
-            f"{domain} has only {count(n_rows, 'row')}, {plain(figures['hours'])} h, in "
+            f"{domain} has only {count(n_rows, 'row')}, {length(figures['hours'])}, in "
             f"{count(n_batches, 'batch')}, and an epoch ends with the last of them: "
-            f"{1 - used / hours:.0%} of the {plain(hours)} h of all other domains is "
+            f"{1 - used / hours:.0%} of the {length(hours)} of all other domains is "
             "left out of every epoch."
         )
         if n_batches < n_rows:
@@ -140,6 +140,17 @@ def ending_domains(plan, summary):
             "global_batch_seconds helps: correct its name, merge it with another domain, "
             "leave it out, or give it more rows"
         )
+
+
+def length(hours):
+    """Hours in words, or seconds if they are few.
+
+    Example
+    -------
+    >>> length(12.345), length(0.001)
+    ('12 h', '3.6 s')
+    """
+    return f"{plain(hours)} h" if hours >= 0.1 else f"{plain(3600 * hours)} s"
 
 
 def plain_name(domain):

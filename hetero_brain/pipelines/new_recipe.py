@@ -44,7 +44,7 @@ EXAMPLE = {
 }
 DATA = {
     "pretrain": """\
-data_folder: !PLACEHOLDER  # has train.csv and dev.csv, and is {{data_root}} in them
+data_folder: !PLACEHOLDER  # has train.csv, perhaps dev.csv; is {{data_root}} in them
 output_folder: !ref results/{name}/{stem}/<seed>  # one per run; it resumes there
 pretrain_domains: []  # names from the column domain; []: all
 sample_rate: 16000  # Hz; audio of other rates is resampled as it is read

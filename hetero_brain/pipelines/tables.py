@@ -2,6 +2,7 @@
 messages have them."""
 
 from dataclasses import dataclass
+from textwrap import fill
 
 from ..recognition.error_rates import UNITS, with_interval
 
@@ -119,7 +120,8 @@ def overviews(rows, judges, baselines=(), models=None):
     found = [overview(rows, judge, baselines, models) for judge in judges]
     excluding = [one for _, ones in found for one in ones]
     marked = MARKED.format("*") if any(excluding) else UNMARKED
-    return [text for text, _ in found] + [marked if excluding else INTERVALS]
+    sentence = fill(marked if excluding else INTERVALS, 88)
+    return [*(text for text, _ in found), sentence]
 
 
 def aligned(lines):

@@ -174,7 +174,7 @@ def _flat(values, prefix=""):
             yield key, _name(value)
         else:
             yield key, _name(type(value))
-            settings = {k: v for k, v in vars(value).items() if isinstance(v, PLAIN)}
+            settings = {k: v for k, v in vars(value).items() if _counts(v)}
             if isinstance(value, torch.nn.Module):
                 settings |= dict(value.named_children())
                 settings.pop("training", None)
@@ -182,6 +182,15 @@ def _flat(values, prefix=""):
             yield from _flat(
                 {k: v for k, v in settings.items() if k not in hidden}, f"{key}."
             )
+
+
+def _counts(value):
+    """Whether an attribute is a setting: plain, or all that it holds is plain, or modules
+    in a dict, as SpeechBrain's ``Augmenter`` has them."""
+    if isinstance(value, dict):
+        return all(isinstance(v, torch.nn.Module) for v in value.values())
+    items = value if isinstance(value, (list, tuple)) else [value]
+    return all(isinstance(item, PLAIN) for item in items)
 
 
 def _name(thing):

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from speechbrain.augment.augmenter import Augmenter
+from speechbrain.augment.time_domain import SpeedPerturb
 from speechbrain.utils.checkpoints import METAFNAME, Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from torch import nn
@@ -639,8 +641,12 @@ HPARAMS = {
 }
 
 
+def speeds(*percent):
+    return Augmenter(augmentations=[SpeedPerturb(8000, [*percent])])
+
+
 def of(changed=None, rows=None, **options):
-    hparams = {**HPARAMS, **(changed or {})}
+    hparams = {**HPARAMS, "wav_augment": speeds(90, 110), **(changed or {})}
     return fingerprint(brain_of(hparams, **options), hparams, rows, phase={"lr": 0.1})
 
 
@@ -661,6 +667,7 @@ OTHER = [
     ({"augment": nn.Sequential(nn.Dropout(0.2))}, "augment.0.p: 0.1 there, 0.2 here"),
     ({"augment": None}, "augment.0.p: 0.1 there, absent here"),
     ({"mask_prob": 0.2}, "mask_prob"),
+    ({"wav_augment": speeds(90, 105)}, "SpeedPerturb0.speeds.1: 110 there, 105 here"),
 ]
 
 

@@ -60,12 +60,14 @@ def test_a_public_model_is_fine_tuned_by_its_yaml(tmp_path, said):
     assert "finetune/hparams/public.yaml" in said()
 
 
-def test_where_there_is_no_fine_tuning_none_is_named(tmp_path, said):
+def test_where_there_is_no_fine_tuning_none_is_named(tmp_path, said, monkeypatch):
     own = hparams(tmp_path)
     own.path = str(tmp_path / "bestrq.yaml")
     phases = alternation(1, CSSL, PTLOC)
-    end_pretraining(own, phases, ["PTLOC.1"])
-    assert "PTLOC.1" in said() and "fine-tune" not in said()
+    monkeypatch.chdir("/")  # which has no parent
+    for settings in (own, dict(own)):  # of a YAML elsewhere, and of none
+        end_pretraining(settings, phases, ["PTLOC.1"])
+        assert "PTLOC.1" in said() and "fine-tune" not in said()
 
 
 def test_a_try_is_no_result(tmp_path, said):

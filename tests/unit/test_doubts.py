@@ -115,7 +115,7 @@ def test_a_domain_of_few_rows_that_ends_an_epoch():
     """An epoch of one iteration, which no size of a batch changes."""
     ended, single = doubts_of({**MANY, "other": [3.6]}, 80)
     assert ended.startswith(
-        "other has only 1 row, 0.001 h, in 1 batch, and an epoch ends with the last of "
+        "other has only 1 row, 3.6 s, in 1 batch, and an epoch ends with the last of "
         "them: 95% of the 0.47 h of all other domains is left out of every epoch. No"
     )
     assert "No global_batch_seconds helps" in ended and "leave it out" in ended
@@ -148,7 +148,7 @@ def test_a_small_domain_with_an_equal_share():
     few, many = {"few": [4.0] * 40}, {"many": [4.0] * 400}
     assert doubts_of({**few, **many}, 44) == []
     (doubt,) = doubts_of({**few, **many}, 16, domain_sampling="equal")
-    assert doubt.startswith("few has only 40 rows, 0.044 h, in 20 batches")
+    assert doubt.startswith("few has only 40 rows, 160 s, in 20 batches")
     assert "90% of the 0.44 h" in doubt and "drawn anew in each epoch" in doubt
     assert "domain_sampling: proportional" in doubt and "correct" not in doubt
 
