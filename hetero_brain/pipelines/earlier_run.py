@@ -116,8 +116,8 @@ def refuse_broken_chain(folder, hparams, run_opts):
                 )
     if problems:
         raise InputError(
-            f"{folder}: phases there would be other than what their records say, or than "
-            "what others started from:\n  " + "\n  ".join(problems) + "\nGive another "
+            f"{folder}: its phases have come from one another, which these numbers of "
+            "epochs would make untrue:\n  " + "\n  ".join(problems) + "\nGive another "
             "output_folder, or the numbers of epochs there. More epochs are for phases "
             "that no other has started from."
         )
@@ -156,8 +156,8 @@ def wrong_epochs(folder, found, here, heirs, is_wanted):
         planned = read_run(folder)["epochs"]
     planned = max(trained, planned or 0)
     is_done = whole and trained >= planned
-    epochs = f"{trained} epochs" if is_done else f"epoch {trained} of {planned}"
-    told = f"{folder.name}: {epochs} there, {here} here"
+    epochs = f"{trained}" if is_done else f"{trained} of {planned}"
+    told = f"{folder.name}: epochs: {epochs} there, {here} here"
     if here < trained:
         return [f"{told}: fewer than it has trained{after(heirs)}"]
     if is_wanted and heirs and (here > trained or not whole):

@@ -59,17 +59,17 @@ def test_a_phase_that_others_started_from_does_not_train_on(folder):
     assert first.startswith(f"{folder}: ") and "another output_folder" in last
     heirs = "PTLOC.1, CSSL-continued.1 started from it"
     assert told == [
-        f"  CSSL.1: 2 epochs there, 4 here: it would train on; {heirs}",
-        "  CSSL.2: 2 epochs there, 4 here: it would train on; PTLOC.2 started from it",
+        f"  CSSL.1: epochs: 2 there, 4 here: it would train on; {heirs}",
+        "  CSSL.2: epochs: 2 there, 4 here: it would train on; PTLOC.2 started from it",
     ]
 
 
 def test_no_phase_has_fewer_epochs_than_it_has_trained(folder):
     _, *told, _ = refused(folder, phases=phases(ptloc=1, rounds=2))
     assert [line.split("; ")[0] for line in told] == [
-        "  PTLOC.1: 2 epochs there, 1 here: fewer than it has trained",
-        "  CSSL-continued.1: 4 epochs there, 2 here: fewer than it has trained",
-        "  PTLOC.2: 2 epochs there, 1 here: fewer than it has trained",
+        "  PTLOC.1: epochs: 2 there, 1 here: fewer than it has trained",
+        "  CSSL-continued.1: epochs: 4 there, 2 here: fewer than it has trained",
+        "  PTLOC.2: epochs: 2 there, 1 here: fewer than it has trained",
     ]
 
 
@@ -82,7 +82,7 @@ def test_a_phase_that_is_not_run_is_as_it_is(folder):
     shutil.rmtree(folder / "PTLOC.1")
     changed = {"phases": phases(cssl=3), "only_phases": ["PTLOC.1"]}
     _, line, _ = refused(folder, **changed)
-    assert line.startswith("  CSSL.1: 2 epochs there, 3 here, but it is not among")
+    assert line.startswith("  CSSL.1: epochs: 2 there, 3 here, but it is not among")
     run(make_hparams(folder, **{**changed, "phases": phases()}))
 
 
@@ -108,7 +108,7 @@ def test_a_record_says_what_a_phase_came_from(folder):
         start = read_run(folder / "PTLOC.1")["facts"]["start"]
         assert start["settings"]["epochs"] == "3 of 4 (unfinished)"
     _, line, _ = refused(folder, phases=longer)
-    assert line.startswith("  CSSL.1: epoch 3 of 4 there, 4 here: it would train on")
+    assert line.startswith("  CSSL.1: epochs: 3 of 4 there, 4 here: it would train on")
     # Had it gone on nevertheless, the record would say what PTLOC.1 came from.
     shutil.copytree(folder / "PTLOC.1", folder / "aside/PTLOC.1")
     shutil.rmtree(folder / "PTLOC.1")
@@ -195,7 +195,7 @@ def test_other_epochs_are_refused_before_anything_is_read(bestrq, tmp_path):
     copy = shutil.copytree(bestrq, tmp_path / "run")
     shutil.copytree(copy / "CSSL.1", copy / "PTLOC.1")
     before = contents(copy)
-    with pytest.raises(InputError, match="CSSL.1: 1 epochs there, 3 here.*PTLOC.1"):
+    with pytest.raises(InputError, match="CSSL.1: epochs: 1 there, 3 here.*PTLOC.1"):
         start(copy, "--cssl_epochs 3")
     assert contents(copy) == before
 
@@ -228,7 +228,7 @@ def test_an_experiment_is_refused_before_its_first_step(bestrq, tmp_path):
     del options["--data_folder"]
     pretrain["options"] = " ".join(word for pair in options.items() for word in pair)
     spec = {"seeds": [1], "pretrain": pretrain, "data_folder": "x"}
-    with pytest.raises(InputError, match="CSSL.1: 1 epochs there, 3 here"):
+    with pytest.raises(InputError, match="CSSL.1: epochs: 1 there, 3 here"):
         pretraining_commands(spec, RECIPES / "VoicePrompts", tmp_path)
 
 
