@@ -209,13 +209,13 @@ def long_warmups(steps, phases):
             "more than half of": [each for each in found if each[1] >= warmup],
         }
         shares = " and ".join(
-            f"{kind} {', '.join(f'{names} ({n})' for names, n in some)}"
+            f"{kind} {', '.join(f'{names} ({n} iterations)' for names, n in some)}"
             for kind, some in kinds.items()
             if some
         )
         tenth = max(1, min(n for _, n in found) // 10)
         yield (
-            f"warmup_iterations is {warmup}, {shares} (iterations): lower it, to "
+            f"warmup_iterations is {warmup}, {shares}: lower it, to "
             f"{tenth} for a tenth of the shortest, or train for more epochs"
         )
 

@@ -74,7 +74,7 @@ def test_a_warmup_that_is_long_for_the_phase(warmup, said):
     assert len(doubts) == (said is not None)
     if said:
         assert doubts[0].startswith(f"warmup_iterations is {warmup}, {said}")
-        assert "CSSL.1, CSSL.2 (200) (iterations): lower it" in doubts[0]
+        assert "CSSL.1, CSSL.2 (200 iterations): lower it" in doubts[0]
         assert "to 20 for a tenth" in doubts[0]
 
 
@@ -83,9 +83,9 @@ def test_one_warning_names_all_phases_with_a_long_warmup():
     phases = [Length(name, epochs, 100) for name, epochs in lengths]
     (doubt,) = doubts_about(EVEN, 10, *phases)
     assert doubt == (
-        "warmup_iterations is 100, longer than all of PTLOC.1 (40), CSSL-continued.1 "
-        "(80) and more than half of CSSL.1 (160) (iterations): lower it, to 4 for a "
-        "tenth of the shortest, or train for more epochs"
+        "warmup_iterations is 100, longer than all of PTLOC.1 (40 iterations), "
+        "CSSL-continued.1 (80 iterations) and more than half of CSSL.1 (160 iterations): "
+        "lower it, to 4 for a tenth of the shortest, or train for more epochs"
     )
 
 
