@@ -61,14 +61,20 @@ def main(words):
         "--overwrite", action="store_true", help="replace manifests that exist"
     )
     args = parser.parse_intermixed_args(words)
+    if "=" in args.output and not Path(args.output).exists():
+        raise InputError(
+            f"{args.output} is NAME=FOLDER: the folder of the manifests comes before it"
+        )
     for path in (Path(args.output, f"{split}.csv") for split in ("train", "dev")):
         if path.exists() and not args.overwrite:
             raise InputError(f"{path} exists; choose another folder, or --overwrite")
     from ..data.corpora.folder_manifests import make_manifests
+    from ..pipelines.doubts import refuse_alike
 
     folders = {}
     for name, folder in args.folders:
         folders.setdefault(name, []).append(folder)
+    refuse_alike({name: ", ".join(where) for name, where in folders.items()})
     print(make_manifests(args.output, folders, args.dev_fraction, args.window_seconds))
     print(NEXT.format(output=quote(args.output)))
 

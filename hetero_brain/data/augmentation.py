@@ -1,6 +1,8 @@
 """SpeechBrain's augmentation of waveforms, as a function of seed and iteration."""
 
+import csv
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from speechbrain.augment import time_domain
@@ -84,6 +86,23 @@ def refuse_orders(augmenter):
                 )
 
 
+NEEDED = {"ID", "duration", "wav", "wav_format", "wav_opts"}  # columns
+
+
+def check_file(module):
+    """Raise an InputError if the file of ``AddNoise`` or ``AddReverb`` is none that
+    SpeechBrain reads."""
+    name, path = type(module).__name__, Path(module.csv_file)
+    if not path.is_file():
+        raise InputError(
+            f"{name}: {path}: no such file (in the folder in which the run is started)"
+        )
+    with open(path, newline="", encoding="utf-8") as file:
+        columns = next(csv.reader(file, skipinitialspace=True), [])
+    if lacking := sorted(NEEDED - {*columns}):
+        raise InputError(f"{name}: {path}: no column {', '.join(lacking)}")
+
+
 class AddNoise(time_domain.AddNoise):
     """SpeechBrain's, with rows of its file drawn at random for each utterance.
 
@@ -91,7 +110,17 @@ class AddNoise(time_domain.AddNoise):
     ---------
     *args, **kwargs
         As SpeechBrain's.
+
+    Raises
+    ------
+    InputError
+        See :func:`check_file`.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.csv_file is not None:
+            check_file(self)
 
     def _load_noise(self, lengths, max_length):
         if not hasattr(self, "data_loader"):
@@ -110,7 +139,16 @@ class AddReverb(time_domain.AddReverb):
     ---------
     *args, **kwargs
         As SpeechBrain's.
+
+    Raises
+    ------
+    InputError
+        See :func:`check_file`.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        check_file(self)
 
     def _load_rir(self, waveforms):
         if not hasattr(self, "data_loader"):

@@ -13,6 +13,7 @@ logger = get_logger(__name__)
 
 PRINTING = "MP3"  # libmpg123 prints to stderr, and cannot be asked not to
 redirected = Lock()  # whether stderr is, by some thread
+told = set()  # paths and lines that were logged
 
 
 class NamedSoundFile(soundfile.SoundFile):
@@ -48,7 +49,7 @@ class NamedSoundFile(soundfile.SoundFile):
 
 @contextmanager
 def named(path):
-    """Log what is printed to the process's stderr, line by line behind a path.
+    """Log what is printed to the process's stderr, each line once, behind a path.
 
     While another thread does so, nothing is changed.
     """
@@ -67,6 +68,8 @@ def named(path):
                 os.close(kept)
                 printed.seek(0)
                 for line in printed.read().decode(errors="replace").splitlines():
-                    logger.warning(f"{path}: {line}")
+                    if (path, line) not in told:
+                        told.add((path, line))
+                        logger.warning(f"{path}: {line}")
     finally:
         redirected.release()

@@ -36,9 +36,10 @@ def doubts(plan, phases):
     Raises
     ------
     InputError
-        See :func:`ending_domains`.
+        See :func:`refuse_alike`.
     """
     summary, steps = plan.summary(), plan.steps_per_epoch
+    refuse_alike({d: count(f["rows"], "row") for d, f in summary.items()})
     if len(summary) == 1 and any(getattr(p, "local_steps", 0) for p in phases):
         yield "PTLOC on a single domain has nothing to balance: give several domains"
     yield from ending_domains(plan, summary)
@@ -93,11 +94,6 @@ def ending_domains(plan, summary):
     Yields
     ------
     str
-
-    Raises
-    ------
-    InputError
-        Such a domain is named like another, but for case, spaces and hyphens.
     """
     others = dict(summary)
     while len(others) > 1:
@@ -129,12 +125,6 @@ def ending_domains(plan, summary):
             )
             continue
         near = near_name(domain, others)
-        if near and plain_name(near) == plain_name(domain):
-            raise InputError(
-                f"{has} Its name is that of {near}, spelt in another way: "
-                "correct it in the manifest; if they are two domains, rename one of "
-                f"them, and leave {domain} out of the run or give it more rows"
-            )
         yield (
             f"{has} {f'Is it a misspelling of {near}? ' if near else ''}No "
             "global_batch_seconds helps: correct its name, merge it with another domain, "
@@ -151,6 +141,25 @@ def length(hours):
     ('12 h', '3.6 s')
     """
     return f"{plain(hours)} h" if hours >= 0.1 else f"{plain(3600 * hours)} s"
+
+
+def refuse_alike(domains):
+    """Raise an InputError if names of domains differ only in case, spaces, hyphens, dots
+    and underscores.
+
+    Arguments
+    ---------
+    domains : dict
+        Name → what is said of it in brackets, such as its number of rows.
+    """
+    alike = defaultdict(list)
+    for name, said in domains.items():
+        alike[plain_name(name)].append(f"{name} ({said})")
+    if found := [" and ".join(names) for names in alike.values() if len(names) > 1]:
+        raise InputError(
+            f"domains {'; '.join(found)} are spelt in another way: correct the names if "
+            "they are one domain, or rename one if they are two"
+        )
 
 
 def plain_name(domain):

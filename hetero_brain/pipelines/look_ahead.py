@@ -68,7 +68,7 @@ def look_ahead(plan, manifest, sample_rate, phases, run_opts=None):
     for names, epochs, warmup in equally_long(phases):
         logger.info(
             f"{names}: {count(epochs, 'epoch')}, {count(epochs * steps, 'iteration')}, "
-            f"{warmup} of them of warm-up"
+            f"{min(warmup, epochs * steps)} of them of warm-up"
         )
     if run_opts and run_opts.get("debug"):
         limits = (run_opts[f"debug_{key}"] for key in ("batches", "epochs"))

@@ -137,13 +137,13 @@ def reading(path):
         with patch.object(ruamel.yaml, "YAML", round_trip):
             yield
     except MISTAKES as error:
-        raise InputError(
-            f"{path}: {in_a_line(error)}{missing_package(error)}"
-        ) from error
+        raise InputError(f"{path}: {in_a_line(error)}{hint(error)}") from error
 
 
-def missing_package(error):
-    """A hint, if HyperPyYAML could not find something of a package that is not here."""
+def hint(error):
+    """What to do if HyperPyYAML misses a value, or a package that is not here."""
+    if key := re.search(r"'(\w+)' is a !PLACEHOLDER", str(error)):
+        return f" Give --{key[1]} VALUE"
     named = re.search(r"no such entity as (\w+)\.", str(error))
     if named and find_spec(named[1]) is None:
         return f": {named[1]} is not installed here: pip install {named[1]}"

@@ -69,7 +69,7 @@ def useful_rates(rows):
     ...     {"local_lr": 10.0**i, "update_angle": 10.0**i, "risen": 0} for i in (-1, 0, 1)
     ... ]
     >>> [round(rate, 6) for rate in useful_rates(rows)]
-    [5.0, 10.0]
+    [3.0, 6.0]
     """
     usable = []
     for row in rows:

@@ -150,6 +150,8 @@ def find_sources(data_folder, languages):
         raise InputError(
             f"languages {unknown} are unknown; known: {list(VOICES)}{near}"
         )
+    if not data_folder.is_dir():
+        raise MissingData(f"{data_folder}: no such folder (data_folder)")
     sources, missing = {}, []
     for language in languages:
         name = f"core-sounds-{language}.txt"

@@ -44,9 +44,10 @@ def rows_of(data_folder, split):
     """The rows of ``SPLIT.csv``, if the data folder has manifests, or ``utterances``."""
     path = data_folder / f"{split}.csv"
     if not (data_folder / "train.csv").is_file():
-        yield from utterances(data_folder, split)
-    elif path.is_file():
-        yield from manifest.read(path, data_folder)
+        yield from utterances(data_folder, split) or ()
+    elif path.is_file():  # which may have columns of its own
+        for row in manifest.read(path, data_folder):
+            yield {key: row[key] for key in COLUMNS if key in row}
 
 
 def prepare_my_corpus(data_folder, save_folder, domains=None):
@@ -73,13 +74,9 @@ def prepare_my_corpus(data_folder, save_folder, domains=None):
     summary, faults = Summary(), []
     for split in ("train", "dev", "test"):
         path = save_folder / f"{split}.csv"
-        rows = (
-            {key: row[key] for key in COLUMNS if key in row}
-            for row in rows_of(data_folder, split)
-        )
         write = manifest.write if split == "train" else manifest.write_if_any
         try:
-            write(path, rows, COLUMNS)
+            write(path, rows_of(data_folder, split), COLUMNS)
             for row in manifest.read(path, data_folder) if path.is_file() else ():
                 summary.add_row(split, row)
         except manifest.ManifestError as error:  # to name those of all splits at once

@@ -294,6 +294,20 @@ def test_faults_of_manifests_are_named(prepare, data, tmp_path):
     assert not (tmp_path / "out/train.csv").exists()
 
 
+def test_keys_that_no_row_has_are_named_and_a_split_may_have_no_rows(
+    prepare, tmp_path, monkeypatch
+):
+    row = {"ID": "a", "duration": 1.0, "wav": __file__, "domain": "en", "speaker": "x"}
+    monkeypatch.setattr(
+        prepare, "utterances", lambda folder, split: [row] if split == "train" else None
+    )
+    with pytest.raises(InputError, match=r"unknown columns \['speaker'\]"):
+        prepare.prepare_field_talks(tmp_path, tmp_path / "out")
+    del row["speaker"]
+    prepare.prepare_field_talks(tmp_path, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.csv"]
+
+
 def test_faults_of_rows_that_are_made_are_named(prepare, tmp_path, monkeypatch):
     """Keys that are left away, and files that do not exist, in all splits at once."""
 

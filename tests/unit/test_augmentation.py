@@ -147,6 +147,18 @@ def test_files_in_an_order_are_refused(noisy, name):
         WaveformAugmentation(Augmenter(augmentations=kept), 1)
 
 
+@pytest.mark.parametrize("name", ["AddNoise", "AddReverb"])
+def test_a_file_that_cannot_be_used_is_named(name, tmp_path):
+    kind, path = getattr(augmentation, name), tmp_path / "noise.csv"
+    with pytest.raises(InputError, match=f"^{name}: {path}: no such file"):
+        kind(path)
+    path.write_text("ID,duration,wav\n")
+    with pytest.raises(InputError, match=f"{path}: no column wav_format, wav_opts$"):
+        kind(path)
+    path.write_text("ID, duration, wav, wav_format, wav_opts\n")
+    kind(path)
+
+
 def test_white_noise_is_not_refused():
     augmented(Augmenter(augmentations=[time_domain.AddNoise()]))
 

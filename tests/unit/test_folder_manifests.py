@@ -147,6 +147,27 @@ def test_folders_that_cannot_be_used(word, why, audio, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (
+            ["de={0}", "it={0}"],
+            "de=.* is NAME=FOLDER: the folder of the manifests comes",
+        ),
+        (
+            ["{0}/out", "de={0}", "De={0}"],
+            "domains de .* and De .* are spelt in another",
+        ),
+    ],
+)
+def test_names_and_folders_that_are_not_meant(words, why, audio, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = [*audio.rglob("*")]
+    with pytest.raises(SystemExit, match=why):
+        main(["manifests", *(word.format(audio) for word in words)])
+    assert [*audio.rglob("*")] == before
+
+
 @pytest.mark.parametrize("word", ["radio", "=radio", "radio=", " =radio"])
 def test_a_word_that_is_not_name_and_folder(word, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):

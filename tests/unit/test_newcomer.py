@@ -10,11 +10,11 @@ from hetero_brain.data.recordings import recordings
 from hetero_brain.domain_batch import domains_of
 from hetero_brain.errors import InputError
 from hetero_brain.models.model_folder import missing
-from hetero_brain.pipelines.look_ahead import doubts
 from hetero_brain.pipelines.overrides import override
 from hetero_brain.pipelines.phases import Phase
 from hetero_brain.pipelines.yaml_files import read_tree
 from hetero_brain.training.settings import brain_settings
+from tests.unit.test_doubts import EVEN, doubts_of
 
 
 def test_a_key_without_its_dashes(tmp_path):
@@ -63,13 +63,13 @@ def test_a_phase_without_epochs():
 
 
 def test_ptloc_on_one_domain():
-    figures = {"hours": 1.0, "batches": 100, "padding": 0.0, "batch_seconds": 36.0}
     phases = [Phase("PTLOC.1", None, 9, 0.1, local_steps=1)]
     alone, several = (
-        " ".join(doubts(dict.fromkeys(domains, figures), 100, phases))
+        doubts_of(dict.fromkeys(domains, EVEN), 20, phases)
         for domains in (["en"], ["en", "fr"])
     )
-    assert "PTLOC on a single domain" in alone and "single domain" not in several
+    (doubt,) = alone
+    assert "PTLOC on a single domain" in doubt and several == []
 
 
 def test_the_folder_of_a_run_in_debug_mode(tmp_path):

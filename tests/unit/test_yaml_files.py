@@ -347,7 +347,10 @@ def test_a_file_that_cannot_be_read(tmp_path, kind):
 @pytest.mark.parametrize(
     "content, told",
     [
-        ("a: !PLACEHOLDER", "'a' is a !PLACEHOLDER and must be replaced."),
+        (
+            "a: !PLACEHOLDER",
+            "'a' is a !PLACEHOLDER and must be replaced. Give --a VALUE",
+        ),
         ("a: !ref <b>", 'The reference "b" is not valid'),
         ("a: !new:no.such.Thing", "There is no such class as no.such.Thing"),
         ("a: !new:collections.OrderedDict [1]", "Invalid argument to class"),
