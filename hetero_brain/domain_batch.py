@@ -159,6 +159,7 @@ def mean_divisors(own, domains, weights=None):
         return [len(domains)] * len(own)
     if missing := {*domains} - set(weights):
         names = ", ".join(map(repr, sorted(missing)))
-        raise ValueError(f"domain_weights: add a weight for {names}")
+        there = ", ".join(map(repr, weights))
+        raise ValueError(f"domain_weights: add a weight for {names}; there are {there}")
     total = sum(weights[domain] for domain in domains)
     return [total / weights[domain] for domain in own]

@@ -26,6 +26,7 @@ def main(argv):
         check_output=lambda rows: check_output(args.output, args.format, rows),
         load=lambda device: load_encoder(args.folder, freeze=True).to(device),
         work=work,
+        output=args.output,
     )
 
 

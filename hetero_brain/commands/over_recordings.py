@@ -5,7 +5,7 @@ the reason on stderr, while the others are done all the same, or if nothing coul
 """
 
 
-def over_recordings(args, check_output, load, work):
+def over_recordings(args, check_output, load, work, output=None):
     """Give the recordings of a command line to a model.
 
     Arguments
@@ -20,6 +20,8 @@ def over_recordings(args, check_output, load, work):
     work : callable
         (model, recordings, names, window_seconds, batch_seconds, progress) → None; tells
         ``progress`` what it has done, and what could not be read.
+    output : str or Path
+        The file or folder of the results; None: they are printed.
 
     Returns
     -------
@@ -39,5 +41,5 @@ def over_recordings(args, check_output, load, work):
     names = check_output(rows)
     model, progress = load(device), Progress(rows)
     work(model, rows, names, args.window_seconds, args.batch_seconds, progress)
-    progress.close()
+    progress.close(output)
     return 1 if progress.failed else 0

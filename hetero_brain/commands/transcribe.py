@@ -34,6 +34,7 @@ def main(argv):
         check_output=lambda rows: check_output(args.output_file, args.output, rows),
         load=lambda device: load_recogniser(args.folder, device, **search_of(args)),
         work=work,
+        output=args.output_file,
     )
     if errors:
         errors.sort(key=lambda utterance: utterance["id"])  # as in an evaluation

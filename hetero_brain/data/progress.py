@@ -59,12 +59,13 @@ class Progress:
         """Audio processed in the time it took, as text."""
         return f"{self.seconds / (time.monotonic() - self.began):.1f} × real time"
 
-    def close(self):
-        """Print the sum to stderr."""
+    def close(self, output=None):
+        """Print the sum to stderr, and where the results are, if in files."""
         self.bar.close()
         noun = "recording" if self.done == 1 else "recordings"
         failed = f"; {self.failed} could not be read" if self.failed else ""
         print(
-            f"{self.done} {noun}, {self.seconds / 3600:.2f} h, {self.speed()}{failed}",
+            f"{self.done} {noun}, {self.seconds / 3600:.2f} h, {self.speed()}{failed}"
+            f"{f'; written to {output}' if output else ''}",
             file=sys.stderr,
         )

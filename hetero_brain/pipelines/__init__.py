@@ -2,7 +2,8 @@
 
 ``recipe`` reads the command line (``overrides``, ``key_names``) and the YAML
 (``yaml_files``), refuses ``wrong_values`` and what contradicts an ``earlier_run``, and
-saves a description of the ``environment``; ``usage`` answers ``--help``.
+saves a description of the ``environment``; ``undo`` takes back what a refused start has
+changed, and ``usage`` answers ``--help``.
 ``pretraining``, of ``phases`` in ``rounds``, and ``finetuning`` run what the YAML
 describes, after a ``look_ahead`` at what that means for the data, with ``doubts`` about
 its settings and ``sampled_headers`` of its files. ``recipe_run`` adds logs, checkpoints
@@ -50,6 +51,7 @@ __all__ = [
     "run_record",
     "sampled_headers",
     "tables",
+    "undo",
     "usage",
     "wrong_values",
     "yaml_files",

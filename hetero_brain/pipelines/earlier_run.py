@@ -32,7 +32,8 @@ def refuse_earlier_run(hparams, run_opts):
     Raises
     ------
     InputError
-        See :func:`refuse_broken_chain`.
+        See :func:`refuse_broken_chain`; or a fine-tuning has fewer epochs than it has
+        trained.
     AnotherRun
         The folder is another run's; lists what differs, with both values.
     """
@@ -42,6 +43,12 @@ def refuse_earlier_run(hparams, run_opts):
         return
     if "phases" not in hparams:
         refuse_settings(folder, settings(hparams, hparams["modules"]))
+        found, most = newest(folder), run_opts["debug_epochs"]
+        here = min(hparams["epochs"], most if run_opts["debug"] else float("inf"))
+        if found and (problems := wrong_epochs(folder, found, here, [], True)):
+            raise InputError(
+                f"{folder}: {problems[0]}. Give another output_folder, or no fewer epochs"
+            )
         return
     refuse_broken_chain(folder, hparams, run_opts)
     of_phases = [key for key in hparams if is_of_phases(key)]

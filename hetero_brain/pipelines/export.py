@@ -61,6 +61,8 @@ def export(run, folder, checkpoint=None, n=5):
 @settled
 def export_now(run, folder, checkpoint, n):
     """As :func:`export`, of the checkpoints that there are."""
+    if phases := [path.parent.name for path in sorted(run.glob(f"*/{RUN_MODEL}"))]:
+        raise InputError(f"{run}: give one of its phases: {', '.join(phases)}")
     if not (run / RUN_MODEL).exists():
         raise InputError(
             f"{run}: no {RUN_MODEL}: not the folder of a phase or of a fine-tuning run, "

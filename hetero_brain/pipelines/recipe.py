@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from .earlier_run import refuse_earlier_run
 from .environment import describe_environment
 from .overrides import override
 from .pretrained import adopt
+from .undo import Undo
 from .wrong_values import refuse_wrong_scalars, refuse_wrong_values
 from .yaml_files import Hparams, Text, build, read_tree, resolve
 
@@ -31,15 +31,14 @@ if torch.distributed.is_available():
     import torch.distributed.nn
 
 RESOLVED = "hyperparams.yaml"  # the YAML with its overrides, in the folder of a run
-
-
-made = []  # folders that this start has made, until its run is accepted
+changes = Undo()  # what this start has changed, until its run is accepted
 
 
 def run(main):
     """Call a recipe's ``main`` with the command line, then leave the process group.
 
-    A start that is refused leaves no folder that was not there before.
+    A start that is refused leaves no folder that was not there before, and the manifests
+    as they were.
 
     A process that ends inside a process group may abort: gloo's threads outlive the
     interpreter, and NCCL's buffers are not freed (pytorch/pytorch#190489). After an error
@@ -50,28 +49,19 @@ def run(main):
     main : callable
         Takes the list of arguments after the script's name.
     """
-    made.clear()
     try:
         with reported():
             try:
                 main(sys.argv[1:])
             except InputError:
-                remove_made()
+                if if_main_process():
+                    changes.take_back()
                 raise
     except preemption.Leaving as leaving:
         if leaving.saved:  # then all ranks leave
             leave_group()
         raise
     leave_group()
-
-
-def remove_made():
-    """Remove the folders that this start has made, unless its run has begun."""
-    if made and if_main_process():
-        shutil.rmtree(made[0], ignore_errors=True)
-        for parent in made[1:]:
-            with suppress(OSError):  # something else is in it by now
-                parent.rmdir()
 
 
 def leave_group():
@@ -132,9 +122,9 @@ def load_recipe(argv, script=None):
     if on_cpu and run_opts["distributed_backend"] == "nccl":
         run_opts = replace(run_opts, distributed_backend="gloo")
     sb.utils.distributed.ddp_init_group(run_opts)
-    folder = Path(hparams["output_folder"]).absolute()
-    made[:] = [path for path in (folder, *folder.parents) if not path.exists()]
-    hparams.made = made
+    folder = Path(hparams["output_folder"])
+    run_on_main(changes.begin, args=[folder])
+    hparams.changes = changes
     if run_opts["debug"] and not run_opts["debug_persistently"]:
         given = {*run_opts.overridden_args, "debug_persistently"}
         run_opts = replace(run_opts, debug_persistently=True, overridden_args=given)

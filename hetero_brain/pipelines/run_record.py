@@ -103,7 +103,8 @@ def write_record(hparams):
     is no longer refused."""
     if isinstance(hparams, Hparams):
         hparams.write_record()
-        hparams.made.clear()
+        if hparams.changes is not None:
+            hparams.changes.accept()
 
 
 def common_facts(modules, hparams, manifest, start):

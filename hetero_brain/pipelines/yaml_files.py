@@ -164,13 +164,13 @@ class Hparams(dict):
     ----------
     record : dict
         Path → bytes of the files that say what a run was, for its output folder.
-    made : list of Path
-        Folders that are to be removed if the run is refused.
+    changes : Undo
+        What is to be taken back if the run is refused; None if nothing is.
     """
 
     def __init__(self, path, values):
         super().__init__(values)
-        self.path, self.record, self.made = path, {}, []
+        self.path, self.record, self.changes = path, {}, None
 
     def write_record(self):
         """Write the record, once the folder is known to be this run's."""

@@ -1,9 +1,12 @@
 """Checks of the settings that a Brain reads from hparams: all problems in one error."""
 
 import difflib
+import inspect
 import math
 import numbers
 from collections.abc import Mapping
+
+import torch
 
 from ..errors import InputError
 
@@ -159,7 +162,8 @@ def brain_settings(hparams):
     Raises
     ------
     InputError
-        See :func:`check_settings`; or there are local steps but no local optimizer.
+        See :func:`check_settings`; or there are local steps but no local optimizer, or
+        one without a learning rate.
     """
     settings = check_settings(hparams, BRAIN_SETTINGS)
     if settings["local_steps"] > 0 and settings["local_optimizer"] is None:
@@ -167,4 +171,17 @@ def brain_settings(hparams):
             f"local_optimizer: needed with local_steps: {settings['local_steps']}; set "
             "it to a factory, e.g. !name:torch.optim.SGD with its lr"
         )
+    if settings["local_steps"] > 0 and lacks_rate(settings["local_optimizer"]):
+        raise InputError(
+            "local_optimizer: give it lr, the local learning rate α, for which the "
+            "optimizer has a default of its own"
+        )
     return settings
+
+
+def lacks_rate(factory):
+    """Whether an optimizer's factory could have a learning rate, and has none."""
+    given, made = getattr(factory, "keywords", {}), getattr(factory, "func", factory)
+    if not (isinstance(made, type) and issubclass(made, torch.optim.Optimizer)):
+        return False
+    return "lr" in inspect.signature(made).parameters and "lr" not in given

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,6 +167,29 @@ def test_a_run_that_has_begun_is_not_removed(refused, tmp_path, monkeypatch):
     words += ["--labels", "random_projection", "--output_folder", "out"]
     assert refused(*words) == "all audio is bad"
     assert (tmp_path / "out/log.txt").exists() and (tmp_path / "out/CSSL.1").exists()
+
+
+def test_a_run_that_is_refused_by_its_data_leaves_the_manifests_as_they_were(
+    refused, tmp_path, monkeypatch
+):
+    recipe, copy = ROOT / "recipes/VoicePrompts", tmp_path / "prompts"
+    shutil.copytree(recipe / "sample", copy)
+    words = [recipe / "finetune/train.py", recipe / "finetune/hparams/ctc.yaml"]
+    words += ["--size", "mini", "--device", "cpu", "--finetune_domains", "[es]"]
+    words += ["--epochs", "1", "--eval_splits", "[dev]", "--output_folder", "out"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--data_folder", str(copy)])
+    runpy.run_path(str(words[0]), run_name="__main__")
+    before = {
+        path.name: path.read_bytes() for path in (tmp_path / "out/manifests").iterdir()
+    }
+    assert {"train.csv", "dev.csv"} <= {*before}
+    for path in sorted(copy.glob("es/*.flac"))[5:30]:
+        path.unlink()
+    assert "another run" in refused(*words, "--data_folder", copy)
+    assert before == {
+        path.name: path.read_bytes() for path in (tmp_path / "out/manifests").iterdir()
+    }
+    assert not (tmp_path / "out/.manifests_before").exists()
 
 
 def test_manifests_that_cannot_be_used(refused, tmp_path):

@@ -18,6 +18,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 from torch import nn
 
 from hetero_brain import DomainBatch, HeteroBrain
+from hetero_brain.errors import InputError
 from hetero_brain.pipelines.recipe_run import recipe_brain
 from hetero_brain.training.loggers import IterationTensorboardLogger, JsonLinesLogger
 from hetero_brain.training.schedules import HoldThenDecay
@@ -452,6 +453,15 @@ def test_a_wrong_value_is_named(key, value):
     with pytest.raises(ValueError, match=f"{key}: .* is not ") as error:
         build(**{key: value})
     assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("factory", [SGD, partial(SGD, momentum=0.9)])
+def test_a_local_optimizer_without_a_rate_is_refused(factory):
+    with pytest.raises(InputError, match="local_optimizer: give it lr"):
+        build(local_steps=1, local_optimizer=factory)
+    build(local_steps=0, local_optimizer=factory)
+    build(local_steps=1, local_optimizer=partial(factory, lr=0.1))
+    build(local_steps=1, local_optimizer=lambda params: SGD(params, lr=0.1))
 
 
 def test_all_faults_at_once():

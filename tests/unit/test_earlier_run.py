@@ -208,7 +208,9 @@ def test_other_settings_of_a_fine_tuning(stem, tmp_path):
     brain.modules = torch.nn.ModuleDict(
         hparams["modules"] | {"ctc": torch.nn.Linear(1, 2)}
     )
-    saver = AtomicCheckpointer(tmp_path / "save", {"counter": EpochCounter(3)})
+    counter = EpochCounter(3)
+    counter.current = 3
+    saver = AtomicCheckpointer(tmp_path / "save", {"counter": counter})
     saver.fingerprint = fingerprint(brain, hparams, pretrained=None, units=["a"])
     saver.save_checkpoint()
     argv = [str(RECIPES / yaml), "--data_folder", "x", "--size", "mini"]
@@ -216,6 +218,10 @@ def test_other_settings_of_a_fine_tuning(stem, tmp_path):
     before = contents(tmp_path)
     with pytest.raises(AnotherRun, match="lr: 0.002 there, 0.5 here"):
         load_recipe([*argv, "--lr", "0.5"])
+    with pytest.raises(
+        InputError, match="epochs: 3 .*there, 2 here: fewer than it has"
+    ):
+        load_recipe([*argv, "--epochs", "2"])
     assert contents(tmp_path) == before
     load_recipe([*argv, "--epochs", "9"])
 
