@@ -11,6 +11,7 @@ from ..errors import InputError, MissingData
 from ..models.model_folder import OwnCode, Undescribed, find_model, open_model
 from ..models.model_yaml import write_description
 from ..models.recorded import Ref
+from ..models.speech_encoder import is_public
 from ..models.run_folder import settled, unless_deleted
 from ..models.transfer import PUBLIC, find_checkpoint, fit_state
 from ..training.fingerprint import FROM, digest_of
@@ -62,7 +63,9 @@ def adopt(tree, given, path):
     except OwnCode:  # made by the same YAML, it is hoped
         return
     except InputError as error:
-        raise InputError(f"pretrained: {error}") from error
+        public = f"; a public checkpoint goes to public.yaml, as --source {folder}"
+        hint = public if is_public(folder) else ""
+        raise InputError(f"pretrained: {error}{hint}") from error
     is_public = model["encoder"].name.endswith(PUBLISHED)
     if ours.endswith(OWN if is_public else PUBLISHED):
         kind = "of a public model" if is_public else "not of a public model"

@@ -39,6 +39,11 @@ def pretrain(hparams, run_opts, train, dev):
     plan = make_plan(train.manifest, seed, **hparams["plan"])
     phases = wanted_phases(hparams["phases"], hparams["only_phases"])
     look_ahead(plan, train.manifest, hparams["sample_rate"], phases, run_opts)
+    fixed = hparams["local_optimizer_state"] == "per_domain"
+    drawer = hparams["brain_class"].loader_drawer(modules, hparams)
+    options = {**hparams["loader"], "drawer": drawer}
+    # Made before the quantizer: all ranks refuse too many of them at the same place.
+    loader = train_loader(train, plan, **options, fixed_owners=fixed)
     fit_quantizer(
         modules.get("quantizer"),
         modules.get("targets", modules["features"]),
@@ -49,14 +54,11 @@ def pretrain(hparams, run_opts, train, dev):
         # Otherwise it may be of other settings, which were refused.
         anew=not any(newest(folder / phase.name) for phase in hparams["phases"]),
     )
-    fixed = hparams["local_optimizer_state"] == "per_domain"
-    drawer = hparams["brain_class"].loader_drawer(modules, hparams)
-    options = {**hparams["loader"], "drawer": drawer}
     trained = run_phases(
         hparams,
         run_opts,
         hparams["brain_class"],
-        train_loader(train, plan, **options, fixed_owners=fixed),
+        loader,
         dev and dev_loader(dev, hparams["global_batch_seconds"], **options),
     )
     end_pretraining(hparams, phases, trained, run_opts.get("debug"))

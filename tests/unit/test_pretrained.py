@@ -88,6 +88,12 @@ def test_all_that_contradicts_is_named_by_key(part, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_name_of_a_public_model_goes_elsewhere(tmp_path):
+    words = "--pretrained facebook/hubert-base-ls960"
+    with pytest.raises(SystemExit, match="no such folder; a public .* to public.yaml"):
+        hparams_of(FINETUNE_CV, words, tmp_path / "out")
+
+
 FINETUNE_CV = "CommonVoice/finetune/hparams/ctc.yaml"
 
 

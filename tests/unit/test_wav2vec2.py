@@ -19,7 +19,7 @@ from hetero_brain.data.loaders import make_plan
 from hetero_brain.models.public import PretrainingHeads, PublicEncoder
 from hetero_brain.models.public_features import make_public_features
 from hetero_brain.objectives.contrasts import draw_contrasts
-from hetero_brain.objectives.wav2vec2 import Wav2Vec2Brain, quantize
+from hetero_brain.objectives.wav2vec2 import Wav2Vec2Brain, contrast, quantize
 from tests.public_models import LARGER, NO_DROPOUT, QUICK, save_small
 
 TRAIN, VALID = sb.Stage.TRAIN, sb.Stage.VALID
@@ -441,3 +441,13 @@ def test_bf16(source):
         for brain in (whole, half)
     ]
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_codes_that_cannot_be_told_apart_are_no_hits():
+    """Where all codes look alike, nothing is recognised: the loss is that of guessing."""
+    predicted, quantized = torch.randn(1, 6, 4), torch.ones(1, 6, 4)
+    codes = torch.arange(6).reshape(1, 6, 1)
+    negatives = torch.tensor([[[j for j in range(6) if j != i] for i in range(6)]])
+    inside = torch.ones(1, 6, dtype=torch.bool)
+    loss, figures = contrast(predicted, quantized, codes, inside, negatives, 0.1)
+    assert loss == pytest.approx(math.log(6)) and figures["accuracy"] == 0
