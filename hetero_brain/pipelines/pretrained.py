@@ -11,8 +11,8 @@ from ..errors import InputError, MissingData
 from ..models.model_folder import OwnCode, Undescribed, find_model, open_model
 from ..models.model_yaml import write_description
 from ..models.recorded import Ref
-from ..models.speech_encoder import is_public
 from ..models.run_folder import settled, unless_deleted
+from ..models.speech_encoder import is_public
 from ..models.transfer import PUBLIC, find_checkpoint, fit_state
 from ..training.fingerprint import FROM, digest_of
 from .yaml_files import Text, read_tree, round_trip
@@ -63,15 +63,15 @@ def adopt(tree, given, path):
     except OwnCode:  # made by the same YAML, it is hoped
         return
     except InputError as error:
-        public = f"; a public checkpoint goes to public.yaml, as --source {folder}"
-        hint = public if is_public(folder) else ""
+        to = f"; a public checkpoint goes to public.yaml, as --source {folder}"
+        hint = to if is_public(folder) else ""
         raise InputError(f"pretrained: {error}{hint}") from error
-    is_public = model["encoder"].name.endswith(PUBLISHED)
-    if ours.endswith(OWN if is_public else PUBLISHED):
-        kind = "of a public model" if is_public else "not of a public model"
+    continues_public = model["encoder"].name.endswith(PUBLISHED)
+    if ours.endswith(OWN if continues_public else PUBLISHED):
+        kind = "of a public model" if continues_public else "not of a public model"
         raise InputError(
             f"pretrained: {folder} is {kind}, which {Path(path).name} is not for"
-            f"{others(path, is_public)}"
+            f"{others(path, continues_public)}"
         )
     theirs = architecture(model.values, model.sample_rate)
     refuse(theirs, {key: tree[key] for key in given if key in theirs}, folder)
