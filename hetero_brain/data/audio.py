@@ -141,10 +141,10 @@ def _has_fork(path):
 def _converted(path):
     """A file in a format that libsndfile does not know, decoded to the bytes of a WAV."""
     command = ["ffmpeg", "-v", "error", "-i", f"file:{path}", "-f", "wav", "-"]
+    # In a session of its own: Ctrl-C would end it, while the iteration is finished.
+    options = {"stdin": subprocess.DEVNULL, "start_new_session": True}
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, check=True
-        )
+        done = subprocess.run(command, capture_output=True, check=True, **options)
     except FileNotFoundError as error:
         raise BadAudio(f"{path}: AAC, MP4 or WebM needs the program ffmpeg") from error
     except subprocess.CalledProcessError as error:

@@ -116,6 +116,10 @@ def domain_loader(
         for key, value in counts.items()
         if not is_count(value, 1)
     ]
+    if "sampler" in loader_options:
+        faults.append(
+            "sampler: leave it out; a sampler for each domain is given by batch_sampler"
+        )
     parts = []
     if not faults:
         for domain in domains:

@@ -51,8 +51,8 @@ def clock(seconds):
 
     Example
     -------
-    >>> clock(3661.5)
-    '01:01:01,500'
+    >>> clock(3600.5), clock(7383.25)
+    ('01:00:00,500', '02:03:03,250')
     """
     milliseconds = round(1000 * seconds)
     minutes, rest = divmod(milliseconds, 60_000)

@@ -369,6 +369,10 @@ FAULTS = [
         "batches_per_iteration: 1.0 is not.*replicas_per_domain: 0 is not",
     ),
     ({"batch_sampler": dynamic(speech())}, "a DynamicBatchSampler mixes the domains"),
+    (
+        {"batch_size": 2, "sampler": range(3)},
+        "sampler: leave it out; a sampler for each",
+    ),
     ({"batch_sampler": dynamic, "drop_last": True}, "set them in there"),
     ({"batch_sampler": lambda part: None}, "a NoneType is not a sampler"),
     ({"batch_sampler": Unstable}, "'en' gives other batches.*'fr' gives other batches"),

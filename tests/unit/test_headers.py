@@ -323,6 +323,18 @@ def test_aac_called_mp3(samples, tmp_path, kind):
     assert seconds_of(tmp_path / "a.mp3") == pytest.approx(SECONDS, abs=0.1)
 
 
+def test_ctrl_c_does_not_reach_ffmpeg(tmp_path, monkeypatch):
+    """It goes to the whole process group, of which ffmpeg is not one."""
+    program, path = tmp_path / "ffmpeg", tmp_path / "a.mp3"
+    program.write_text("#!/bin/sh\nps -o pgid= -p $$ >&2; exit 1\n")
+    program.chmod(0o755)
+    path.write_bytes(b"\xff\xf1\x4c\x80" * 99)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(BadAudio, match=r"ffmpeg: +\d+$") as error:
+        AudioFile(path)
+    assert int(str(error.value).split()[-1]) != os.getpgrp()
+
+
 @pytest.mark.parametrize(
     "content", [b"\xff\xf1\x4c\x80" * 99, bytes(4) + b"ftypM4A "], ids=["AAC", "MP4"]
 )
