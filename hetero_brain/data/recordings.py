@@ -34,8 +34,8 @@ def add_arguments(parser):
         "files",
         nargs="*",
         metavar="FILE",
-        help="audio file in any format that libsndfile reads, folder of such files, "
-        "pattern with *, ? or **, or - for a list of these, one a line, on stdin",
+        help="audio file in any format that libsndfile or ffmpeg reads, folder of such "
+        "files, pattern with *, ? or **, or - for a list of these, one a line, on stdin",
     )
     parser.add_argument(
         "--manifest",

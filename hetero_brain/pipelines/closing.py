@@ -9,7 +9,10 @@ from .tables import aligned
 
 logger = get_logger(__name__)
 
-TRIED = "This was a try with --debug: nothing in {} is a result."
+TRIED = (
+    "This was a try with --debug: nothing in {} is a result. Next, the same command "
+    "without it"
+)
 
 
 def end_pretraining(hparams, phases, trained, debug=False):

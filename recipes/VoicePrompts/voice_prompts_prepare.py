@@ -148,7 +148,8 @@ def find_sources(data_folder, languages):
     if unknown or not languages:
         near = meant(unknown, VOICES)
         raise InputError(
-            f"languages {unknown} are unknown; known: {list(VOICES)}{near}"
+            f"languages (pretrain_domains or finetune_domains) {unknown} are unknown; "
+            f"known: {list(VOICES)}{near}"
         )
     if not data_folder.is_dir():
         raise MissingData(f"{data_folder}: no such folder (data_folder)")

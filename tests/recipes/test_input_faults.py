@@ -213,7 +213,9 @@ def test_languages_that_are_not_there(refused, tmp_path):
     assert f"enn: no folder {data}/enn; did you mean en?" in told
     prompts = ROOT / "recipes/VoicePrompts/voice_prompts_prepare.py"
     told = refused(prompts, data, "save", "--languages", "xx")
-    assert told.startswith("languages ['xx'] are unknown; known: ['en',")
+    assert told.startswith(
+        "languages (pretrain_domains or finetune_domains) ['xx'] are unknown; known"
+    )
     told = refused(prompts, data, "save", "--languages", "enn")
     assert told.endswith("; did you mean en?")
     for step, yaml in (("pretrain", "tiny"), ("finetune", "ctc")):

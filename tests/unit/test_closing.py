@@ -74,7 +74,8 @@ def test_a_try_is_no_result(tmp_path, said):
     phases = alternation(1, CSSL, PTLOC)
     end_pretraining(hparams(tmp_path), phases, ["CSSL.1"], debug=True)
     assert said().endswith(
-        f"This was a try with --debug: nothing in {tmp_path} is a result."
+        f"This was a try with --debug: nothing in {tmp_path} is a result. "
+        "Next, the same command without it"
     )
     assert "fine-tune" not in said()
     rates = {"dev": {"CER": 45.14, "WER": 90.0}}

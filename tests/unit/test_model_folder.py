@@ -23,6 +23,7 @@ from hetero_brain.models.model_folder import find_model
 from hetero_brain.models.run_folder import choose_checkpoint
 from hetero_brain.pipelines.export import export
 from hetero_brain.pipelines.pretrained import load_pretrained
+from hetero_brain.pipelines.run_record import hours
 from hetero_brain.recognition.interfaces import frames_of
 from hetero_brain.recognition.recogniser import load_recogniser
 from tests.fake_cuda import CUDA, fake_cuda, moved
@@ -675,3 +676,11 @@ def test_modules_of_other_packages_are_not_described(ten, tmp_path, caplog):
     modules = {**hparams["modules"], "encoder": torch.nn.Linear(3, 4)}
     assert describe(modules, 8000) is None
     assert "No model folder" in caplog.text and "encoder (Linear)" in caplog.text
+
+
+def test_the_hours_of_a_card(sample):
+    rows = sample("train", ["en", "es"])
+    seconds = {name: 3600 * figure for name, figure in hours(rows).items()}
+    for domain in ("en", "es"):
+        own = [row["duration"] for row in rows if row["domain"] == domain]
+        assert seconds[domain] == pytest.approx(sum(own), rel=1e-5)
