@@ -103,8 +103,8 @@ def check_file(module):
         raise InputError(f"{name}: {path}: no column {', '.join(lacking)}")
 
 
-class AddNoise(time_domain.AddNoise):
-    """SpeechBrain's, with rows of its file drawn at random for each utterance.
+class FromFile:
+    """What has recordings of a file, which is checked before any of them is needed.
 
     Arguments
     ---------
@@ -119,8 +119,12 @@ class AddNoise(time_domain.AddNoise):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        if self.csv_file is not None:
+        if self.csv_file is not None:  # noise may also be white
             check_file(self)
+
+
+class AddNoise(FromFile, time_domain.AddNoise):
+    """SpeechBrain's, with rows of its file drawn at random for each utterance."""
 
     def _load_noise(self, lengths, max_length):
         if not hasattr(self, "data_loader"):
@@ -132,23 +136,8 @@ class AddNoise(time_domain.AddNoise):
         return drawn_rows(self.data_loader, batch_size).at_position(0)
 
 
-class AddReverb(time_domain.AddReverb):
-    """SpeechBrain's, with a row of its file drawn at random for each batch.
-
-    Arguments
-    ---------
-    *args, **kwargs
-        As SpeechBrain's.
-
-    Raises
-    ------
-    InputError
-        See :func:`check_file`.
-    """
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        check_file(self)
+class AddReverb(FromFile, time_domain.AddReverb):
+    """SpeechBrain's, with a row of its file drawn at random for each batch."""
 
     def _load_rir(self, waveforms):
         if not hasattr(self, "data_loader"):
